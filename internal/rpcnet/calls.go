@@ -1,0 +1,63 @@
+package rpcnet
+
+import (
+	"context"
+	"sync"
+
+	"google.golang.org/grpc"
+)
+
+// callTracker lets Stop wait for running calls, direct ones included (grpc.Server knows only those
+// that came over a socket), and cut them when patience ends.
+type callTracker struct {
+	root context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	mu   sync.Mutex // guards wg.Add against a concurrent wait
+}
+
+func newCallTracker() *callTracker {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &callTracker{root: ctx, stop: cancel}
+}
+
+func (t *callTracker) begin(ctx context.Context) (context.Context, func()) {
+	t.mu.Lock()
+	t.wg.Add(1)
+	t.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(t.root, cancel)
+	return ctx, func() {
+		unhook()
+		cancel()
+		t.wg.Done()
+	}
+}
+
+func (t *callTracker) wait() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wg.Wait()
+}
+
+func (t *callTracker) cancel() { t.stop() }
+
+func chainUnary(in []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		for i := len(in) - 1; i >= 0; i-- {
+			next, icept := h, in[i]
+			h = func(ctx context.Context, req any) (any, error) { return icept(ctx, req, info, next) }
+		}
+		return h(ctx, req)
+	}
+}
+
+func chainStream(in []grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		for i := len(in) - 1; i >= 0; i-- {
+			next, icept := h, in[i]
+			h = func(srv any, ss grpc.ServerStream) error { return icept(srv, ss, info, next) }
+		}
+		return h(srv, ss)
+	}
+}

@@ -1,0 +1,173 @@
+package rpcnet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"reflect"
+	"runtime/debug"
+	"sync/atomic"
+
+	"github.com/fullstorydev/grpchan/inprocgrpc"
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// messageBytesMax bounds one message between roles; result and batch limits lie well below it.
+const messageBytesMax = 128 << 20
+
+// ServerOptions are what differs between servers.
+type ServerOptions struct {
+	Logger *slog.Logger
+	// Unary and Stream run inside the standard interceptors (panic and error conversion).
+	Unary  []grpc.UnaryServerInterceptor
+	Stream []grpc.StreamServerInterceptor
+	// GRPC are further options for the socket server (TLS, keepalive, message size).
+	GRPC []grpc.ServerOption
+}
+
+// Server serves gRPC services on one address of a Network.
+type Server struct {
+	grpc     *grpc.Server
+	direct   *inprocgrpc.Channel // nil unless the network is Local
+	local    *Local
+	addr     string
+	listener net.Listener
+	done     chan error
+	stopping atomic.Bool
+	calls    *callTracker
+}
+
+// NewServer listens on addr. Register services, then Serve.
+func NewServer(n Network, addr string, opt ServerOptions) (*Server, error) {
+	l, err := n.Listen(addr)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Logger == nil {
+		opt.Logger = slog.Default()
+	}
+	s := &Server{addr: addr, listener: l, done: make(chan error, 1), calls: newCallTracker()}
+	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger)}, opt.Unary...)
+	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger)}, opt.Stream...)
+	grpcOpts := append([]grpc.ServerOption{grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax)}, opt.GRPC...)
+	grpcOpts = append(grpcOpts, grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
+	s.grpc = grpc.NewServer(grpcOpts...)
+	if local, ok := n.(*Local); ok {
+		s.local = local
+		s.direct = new(inprocgrpc.Channel).WithCloner(sharingCloner{}).
+			WithServerUnaryInterceptor(chainUnary(unary)).WithServerStreamInterceptor(chainStream(stream))
+	}
+	return s, nil
+}
+
+// Registrar is where services are registered.
+func (s *Server) Registrar() grpc.ServiceRegistrar { return registrar{s} }
+
+type registrar struct{ s *Server }
+
+func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	r.s.grpc.RegisterService(desc, impl)
+	if r.s.direct != nil {
+		r.s.direct.RegisterService(desc, impl)
+	}
+}
+
+// Addr is where the server listens.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Serve accepts calls in the background until Stop. Err reports a listener that died.
+func (s *Server) Serve() {
+	if s.direct != nil {
+		s.local.offer(s.addr, s.direct)
+	}
+	go func() {
+		err := s.grpc.Serve(s.listener)
+		if errors.Is(err, grpc.ErrServerStopped) {
+			err = nil
+		}
+		s.done <- err
+	}()
+}
+
+// Stop refuses new calls, lets running ones finish until ctx ends, then cuts them.
+func (s *Server) Stop(ctx context.Context) {
+	s.stopping.Store(true)
+	if s.direct != nil {
+		s.local.offer(s.addr, nil)
+	}
+	drained := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		s.calls.wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		s.calls.cancel()
+		s.grpc.Stop()
+		<-drained
+	}
+	_ = s.listener.Close()
+}
+
+// unary converts errors, catches panics, refuses calls while stopping.
+func (s *Server) unary(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+		if s.stopping.Load() {
+			return nil, dberr.ToStatus(errStopping)
+		}
+		ctx, end := s.calls.begin(ctx)
+		defer end()
+		defer func() {
+			if p := recover(); p != nil {
+				resp, err = nil, dberr.ToStatus(panicked(ctx, log, info.FullMethod, p))
+			}
+		}()
+		resp, err = h(ctx, req)
+		return resp, dberr.ToStatus(err)
+	}
+}
+
+func (s *Server) stream(log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+		if s.stopping.Load() {
+			return dberr.ToStatus(errStopping)
+		}
+		ctx, end := s.calls.begin(ss.Context())
+		defer end()
+		defer func() {
+			if p := recover(); p != nil {
+				err = dberr.ToStatus(panicked(ctx, log, info.FullMethod, p))
+			}
+		}()
+		return dberr.ToStatus(h(srv, streamWithContext{ss, ctx}))
+	}
+}
+
+var errStopping = dberr.New(dberr.Unavailable, "this node is stopping")
+
+func panicked(ctx context.Context, log *slog.Logger, method string, p any) error {
+	log.ErrorContext(ctx, "handler panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+	return dberr.New(dberr.Internal, "internal fault in %s; see the server's log", method)
+}
+
+type streamWithContext struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s streamWithContext) Context() context.Context { return s.ctx }
+
+// sharingCloner hands messages over without copying: both sides treat them as immutable.
+type sharingCloner struct{}
+
+func (sharingCloner) Copy(out, in any) error {
+	reflect.ValueOf(out).Elem().Set(reflect.ValueOf(in).Elem())
+	return nil
+}
+
+func (sharingCloner) Clone(in any) (any, error) { return in, nil }
