@@ -5,7 +5,6 @@ import (
 	"testing"
 )
 
-
 // The slots are a disk format: these numbers never change.
 func TestSlotsAreStable(t *testing.T) {
 	for id, want := range map[string]uint16{"alice": 956, "bob": 589, "|trey|": 887, "": 961} {
