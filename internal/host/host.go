@@ -1,0 +1,91 @@
+// Package host starts roles in order, waits, and stops them in reverse: the life of a process.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Role is one part of a node. Start returns once the role serves; Stop drains it, no longer than ctx
+// allows.
+type Role interface {
+	Name() string
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+}
+
+// Failer is a Role that can die on its own, e.g. when its disk fails.
+type Failer interface {
+	// Failed is closed when the role can no longer serve; Err says why.
+	Failed() <-chan struct{}
+	Err() error
+}
+
+// Host is the running roles of one process.
+type Host struct {
+	roles  []Role // in order of start
+	log    *slog.Logger
+	failed chan error
+}
+
+// Start starts roles one after another: each may dial those before it. If one fails, those already
+// started are stopped and the error is returned.
+func Start(ctx context.Context, log *slog.Logger, roles ...Role) (*Host, error) {
+	h := &Host{log: log, failed: make(chan error, len(roles))}
+	for _, r := range roles {
+		began := time.Now()
+		if err := r.Start(ctx); err != nil {
+			err = fmt.Errorf("start %s: %w", r.Name(), err)
+			return nil, errors.Join(err, h.Stop(context.WithoutCancel(ctx), stopAfterFailure))
+		}
+		h.roles = append(h.roles, r)
+		h.watch(r)
+		log.InfoContext(ctx, "role started", "role", r.Name(), "took", time.Since(began))
+	}
+	return h, nil
+}
+
+// stopAfterFailure bounds the stop of roles when a later one did not start.
+const stopAfterFailure = 10 * time.Second
+
+func (h *Host) watch(r Role) {
+	f, ok := r.(Failer)
+	if !ok {
+		return
+	}
+	go func() { // ends when the role stops: roles close Failed in Stop
+		<-f.Failed()
+		if err := f.Err(); err != nil {
+			h.failed <- fmt.Errorf("%s: %w", r.Name(), err)
+		}
+	}()
+}
+
+// Wait returns when ctx ends (nil) or a role dies (its error).
+func (h *Host) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-h.failed:
+		return err
+	}
+}
+
+// Stop stops the roles in reverse order of start, all together within the given time.
+func (h *Host) Stop(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	var errs []error
+	for i := len(h.roles) - 1; i >= 0; i-- {
+		r := h.roles[i]
+		if err := r.Stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", r.Name(), err))
+		}
+		h.log.InfoContext(ctx, "role stopped", "role", r.Name())
+	}
+	h.roles = nil
+	return errors.Join(errs...)
+}
