@@ -1,0 +1,91 @@
+package systemtable
+
+import (
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+)
+
+// tables are all system tables, in the order of spec 2. The order of columns is part of the interface.
+var tables = []*Table{
+	{System, "users", columns(key("user_id", catalog.Text), nn("password_hash", catalog.Text),
+		nn("role", catalog.Text), null("email", catalog.Text), nn("auth_type", catalog.Text),
+		null("auth_data", catalog.JSON), nn("storage_mode", catalog.Text), null("storage_id", catalog.Text),
+		nn("failed_login_attempts", catalog.Int), null("locked_until", catalog.Timestamp),
+		null("last_login_at", catalog.Timestamp), nn("created_at", catalog.Timestamp),
+		nn("updated_at", catalog.Timestamp), null("last_seen", catalog.Timestamp),
+		null("deleted_at", catalog.Timestamp), nn("username", catalog.Text), null("metadata", catalog.JSON),
+		nn("allow_remote", catalog.Boolean)), (*Tables).users},
+	{System, "namespaces", columns(key("namespace_id", catalog.Text), nn("name", catalog.Text),
+		nn("created_at", catalog.Timestamp), null("options", catalog.JSON), nn("table_count", catalog.Int)),
+		(*Tables).namespaces},
+	{System, "schemas", columns(key("table_id", catalog.Text), nn("table_name", catalog.Text),
+		nn("namespace_id", catalog.Text), nn("table_type", catalog.Text), nn("created_at", catalog.Timestamp),
+		nn("schema_version", catalog.Int), nn("columns", catalog.JSON), null("table_comment", catalog.Text),
+		nn("updated_at", catalog.Timestamp), null("options", catalog.JSON), null("access_level", catalog.Text),
+		nn("is_latest", catalog.Boolean), null("storage_id", catalog.Text),
+		null("use_user_storage", catalog.Boolean)), (*Tables).schemas},
+	{System, "tables", columns(nn("namespace_id", catalog.Text), nn("table_name", catalog.Text),
+		nn("table_type", catalog.Text), null("storage_id", catalog.Text), nn("version", catalog.BigInt),
+		null("options", catalog.Text), null("comment", catalog.Text), nn("updated_at", catalog.Timestamp),
+		nn("created_at", catalog.Timestamp)), (*Tables).tables},
+	{System, "columns", columns(nn("namespace_id", catalog.Text), nn("table_name", catalog.Text),
+		nn("version", catalog.BigInt), nn("column_id", catalog.BigInt), nn("column_name", catalog.Text),
+		null("comment", catalog.Text), nn("data_type", catalog.Text), null("default_value", catalog.Text),
+		nn("ordinal", catalog.Int), nn("nullable", catalog.Boolean), nn("primary_key", catalog.Boolean),
+		null("primary_key_pos", catalog.Int)), (*Tables).columns},
+	{System, "live", columns(nn("live_id", catalog.Text), nn("connection_id", catalog.Text),
+		nn("subscription_id", catalog.Text), nn("namespace_id", catalog.Text), nn("table_name", catalog.Text),
+		nn("user_id", catalog.Text), nn("query", catalog.Text), null("options", catalog.JSON),
+		nn("status", catalog.Text), nn("created_at", catalog.Timestamp), nn("last_update", catalog.Timestamp),
+		nn("changes", catalog.BigInt), nn("node_id", catalog.BigInt), null("last_ping_at", catalog.Timestamp)),
+		(*Tables).live},
+	{System, "settings", columns(nn("name", catalog.Text), nn("value", catalog.Text),
+		nn("description", catalog.Text), nn("category", catalog.Text)), (*Tables).settings},
+	{System, "stats", columns(nn("metric_name", catalog.Text), nn("metric_value", catalog.Text)), (*Tables).stats},
+	{System, "datatypes", columns(nn("arrow_type", catalog.Text), nn("kalam_type", catalog.Text),
+		nn("sql_name", catalog.Text), nn("description", catalog.Text)), (*Tables).datatypes},
+	{InformationSchema, "schemata", columns(nn("catalog_name", catalog.Text), nn("schema_name", catalog.Text),
+		null("schema_owner", catalog.Text)), (*Tables).infoSchemata},
+	{InformationSchema, "tables", columns(nn("table_catalog", catalog.Text), nn("table_schema", catalog.Text),
+		nn("table_name", catalog.Text), nn("table_type", catalog.Text)), (*Tables).infoTables},
+	{InformationSchema, "columns", columns(nn("table_catalog", catalog.Text), nn("table_schema", catalog.Text),
+		nn("table_name", catalog.Text), nn("column_name", catalog.Text), nn("ordinal_position", catalog.Int),
+		null("column_default", catalog.Text), nn("is_nullable", catalog.Text), nn("data_type", catalog.Text),
+		null("numeric_precision", catalog.Int), null("numeric_scale", catalog.Int)), (*Tables).infoColumns},
+}
+
+func key(name string, k catalog.TypeKind) catalog.Column {
+	return catalog.Column{Name: name, Type: catalog.Type{Kind: k}, NotNull: true, PrimaryKey: true}
+}
+
+func nn(name string, k catalog.TypeKind) catalog.Column {
+	return catalog.Column{Name: name, Type: catalog.Type{Kind: k}, NotNull: true}
+}
+
+func null(name string, k catalog.TypeKind) catalog.Column {
+	return catalog.Column{Name: name, Type: catalog.Type{Kind: k}}
+}
+
+// columns numbers columns from 1.
+func columns(in ...catalog.Column) []catalog.Column {
+	for i := range in {
+		in[i].ID = uint32(i + 1)
+	}
+	return in
+}
+
+// optional is a text that is NULL when empty.
+func optional(s string) datum.Datum {
+	if s == "" {
+		return datum.Null
+	}
+	return datum.Text(s)
+}
+
+// moment is a point in time that is NULL when zero.
+func moment(us int64) datum.Datum {
+	if us == 0 {
+		return datum.Null
+	}
+	return datum.Timestamp(us)
+}
