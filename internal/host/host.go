@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -29,12 +30,15 @@ type Host struct {
 	roles  []Role // in order of start
 	log    *slog.Logger
 	failed chan error
+
+	stopping chan struct{}
+	watchers sync.WaitGroup
 }
 
 // Start starts roles one after another: each may dial those before it. If one fails, those already
 // started are stopped and the error is returned.
 func Start(ctx context.Context, log *slog.Logger, roles ...Role) (*Host, error) {
-	h := &Host{log: log, failed: make(chan error, len(roles))}
+	h := &Host{log: log, failed: make(chan error, len(roles)), stopping: make(chan struct{})}
 	for _, r := range roles {
 		began := time.Now()
 		if err := r.Start(ctx); err != nil {
@@ -56,10 +60,15 @@ func (h *Host) watch(r Role) {
 	if !ok {
 		return
 	}
-	go func() { // ends when the role stops: roles close Failed in Stop
-		<-f.Failed()
-		if err := f.Err(); err != nil {
-			h.failed <- fmt.Errorf("%s: %w", r.Name(), err)
+	h.watchers.Add(1)
+	go func() {
+		defer h.watchers.Done()
+		select {
+		case <-h.stopping:
+		case <-f.Failed():
+			if err := f.Err(); err != nil {
+				h.failed <- fmt.Errorf("%s: %w", r.Name(), err)
+			}
 		}
 	}()
 }
@@ -74,8 +83,10 @@ func (h *Host) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop stops the roles in reverse order of start, all together within the given time.
+// Stop stops the roles in reverse order of start, all together within the given time. Call it once.
 func (h *Host) Stop(ctx context.Context, within time.Duration) error {
+	close(h.stopping)
+	h.watchers.Wait()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	var errs []error
