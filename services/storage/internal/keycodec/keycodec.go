@@ -1,0 +1,178 @@
+// Package keycodec is every key of the hot store, and the values that belong to no other package.
+//
+// A key is a space byte, the shard, and what the space needs; integers are big-endian, so that keys
+// sort as numbers do. User ids and text are escaped (0x00 becomes 0x00 0xFF, the end is 0x00 0x01),
+// which keeps their order and makes every part end by itself: no partition's prefix is the start of
+// another partition's key. This is a disk format: what is here does not change.
+package keycodec
+
+import (
+	"encoding/binary"
+
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// The spaces.
+const (
+	spaceApplied byte = 0x01 // shard → Applied
+	spaceRow     byte = 0x02 // shard table user key → Version
+	spaceChange  byte = 0x03 // shard bucket table user seq → change (see changelog)
+	spaceDropped byte = 0x04 // shard table → nothing
+	spaceUnique  byte = 0x05 // shard table column user value → key
+	spacePruned  byte = 0x06 // shard → position up to which the change log was pruned
+)
+
+// Span is a range of keys: Start inclusive, End exclusive.
+type Span struct{ Start, End []byte }
+
+// ShardSpans returns every range that holds keys of the shard, in key order: what a snapshot copies
+// and what a restore clears.
+func ShardSpans(shard uint32) []Span {
+	spans := make([]Span, 0, spacePruned)
+	for space := spaceApplied; space <= spacePruned; space++ {
+		p := shardPrefix(nil, space, shard)
+		spans = append(spans, Span{Start: p, End: PrefixEnd(p)})
+	}
+	return spans
+}
+
+// PrefixEnd returns the first key after all keys with the prefix, or nil when there is none.
+func PrefixEnd(prefix []byte) []byte {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] != 0xFF {
+			end := append([]byte(nil), prefix[:i+1]...)
+			end[i]++
+			return end
+		}
+	}
+	return nil
+}
+
+// PrefixSpan is the range of all keys with the prefix.
+func PrefixSpan(prefix []byte) Span { return Span{Start: prefix, End: PrefixEnd(prefix)} }
+
+// AppliedKey holds how far the shard has applied its log.
+func AppliedKey(shard uint32) []byte { return shardPrefix(nil, spaceApplied, shard) }
+
+// DroppedKey marks a table as dropped in the shard.
+func DroppedKey(shard, table uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(nil, spaceDropped, shard), table)
+}
+
+// PrunedKey holds the position up to which the shard's change log was pruned.
+func PrunedKey(shard uint32) []byte { return shardPrefix(nil, spacePruned, shard) }
+
+// TablePrefix starts the rows of a table in the shard, of all users.
+func TablePrefix(shard, table uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(nil, spaceRow, shard), table)
+}
+
+// PartitionPrefix starts the rows of one partition. The user of a shared table is "".
+func PartitionPrefix(dst []byte, shard, table uint32, user string) []byte {
+	dst = shardPrefix(dst, spaceRow, shard)
+	dst = binary.BigEndian.AppendUint32(dst, table)
+	return appendEscaped(dst, user)
+}
+
+// AppendRowKey appends the key of one row. A part of the key's values makes the prefix of all rows
+// whose key begins with them.
+func AppendRowKey(dst []byte, shard, table uint32, user string, key []datum.Datum) []byte {
+	dst = PartitionPrefix(dst, shard, table, user)
+	for _, d := range key {
+		dst = AppendDatum(dst, d)
+	}
+	return dst
+}
+
+// DecodeRowKey splits a row's key.
+func DecodeRowKey(k []byte) (shard, table uint32, user string, key []datum.Datum, err error) {
+	rest, shard, err := cutHeader(k, spaceRow, "row")
+	if err != nil {
+		return 0, 0, "", nil, err
+	}
+	if len(rest) < 4 {
+		return 0, 0, "", nil, corrupt("row key without a table")
+	}
+	table, rest = binary.BigEndian.Uint32(rest), rest[4:]
+	if user, rest, err = cutEscaped(rest); err != nil {
+		return 0, 0, "", nil, err
+	}
+	for len(rest) > 0 {
+		var d datum.Datum
+		if d, rest, err = DecodeDatum(rest); err != nil {
+			return 0, 0, "", nil, err
+		}
+		key = append(key, d)
+	}
+	return shard, table, user, key, nil
+}
+
+// TableUniquePrefix starts the unique index entries of a table in the shard.
+func TableUniquePrefix(shard, table uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(nil, spaceUnique, shard), table)
+}
+
+// UniqueKey is the entry of a value in the unique index of a column; its value is the row key's
+// values, by AppendKeyValues.
+func UniqueKey(dst []byte, shard, table, column uint32, user string, value datum.Datum) []byte {
+	dst = shardPrefix(dst, spaceUnique, shard)
+	dst = binary.BigEndian.AppendUint32(dst, table)
+	dst = binary.BigEndian.AppendUint32(dst, column)
+	dst = appendEscaped(dst, user)
+	return AppendDatum(dst, value)
+}
+
+// AppendKeyValues encodes a primary key alone, as unique index entries hold it: a row key without its
+// partition's prefix.
+func AppendKeyValues(dst []byte, key []datum.Datum) []byte {
+	for _, d := range key {
+		dst = AppendDatum(dst, d)
+	}
+	return dst
+}
+
+// ChangePrefix starts the shard's change log.
+func ChangePrefix(shard uint32) []byte { return shardPrefix(nil, spaceChange, shard) }
+
+// ChangeBucketPrefix starts one bucket of the shard's change log.
+func ChangeBucketPrefix(dst []byte, shard, bucket uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(dst, spaceChange, shard), bucket)
+}
+
+// ChangePartitionPrefix starts one partition's changes within a bucket.
+func ChangePartitionPrefix(dst []byte, shard, bucket, table uint32, user string) []byte {
+	dst = ChangeBucketPrefix(dst, shard, bucket)
+	dst = binary.BigEndian.AppendUint32(dst, table)
+	return appendEscaped(dst, user)
+}
+
+// ChangeKey is the key of one change.
+func ChangeKey(dst []byte, shard, bucket, table uint32, user string, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(ChangePartitionPrefix(dst, shard, bucket, table, user), seq)
+}
+
+// ChangeBucketOf reads the bucket of a change's key.
+func ChangeBucketOf(k []byte) (uint32, error) {
+	rest, _, err := cutHeader(k, spaceChange, "change")
+	if err != nil {
+		return 0, err
+	}
+	if len(rest) < 4 {
+		return 0, corrupt("change key without a bucket")
+	}
+	return binary.BigEndian.Uint32(rest), nil
+}
+
+func shardPrefix(dst []byte, space byte, shard uint32) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, space), shard)
+}
+
+func cutHeader(k []byte, space byte, what string) (rest []byte, shard uint32, err error) {
+	if len(k) < 5 || k[0] != space {
+		return nil, 0, corrupt("not a " + what + " key")
+	}
+	return k[5:], binary.BigEndian.Uint32(k[1:]), nil
+}
+
+func corrupt(what string) error { return dberr.New(dberr.Corrupt, "decode key: %s", what) }

@@ -1,0 +1,68 @@
+package keycodec
+
+import (
+	"encoding/binary"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+const flagDeleted = 1
+
+// Version is the value of a row key: the newest version of the row.
+type Version struct {
+	Seq           uint64
+	Deleted       bool
+	SchemaVersion uint32
+	// Row is encoded by rowcodec. A tombstone carries the whole last row.
+	Row []byte
+}
+
+// AppendVersion encodes v: _seq u64, flags u8, schema version uvarint, row.
+func AppendVersion(dst []byte, v *Version) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, v.Seq)
+	var flags byte
+	if v.Deleted {
+		flags |= flagDeleted
+	}
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, uint64(v.SchemaVersion))
+	return append(dst, v.Row...)
+}
+
+// DecodeVersion reads a row key's value. Row aliases src.
+func DecodeVersion(src []byte) (Version, error) {
+	if len(src) < 10 || src[8]&^flagDeleted != 0 {
+		return Version{}, dberr.New(dberr.Corrupt, "decode row version: bad header")
+	}
+	schema, w := binary.Uvarint(src[9:])
+	if w <= 0 || schema != uint64(uint32(schema)) {
+		return Version{}, dberr.New(dberr.Corrupt, "decode row version: bad schema version")
+	}
+	return Version{Seq: binary.BigEndian.Uint64(src), Deleted: src[8]&flagDeleted != 0,
+		SchemaVersion: uint32(schema), Row: src[9+w:]}, nil
+}
+
+// Applied is the value of AppliedKey.
+type Applied struct {
+	Index, Term uint64
+	// Seq is the highest _seq applied.
+	Seq uint64
+}
+
+const appliedBytes = 24
+
+// AppendApplied encodes a: three u64.
+func AppendApplied(dst []byte, a Applied) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, a.Index)
+	dst = binary.BigEndian.AppendUint64(dst, a.Term)
+	return binary.BigEndian.AppendUint64(dst, a.Seq)
+}
+
+// DecodeApplied reads AppliedKey's value.
+func DecodeApplied(src []byte) (Applied, error) {
+	if len(src) != appliedBytes {
+		return Applied{}, dberr.New(dberr.Corrupt, "decode applied index: %d bytes, want %d", len(src), appliedBytes)
+	}
+	return Applied{Index: binary.BigEndian.Uint64(src), Term: binary.BigEndian.Uint64(src[8:]),
+		Seq: binary.BigEndian.Uint64(src[16:])}, nil
+}
