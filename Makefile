@@ -1,0 +1,114 @@
+# The only door: `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODULES := proto internal services/gateway services/query services/storage services/live services/allinone tests
+# DuckDB's Arrow functions need the tag in every build that links the query role.
+TAGS := duckdb_arrow
+TESTTAGS := duckdb_arrow,invariants
+# cgo links DuckDB statically (C++) and compiles PostgreSQL's parser.
+export CGO_ENABLED := 1
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X main.version=$(VERSION)
+
+DATA ?= ../shared/data/ubuntu-irc
+ROUNDS ?= 10
+USERS ?= 100000
+FUZZTIME ?= 10m
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-zA-Z_-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: toolchain
+toolchain:
+	@command -v go >/dev/null || { echo "Go 1.26 or newer is needed: https://go.dev/dl"; exit 1; }
+	@command -v gcc >/dev/null && command -v g++ >/dev/null || { echo "gcc and g++ are needed (Debian: apt-get install build-essential)"; exit 1; }
+
+.PHONY: build
+build: toolchain ## build the server into bin/kalamdb
+	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kalamdb ./services/allinone/cmd/kalamdb
+
+.PHONY: run
+run: build ## build and run the server (KALAMDB_* variables pass through; ARGS='--help')
+	exec ./bin/kalamdb $(ARGS)
+
+.PHONY: test
+test: toolchain ## all tests with the race detector and invariant checks
+	go test -race -timeout 20m -tags $(TESTTAGS) work
+
+.PHONY: check
+check: fmt-check vet check-mods check-gen test smoke ## everything CI and a reviewer would ask for
+
+.PHONY: fmt
+fmt: ## format the code
+	gofmt -w $(MODULES)
+
+.PHONY: fmt-check
+fmt-check:
+	@bad=$$(gofmt -l $(MODULES) tools); if [ -n "$$bad" ]; then echo "not formatted (make fmt): $$bad"; exit 1; fi
+
+.PHONY: vet lint
+vet: toolchain
+	go vet -tags $(TESTTAGS) work
+lint: vet fmt-check bin/buf ## vet, format and buf lint
+	cd proto && PATH="$(CURDIR)/bin:$$PATH" buf lint
+
+.PHONY: check-mods
+check-mods: toolchain ## each module builds without the workspace, and tidy changes nothing
+	@for m in $(MODULES); do echo "$$m"; \
+	  (cd $$m && GOWORK=off go build -tags $(TAGS) ./... && GOWORK=off go mod tidy -diff) || exit 1; done
+
+.PHONY: tidy
+tidy: ## go mod tidy in every module
+	@for m in $(MODULES) tools; do echo "$$m"; (cd $$m && GOWORK=off go mod tidy) || exit 1; done
+	go work sync
+
+bin/buf: tools/go.mod tools/go.sum
+	cd tools && GOWORK=off go build -o ../bin/ tool
+	@touch bin/buf
+
+.PHONY: gen
+gen: bin/buf ## generate code from the .proto files
+	cd proto && PATH="$(CURDIR)/bin:$$PATH" buf lint && PATH="$(CURDIR)/bin:$$PATH" buf generate
+
+.PHONY: check-gen
+check-gen: gen breaking ## generated code is current, and the wire contract is not broken
+	@git diff --exit-code -- proto || { echo "generated code is not committed: run make gen"; exit 1; }
+
+.PHONY: breaking
+breaking: bin/buf ## compare the wire contract with the last release (or the last commit)
+	@base=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-parse HEAD); \
+	  cd proto && PATH="$(CURDIR)/bin:$$PATH" buf breaking --against "$(CURDIR)/.git#ref=$$base,subdir=proto"
+
+.PHONY: demo
+demo: build ## load real chat data and show what the database does (DATA=folder, URL=running server)
+	go run -tags $(TAGS) ./tests/cmd/demo -data '$(DATA)' $(if $(URL),-url '$(URL)') -server bin/kalamdb
+
+.PHONY: crash
+crash: build ## kill -9 the server under load, ROUNDS times, and check that nothing is lost
+	go run -tags $(TAGS) ./tests/cmd/crash -rounds $(ROUNDS) -server bin/kalamdb
+
+.PHONY: scale
+scale: build ## give USERS users a row each and measure what they cost
+	go run -tags $(TAGS) ./tests/cmd/scale -users $(USERS) -server bin/kalamdb
+
+.PHONY: bench
+bench: build ## W1, W2, W5, W8, W11 against the floor and PostgreSQL (apt-get install postgresql)
+	go run -tags $(TAGS) ./tests/cmd/bench -server bin/kalamdb
+
+.PHONY: fuzz
+fuzz: toolchain ## every fuzz target for FUZZTIME each
+	tests/fuzz.sh $(FUZZTIME)
+
+.PHONY: smoke
+smoke: build ## short runs of the heavy targets
+	go run -tags $(TAGS) ./tests/cmd/crash -rounds 2 -server bin/kalamdb
+	tests/fuzz.sh 5s
+
+.PHONY: clean
+clean: ## remove what was built (not the data)
+	rm -rf bin
