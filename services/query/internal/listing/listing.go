@@ -1,0 +1,248 @@
+// Package listing answers SHOW and DESCRIBE (spec 1.16).
+//
+// Each statement returns the union of the columns that both generations of the original return. A
+// number that nobody counts is NULL.
+package listing
+
+import (
+	"context"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
+)
+
+// Listings answers the statements.
+type Listings struct {
+	Catalog *catalogview.View
+	Storage storagev1.StorageServiceClient
+	Live    livev1.LiveServiceClient
+	Tables  *systemtable.Tables
+	// CountRows counts the rows of t that the caller sees.
+	CountRows func(ctx context.Context, id catalog.Identity, t *catalog.Table) (int64, error)
+}
+
+// Namespaces answers SHOW NAMESPACES with the columns of system.namespaces.
+func (l *Listings) Namespaces(id catalog.Identity) (*systemtable.Stream, error) {
+	if err := access.Can(id.Role, access.ShowCatalog); err != nil {
+		return nil, err
+	}
+	t, _ := l.Tables.Lookup(systemtable.System, "namespaces")
+	return systemtable.OneShot(t.Columns, systemtable.NamespaceRows(l.Catalog.State()))
+}
+
+// ShowTables answers SHOW TABLES [IN namespace] with the columns of system.schemas, for the tables the
+// caller may use.
+func (l *Listings) ShowTables(id catalog.Identity, namespace string) (*systemtable.Stream, error) {
+	if err := access.Can(id.Role, access.ShowCatalog); err != nil {
+		return nil, err
+	}
+	state := l.Catalog.State()
+	if _, ok := state.Namespaces[namespace]; namespace != "" && !ok {
+		return nil, dberr.New(dberr.NamespaceNotFound, "Namespace '%s' does not exist", namespace)
+	}
+	def, _ := l.Tables.Lookup(systemtable.System, "schemas")
+	var rows [][]datum.Datum
+	for _, t := range systemtable.Visible(state, id) {
+		if namespace != "" && t.Namespace != namespace {
+			continue
+		}
+		row, err := systemtable.SchemaRow(t)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+	}
+	return systemtable.OneShot(def.Columns, rows)
+}
+
+// usersPage is how many users SHOW USERS asks for at a time.
+const usersPage = 1000
+
+// Users answers SHOW USERS: those that are not dropped, paged from the catalog.
+func (l *Listings) Users(id catalog.Identity) (*systemtable.Stream, error) {
+	if err := access.Can(id.Role, access.ShowUsers); err != nil {
+		return nil, err
+	}
+	after, more := "", true
+	next := func(ctx context.Context) ([][]datum.Datum, error) {
+		var rows [][]datum.Datum
+		for more && len(rows) == 0 { // a page may hold dropped users only
+			resp, err := l.Catalog.Client().ListUsers(ctx, &catalogv1.ListUsersRequest{AfterUserId: after, Limit: usersPage})
+			if err != nil {
+				return nil, err
+			}
+			more = resp.GetHasMore() && len(resp.GetUsers()) > 0
+			for _, u := range resp.GetUsers() {
+				after = u.GetUserId()
+				if u.GetDeletedAtUs() == 0 {
+					rows = append(rows, []datum.Datum{datum.Text(u.GetUserId()), datum.Text(catalog.Role(u.GetRole()).String()),
+						optional(u.GetEmail()), datum.Timestamp(u.GetCreatedAtUs())})
+				}
+			}
+		}
+		return rows, nil
+	}
+	return systemtable.NewStream(userColumns, next)
+}
+
+var userColumns = []catalog.Column{text("user_id"), text("role"), text("email"),
+	{Name: "created_at", Type: catalog.Type{Kind: catalog.Timestamp}}}
+
+// describeColumns is the union of spec 1.16: one row a column of the table; what concerns the whole
+// table is repeated.
+var describeColumns = []catalog.Column{text("column_name"), integer("ordinal_position"), bigint("column_id"),
+	text("data_type"), boolean("is_nullable"), boolean("is_primary_key"), text("column_default"), text("column_comment"),
+	integer("schema_version"), text("namespace"), text("table_name"), text("table_type"), text("access_level"),
+	text("storage"), text("flush_policy"), bigint("ttl_seconds"), bigint("deleted_retention_hours")}
+
+// Describe answers DESCRIBE: whoever may read a table may see its columns. No statement changes a
+// table's schema yet, so HISTORY has one version to show.
+func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*systemtable.Stream, error) {
+	if systemtable.IsSystem(namespace) {
+		return l.describeSystem(id, namespace, name)
+	}
+	t, err := l.table(id, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	level, storage := datum.Null, datum.Text(systemtable.StorageID(t))
+	if t.Kind == catalog.SharedTable {
+		level = datum.Text(t.Access.String())
+	}
+	if t.Kind == catalog.StreamTable {
+		storage = datum.Null
+	}
+	var rows [][]datum.Datum
+	for i, c := range append(t.VisibleColumns(), systemColumnsOf(t)...) {
+		def, err := systemtable.DefaultText(&c)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, []datum.Datum{datum.Text(c.Name), datum.Int(int64(i + 1)), datum.Int(int64(c.ID)),
+			datum.Text(c.Type.String()), datum.Bool(!c.NotNull), datum.Bool(c.PrimaryKey), optional(def), datum.Null,
+			datum.Int(int64(t.SchemaVersion)), datum.Text(t.Namespace), datum.Text(t.Name), datum.Text(t.Kind.String()),
+			level, storage, optional(systemtable.FlushPolicy(t)), positive(t.Options.TTLSeconds),
+			positive(t.Options.DeletedRetentionHours)})
+	}
+	return systemtable.OneShot(describeColumns, rows)
+}
+
+// systemColumnsOf are the system columns that SELECT * shows for a table.
+func systemColumnsOf(t *catalog.Table) []catalog.Column {
+	if t.Kind == catalog.StreamTable {
+		return catalog.SystemColumns[:1] // _seq
+	}
+	return catalog.SystemColumns
+}
+
+func (l *Listings) describeSystem(id catalog.Identity, namespace, name string) (*systemtable.Stream, error) {
+	t, ok := l.Tables.Lookup(namespace, name)
+	if !ok {
+		return nil, notFound(namespace, name)
+	}
+	if err := systemtable.CanRead(id, t); err != nil {
+		return nil, err
+	}
+	var rows [][]datum.Datum
+	for i, c := range t.Columns {
+		row := make([]datum.Datum, len(describeColumns))
+		copy(row, []datum.Datum{datum.Text(c.Name), datum.Int(int64(i + 1)), datum.Int(int64(c.ID)), datum.Text(c.Type.String()),
+			datum.Bool(!c.NotNull), datum.Bool(c.PrimaryKey), datum.Null, datum.Null, datum.Int(1), datum.Text(namespace),
+			datum.Text(t.Name), datum.Text("system")})
+		rows = append(rows, row)
+	}
+	return systemtable.OneShot(describeColumns, rows)
+}
+
+// statsColumns is the union of spec 1.16.
+var statsColumns = []catalog.Column{text("table_name"), text("namespace"), integer("schema_version"),
+	bigint("logical_rows"), bigint("flushed_segments"), bigint("active_streams"), bigint("memory_bytes"),
+	bigint("hot_rows"), bigint("cold_rows"), bigint("total_rows"), bigint("storage_bytes"),
+	{Name: "last_flushed_at", Type: catalog.Type{Kind: catalog.Timestamp}}}
+
+// Stats answers SHOW STATS FOR TABLE. Rows are those of the caller's partition (of the table, when it
+// is SHARED), counted now; bytes are the storage role's estimate for the whole table. There is no cold
+// tier yet, so nothing is flushed and every row is hot.
+func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, name string) (*systemtable.Stream, error) {
+	t, err := l.table(id, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := l.CountRows(ctx, id, t)
+	if err != nil {
+		return nil, err
+	}
+	stats, err := l.Storage.TableStats(ctx, &storagev1.TableStatsRequest{TableId: t.ID})
+	if err != nil {
+		return nil, err
+	}
+	hot, bytes := datum.Int(rows), datum.Int(int64(stats.GetHotBytesEstimate()))
+	if t.Kind == catalog.StreamTable { // in memory only
+		hot, bytes = datum.Null, datum.Null
+	}
+	return systemtable.OneShot(statsColumns, [][]datum.Datum{{datum.Text(t.Name), datum.Text(t.Namespace),
+		datum.Int(int64(t.SchemaVersion)), datum.Int(rows), datum.Int(0), l.activeStreams(ctx, id, t), datum.Null, hot,
+		datum.Int(0), datum.Int(rows), bytes, datum.Null}})
+}
+
+// activeStreams counts the table's subscriptions on the live node, those of the caller when the table
+// has a partition per user. NULL means that the live role did not answer.
+func (l *Listings) activeStreams(ctx context.Context, id catalog.Identity, t *catalog.Table) datum.Datum {
+	resp, err := l.Live.List(ctx, &livev1.ListRequest{})
+	if err != nil {
+		return datum.Null
+	}
+	n := int64(0)
+	for _, q := range resp.GetQueries() {
+		if q.GetNamespace() == t.Namespace && q.GetTable() == t.Name && (!t.Kind.PerUser() || q.GetUserId() == id.UserID) {
+			n++
+		}
+	}
+	return datum.Int(n)
+}
+
+// table finds a table that the caller may see.
+func (l *Listings) table(id catalog.Identity, namespace, name string) (*catalog.Table, error) {
+	if err := access.Can(id.Role, access.ShowCatalog); err != nil {
+		return nil, err
+	}
+	t, ok := l.Catalog.State().Table(namespace, name)
+	if !ok {
+		return nil, notFound(namespace, name)
+	}
+	return t, access.Describe(id, t)
+}
+
+func notFound(namespace, name string) error {
+	return dberr.New(dberr.TableNotFound, "relation \"%s.%s\" does not exist", namespace, name)
+}
+
+func optional(s string) datum.Datum {
+	if s == "" {
+		return datum.Null
+	}
+	return datum.Text(s)
+}
+
+func positive(n uint64) datum.Datum {
+	if n == 0 {
+		return datum.Null
+	}
+	return datum.Int(int64(n))
+}
+
+func text(name string) catalog.Column    { return column(name, catalog.Text) }
+func integer(name string) catalog.Column { return column(name, catalog.Int) }
+func bigint(name string) catalog.Column  { return column(name, catalog.BigInt) }
+func boolean(name string) catalog.Column { return column(name, catalog.Boolean) }
+
+func column(name string, k catalog.TypeKind) catalog.Column {
+	return catalog.Column{Name: name, Type: catalog.Type{Kind: k}}
+}
