@@ -622,9 +622,11 @@ func (x *WriteStreamResponse) GetError() *Error {
 
 // Error is a dberr error inside a message.
 type Error struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Code    string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The error's fields: line and column, retry_after_ms, reason, …
+	Fields        map[string]string `protobuf:"bytes,3,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +673,13 @@ func (x *Error) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Error) GetFields() map[string]string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
 }
 
 // ScanRequest is the content of a storage Flight ticket: one partition, read at one position.
@@ -1672,10 +1681,14 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\v2\x18.storage.v1.WriteRequestR\arequest\"u\n" +
 	"\x13WriteStreamResponse\x125\n" +
 	"\bresponse\x18\x01 \x01(\v2\x19.storage.v1.WriteResponseR\bresponse\x12'\n" +
-	"\x05error\x18\x02 \x01(\v2\x11.storage.v1.ErrorR\x05error\"5\n" +
+	"\x05error\x18\x02 \x01(\v2\x11.storage.v1.ErrorR\x05error\"\xa7\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xa9\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x125\n" +
+	"\x06fields\x18\x03 \x03(\v2\x1d.storage.v1.Error.FieldsEntryR\x06fields\x1a9\n" +
+	"\vFieldsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x03\n" +
 	"\vScanRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x19\n" +
@@ -1786,7 +1799,7 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),             // 0: storage.v1.Durability
 	(Operation)(0),              // 1: storage.v1.Operation
@@ -1813,13 +1826,14 @@ var file_storage_v1_storage_proto_goTypes = []any{
 	(*TableStatsResponse)(nil),  // 22: storage.v1.TableStatsResponse
 	(*NodeStatsRequest)(nil),    // 23: storage.v1.NodeStatsRequest
 	(*NodeStatsResponse)(nil),   // 24: storage.v1.NodeStatsResponse
-	nil,                         // 25: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 26: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 27: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 28: expr.v1.OrderBy
+	nil,                         // 25: storage.v1.Error.FieldsEntry
+	nil,                         // 26: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),         // 27: catalog.v1.Identity
+	(*v11.Expr)(nil),            // 28: expr.v1.Expr
+	(*v11.OrderBy)(nil),         // 29: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	26, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	27, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	5,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -1828,33 +1842,34 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	4,  // 6: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	6,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	10, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	26, // 9: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	27, // 10: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	28, // 11: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
-	3,  // 12: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
-	15, // 13: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	26, // 14: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
-	17, // 15: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
-	18, // 16: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
-	19, // 17: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
-	20, // 18: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
-	13, // 19: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	25, // 20: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	4,  // 21: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	8,  // 22: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	14, // 23: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	21, // 24: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	23, // 25: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	6,  // 26: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	9,  // 27: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	16, // 28: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	22, // 29: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	24, // 30: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	25, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	27, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	28, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	29, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	3,  // 13: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
+	15, // 14: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
+	27, // 15: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	17, // 16: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
+	18, // 17: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
+	19, // 18: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
+	20, // 19: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
+	13, // 20: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
+	26, // 21: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	4,  // 22: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	8,  // 23: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	14, // 24: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	21, // 25: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	23, // 26: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	6,  // 27: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	9,  // 28: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	16, // 29: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	22, // 30: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	24, // 31: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -1878,7 +1893,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
