@@ -117,6 +117,9 @@ func appendUint(dst []byte, v uint64, d Dialect) []byte {
 }
 
 func appendFloat(dst []byte, v float64, bits int, d Dialect) ([]byte, error) {
+	if bits == 32 {
+		v = float64(float32(v)) // one too big for its column's type becomes infinite here, not while printing
+	}
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return dst, dberr.New(dberr.ValueOutOfRange, "the number %v cannot be returned: JSON has no form for it", v)
 	}

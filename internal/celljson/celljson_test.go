@@ -197,6 +197,7 @@ func FuzzValue(f *testing.F) {
 	for _, c := range cells {
 		f.Add(datum.Append(nil, c.value), uint8(c.typ.Kind))
 	}
+	f.Add(datum.Append(nil, datum.Float(1e300)), uint8(catalog.Float))
 	f.Fuzz(func(t *testing.T, encoded []byte, kind uint8) {
 		v, _, err := datum.Decode(encoded)
 		if err != nil {
