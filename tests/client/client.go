@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 
 	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/array"
@@ -127,6 +128,21 @@ func DecodeIPC(b []byte) (columns []string, rows [][]any, err error) {
 		}
 	}
 	return columns, rows, r.Err()
+}
+
+// Drain reads a Query stream to its end and returns the Arrow IPC bytes.
+func Drain(stream grpc.ServerStreamingClient[kalamv1.QueryResponse]) ([]byte, error) {
+	var all []byte
+	for {
+		m, err := stream.Recv()
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return nil, dberr.FromStatus(err)
+		}
+		all = append(all, m.GetArrowIpc()...)
+	}
 }
 
 func cell(col arrow.Array, i int) any {
