@@ -1,0 +1,267 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// endless are statements that would run for hours.
+var endless = map[string]string{
+	"cross join":    "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = -1",
+	"recursive CTE": "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i % 7 FROM t) SELECT count(*) FROM t",
+	"series":        "SELECT count(*) FROM generate_series(1, 9000000000000)",
+}
+
+func TestCanceledStatementsStopAndOthersGoOn(t *testing.T) {
+	e := newEngine(t, Config{})
+	for name, sql := range endless {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() {
+				rows, err := e.Query(ctx, Statement{SQL: sql})
+				if err == nil {
+					_, err = drain(rows)
+					rows.Release()
+				}
+				done <- err
+			}()
+			for range 20 {
+				if got, err := collect(t, e, Statement{SQL: "SELECT 42"}); err != nil || got[0] != "42" {
+					t.Fatalf("beside it: %q, %v", got, err)
+				}
+			}
+			cancel()
+			if err := <-done; !dberr.Is(err, dberr.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestTheStatementTimeoutStopsStatements(t *testing.T) {
+	e := newEngine(t, Config{StatementTimeout: 20 * time.Millisecond})
+	_, err := collect(t, e, Statement{SQL: endless["cross join"]})
+	if !dberr.Is(err, dberr.Timeout) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A table whose reader never ends is stopped through the reader's context or between two batches.
+func TestAnEndlessTableIsStopped(t *testing.T) {
+	e := newEngine(t, Config{StatementTimeout: 20 * time.Millisecond})
+	m := everyType(t, memory.DefaultAllocator)
+	m.endless = true
+	_, err := collect(t, e, Statement{SQL: "SELECT sum(cc) FROM kalam_scan(0)", Tables: []Table{m.table()}})
+	if !dberr.Is(err, dberr.Timeout) || m.open != 0 {
+		t.Errorf("got %v, %d readers open", err, m.open)
+	}
+}
+
+func TestAResultThatNobodyReadsToTheEndIsReleased(t *testing.T) {
+	alloc := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	defer alloc.AssertSize(t, 0)
+	e := newEngine(t, Config{})
+	m := everyType(t, alloc)
+	defer m.batches[0].Release()
+	m.endless = true
+	rows, err := e.Query(t.Context(), Statement{SQL: "SELECT * FROM kalam_scan(0)", Tables: []Table{m.table()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		b, err := rows.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+	}
+	rows.Release()
+	rows.Release() // a second time does nothing
+	if m.open != 0 {
+		t.Errorf("%d readers open", m.open)
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	e := newEngine(t, Config{MemoryBytes: 64 << 20})
+	for name, sql := range map[string]string{
+		"sort":        "SELECT i::VARCHAR || repeat('x', 100) s FROM range(10000000) t(i) ORDER BY s DESC",
+		"aggregation": "SELECT count(*) FROM (SELECT i::VARCHAR || 'abcdefghijklmnop' s FROM range(100000000) t(i) GROUP BY 1)",
+		"doubling":    "WITH RECURSIVE t(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM t) SELECT max(length(s)) FROM t",
+	} {
+		if _, err := collect(t, e, Statement{SQL: sql}); !dberr.Is(err, dberr.LimitExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, err := collect(t, e, Statement{SQL: "SELECT 42"}); err != nil || got[0] != "42" {
+		t.Errorf("afterwards: %q, %v", got, err)
+	}
+}
+
+func TestMoreStatementsThanConnectionsWait(t *testing.T) {
+	e := newEngine(t, Config{Connections: 2})
+	a, err := e.Query(t.Context(), Statement{SQL: "SELECT 1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := e.Query(t.Context(), Statement{SQL: "SELECT 2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := e.Query(ctx, Statement{SQL: "SELECT 3"}); !dberr.Is(err, dberr.Canceled) {
+		t.Errorf("a third: %v", err)
+	}
+	a.Release()
+	if got, err := collect(t, e, Statement{SQL: "SELECT 3"}); err != nil || got[0] != "3" {
+		t.Errorf("after one was given back: %q, %v", got, err)
+	}
+	b.Release()
+}
+
+// forbidden reach out of the process, or change the engine. Each must fail even if the planner let it
+// through.
+var forbidden = []string{
+	"SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM read_text('/etc/passwd')", "SELECT * FROM read_blob('/etc/passwd')",
+	"SELECT * FROM read_parquet('/tmp/x.parquet')", "SELECT * FROM read_json('/tmp/x.json')", "SELECT * FROM '/etc/passwd'",
+	"SELECT * FROM glob('/etc/*')", "SELECT getenv('HOME')", "SELECT * FROM sniff_csv('/etc/passwd')",
+	"COPY (SELECT 1) TO '/tmp/kalam_engine_test'", "COPY x FROM '/etc/passwd'", "ATTACH '/tmp/kalam.db'",
+	"ATTACH ':memory:' AS m", "DETACH memory", "INSTALL httpfs", "LOAD httpfs", "PRAGMA threads=9",
+	"SET memory_limit='9GB'", "SET lock_configuration=false", "RESET memory_limit", "CREATE TABLE t (a INT)",
+	"CREATE MACRO m(a) AS a", "CREATE VIEW v AS SELECT 1", "CREATE SECRET s (TYPE s3)", "DROP SCHEMA main CASCADE",
+	"CALL pragma_version()", "CHECKPOINT", "EXPORT DATABASE '/tmp/kalam'", "IMPORT DATABASE '/tmp/kalam'", "BEGIN", "VACUUM",
+	"EXPLAIN ANALYZE SELECT 1", "PREPARE p AS SELECT 1", "EXECUTE p", "INSERT INTO x VALUES (1)", "UPDATE x SET a = 1",
+	"SELECT * FROM kalam_scan(0)", "SELECT * FROM kalam_scan(-1)", "SELECT * FROM kalam_scan(99)",
+	"SELECT 1; SELECT 2",
+}
+
+func TestNothingReachesOutOfTheEngine(t *testing.T) {
+	e := newEngine(t, Config{})
+	for _, sql := range forbidden {
+		if got, err := collect(t, e, Statement{SQL: sql}); err == nil {
+			t.Errorf("%s: ran, and returned %.80q", sql, got)
+		}
+	}
+	if got, err := collect(t, e, Statement{SQL: "SELECT current_setting('lock_configuration'), current_setting('enable_external_access'), current_setting('temp_directory')"}); err != nil || got[0] != "true|false|" {
+		t.Errorf("settings: %q, %v", got, err)
+	}
+}
+
+func TestFreshIdsForEachRow(t *testing.T) {
+	var n int64
+	e := newEngine(t, Config{SnowflakeID: func() int64 { n++; return n }})
+	for _, f := range []string{SnowflakeID, UUIDv7, ULID} {
+		got, err := collect(t, e, Statement{SQL: "SELECT " + f + "() FROM range(5000)"})
+		if err != nil || len(got) != 5000 {
+			t.Fatalf("%s: %d rows, %v", f, len(got), err)
+		}
+		seen := map[string]bool{}
+		for _, v := range got {
+			seen[v] = true
+		}
+		if len(seen) != 5000 {
+			t.Errorf("%s: %d different values in 5000", f, len(seen))
+		}
+	}
+	e = newEngine(t, Config{})
+	if _, err := collect(t, e, Statement{SQL: "SELECT kalam_snowflake_id()"}); !dberr.Is(err, dberr.Unsupported) {
+		t.Errorf("without a generator: %v", err)
+	}
+}
+
+// The order of the rows a reader hands over survives filters, projections and limits.
+func TestAnOrderedTableKeepsItsOrder(t *testing.T) {
+	e := newEngine(t, Config{Threads: 4})
+	m := numbers(t, memory.DefaultAllocator, 100_000, 1000)
+	got, err := collect(t, e, Statement{SQL: "SELECT i FROM kalam_scan(0) WHERE i % 3 = 0", Tables: []Table{m.table()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range got {
+		if v != fmt.Sprint(3*i) {
+			t.Fatalf("row %d is %s, not %d", i, v, 3*i)
+		}
+	}
+	got, err = collect(t, e, Statement{SQL: "SELECT i FROM kalam_scan(0) LIMIT 3 OFFSET 70000", Tables: []Table{m.table()}})
+	if err != nil || strings.Join(got, ",") != "70000,70001,70002" {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestManyStatementsAtOnce(t *testing.T) {
+	alloc := memory.NewCheckedAllocator(memory.NewGoAllocator())
+	defer alloc.AssertSize(t, 0)
+	e := newEngine(t, Config{Connections: 4})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			m := numbers(t, alloc, 10_000, 3000)
+			defer func() {
+				for _, b := range m.batches {
+					b.Release()
+				}
+			}()
+			table := m.table()
+			table.Ordered, table.Signature = false, "numbers"
+			for range 20 {
+				got, err := collect(t, e, Statement{SQL: "SELECT g, count(*), sum(i) FROM kalam_scan(0) GROUP BY g ORDER BY g LIMIT 2", Tables: []Table{table}})
+				if err != nil || strings.Join(got, ";") != "0|1000|4995000;1|1000|4996000" {
+					t.Errorf("worker %d: %q, %v", w, got, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// numbers is a table (i, g = i mod 10).
+func numbers(t testing.TB, alloc memory.Allocator, n, batch int) *memoryTable {
+	t.Helper()
+	m := &memoryTable{columns: []Column{{"i", catalog.Type{Kind: catalog.BigInt}}, {"g", catalog.Type{Kind: catalog.Int}}}}
+	schema := arrow.NewSchema([]arrow.Field{{Name: "i", Type: arrow.PrimitiveTypes.Int64}, {Name: "g", Type: arrow.PrimitiveTypes.Int32}}, nil)
+	for from := 0; from < n; from += batch {
+		b := array.NewRecordBuilder(alloc, schema)
+		for i := from; i < min(from+batch, n); i++ {
+			b.Field(0).(*array.Int64Builder).Append(int64(i))
+			b.Field(1).(*array.Int32Builder).Append(int32(i % 10))
+		}
+		m.batches = append(m.batches, b.NewRecordBatch())
+		b.Release()
+	}
+	return m
+}
+
+func BenchmarkTrivialStatement(b *testing.B) {
+	e := newEngine(b, Config{})
+	for b.Loop() {
+		if _, err := collect(b, e, Statement{SQL: "SELECT 42"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkGroupByOfAMillionRows(b *testing.B) {
+	e := newEngine(b, Config{})
+	m := numbers(b, memory.DefaultAllocator, 1_000_000, 4096)
+	for b.Loop() {
+		table := m.table()
+		table.Ordered = false
+		if _, err := collect(b, e, Statement{SQL: "SELECT g, count(*), sum(i) FROM kalam_scan(0) GROUP BY g", Tables: []Table{table}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

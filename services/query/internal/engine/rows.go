@@ -1,0 +1,125 @@
+package engine
+
+/*
+#include <stdlib.h>
+#include "bridge.h"
+*/
+import "C"
+
+import (
+	"context"
+	"io"
+	"unsafe"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/cdata"
+	duckdb "github.com/duckdb/duckdb-go-bindings"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// Rows is the result of a statement, computed as it is read. It is not safe for concurrent use.
+type Rows struct {
+	engine      *Engine
+	conn        *conn
+	run         *run
+	stmt        *prepared
+	result      duckdb.Result
+	options     duckdb.ArrowOptions
+	schema      *arrow.Schema
+	cancel      context.CancelFunc
+	interrupted func()
+	err         error // what ended the stream, io.EOF included
+}
+
+// Schema describes the result; each field's metadata holds its type.
+func (r *Rows) Schema() *arrow.Schema { return r.schema }
+
+// Next returns the next batch, which the caller releases, or io.EOF.
+func (r *Rows) Next() (arrow.RecordBatch, error) {
+	for r.err == nil {
+		batch, err := r.fetch()
+		if err != nil {
+			r.err = r.explain(err)
+		} else if batch.NumRows() > 0 {
+			return batch, nil
+		} else {
+			batch.Release()
+		}
+	}
+	return nil, r.err
+}
+
+func (r *Rows) fetch() (arrow.RecordBatch, error) {
+	if err := r.run.ctx.Err(); err != nil {
+		return nil, err
+	}
+	chunk := duckdb.FetchChunk(r.result)
+	if chunk.Ptr == nil {
+		if msg := duckdb.ResultError(&r.result); msg != "" {
+			return nil, classify(msg)
+		}
+		return nil, io.EOF
+	}
+	defer duckdb.DestroyDataChunk(&chunk)
+	return r.convert(chunk)
+}
+
+func (r *Rows) convert(chunk duckdb.DataChunk) (arrow.RecordBatch, error) {
+	arr := (*C.struct_ArrowArray)(C.calloc(1, C.size_t(unsafe.Sizeof(cdata.CArrowArray{}))))
+	defer C.free(unsafe.Pointer(arr))
+	if msg := C.kalam_chunk_to_arrow(r.options.Ptr, chunk.Ptr, arr); msg != nil {
+		return nil, classify(takeString(msg))
+	}
+	batch, err := cdata.ImportCRecordBatchWithSchema((*cdata.CArrowArray)(unsafe.Pointer(arr)), r.schema)
+	if err != nil {
+		return nil, dberr.New(dberr.Internal, "read a result of the engine: %w", err)
+	}
+	return batch, nil
+}
+
+// explain turns what a statement failed with into what really happened: a reader's error, the end of
+// the statement's time, or DuckDB's own message.
+func (r *Rows) explain(err error) error {
+	if err == io.EOF { //nolint:errorlint // set by fetch itself
+		return err
+	}
+	if isFatal(err) {
+		return err
+	}
+	if cause := r.run.failure(); cause != nil && r.run.ctx.Err() == nil {
+		return cause
+	}
+	if r.run.ctx.Err() != nil {
+		return ended(r.run.ctx, "the statement was stopped")
+	}
+	return err
+}
+
+// Release ends the statement and frees everything.
+func (r *Rows) Release() {
+	if r.conn == nil {
+		return
+	}
+	r.cancel()
+	c := r.conn
+	r.free()
+	if r.engine != nil {
+		r.engine.finished(c, r.err)
+	}
+}
+
+// free frees all but the connection.
+func (r *Rows) free() {
+	r.interrupted()
+	duckdb.DestroyArrowOptions(&r.options)
+	duckdb.DestroyResult(&r.result)
+	if r.err != io.EOF { //nolint:errorlint // set by fetch itself
+		r.conn.abandon()
+	}
+	if r.stmt != nil && r.stmt.key == "" {
+		r.stmt.destroy()
+	}
+	r.conn.run = nil
+	r.conn = nil
+}

@@ -1,0 +1,212 @@
+package engine
+
+/*
+#include <stdlib.h>
+#include "bridge.h"
+*/
+import "C"
+
+import (
+	"crypto/rand"
+	"fmt"
+	"runtime/cgo"
+	"time"
+	"unsafe"
+
+	duckdb "github.com/duckdb/duckdb-go-bindings"
+	"github.com/google/uuid"
+	"github.com/oklog/ulid/v2"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// Names of the functions this package adds. They all start alike, and the planner lets no statement
+// call such a name by itself.
+const (
+	scanFunction = "kalam_scan"
+	// NonZero(x) is x, or the error of a division by zero.
+	NonZero = "kalam_nonzero"
+	// BoundCount(n, bytes) is n and BoundText(t, bytes) is t, unless the bytes of all rows of one chunk
+	// exceed growthMax: they guard functions whose result is larger than their arguments, which
+	// DuckDB computes outside of its memory limit.
+	BoundCount = "kalam_bound_count"
+	BoundText  = "kalam_bound_text"
+	// SnowflakeID(), UUIDv7() and ULID() are fresh for each row.
+	SnowflakeID = "kalam_snowflake_id"
+	UUIDv7      = "kalam_uuid_v7"
+	ULID        = "kalam_ulid"
+)
+
+// growthMax bounds the text that one function makes of one chunk (2,048 rows).
+const growthMax = 64 << 20
+
+// scalar is one of our functions.
+type scalar struct {
+	name     string
+	volatile bool
+	// overloads lists the argument types of each overload.
+	overloads [][]duckdb.Type
+	// resultLike is the argument whose type the result has; negative: result.
+	resultLike int
+	result     duckdb.Type
+	// run fills the output for the rows of a chunk.
+	run func(in duckdb.DataChunk, rows int, out duckdb.Vector) error
+}
+
+func scalarFunctions(cfg Config) []*scalar {
+	return []*scalar{
+		{name: NonZero, run: nonZero, overloads: [][]duckdb.Type{{duckdb.TypeSmallInt}, {duckdb.TypeInteger},
+			{duckdb.TypeBigInt}, {duckdb.TypeHugeInt}, {duckdb.TypeFloat}, {duckdb.TypeDouble}}},
+		{name: BoundCount, run: bound, overloads: [][]duckdb.Type{{duckdb.TypeBigInt, duckdb.TypeDouble}}},
+		{name: BoundText, run: bound, overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeDouble}}},
+		{name: SnowflakeID, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeBigInt,
+			run: snowflakes(cfg.SnowflakeID)},
+		{name: UUIDv7, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeVarchar, run: texts(newUUIDv7)},
+		{name: ULID, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeVarchar,
+			run: texts(func() (string, error) { return newULID(cfg.Now) })},
+	}
+}
+
+// register makes the function known to DuckDB; the handle lives as long as the database.
+func (f *scalar) register(c duckdb.Connection) (cgo.Handle, error) {
+	h := cgo.NewHandle(f)
+	name := C.CString(f.name)
+	defer C.free(unsafe.Pointer(name))
+	argc := len(f.overloads[0])
+	types := make([]C.int, 0, argc*len(f.overloads)+1)
+	for _, o := range f.overloads {
+		for _, t := range o {
+			types = append(types, C.int(t))
+		}
+	}
+	types = append(types, 0) // never empty: its address is passed
+	if !C.kalam_register_scalar(c.Ptr, name, C.uintptr_t(h), C.bool(f.volatile), C.int(argc), C.int(len(f.overloads)),
+		&types[0], C.int(f.resultLike), C.int(f.result)) {
+		return h, dberr.New(dberr.Internal, "register %s", f.name)
+	}
+	return h, nil
+}
+
+//export kalamScalar
+func kalamScalar(info, input, output unsafe.Pointer) {
+	fn := duckdb.FunctionInfo{Ptr: info}
+	f, ok := cgo.Handle(C.kalam_scalar_function(info)).Value().(*scalar)
+	if !ok {
+		duckdb.ScalarFunctionSetError(fn, "not one of our functions")
+		return
+	}
+	in := duckdb.DataChunk{Ptr: input}
+	if err := f.run(in, int(duckdb.DataChunkGetSize(in)), duckdb.Vector{Ptr: output}); err != nil {
+		duckdb.ScalarFunctionSetError(fn, markError(dberr.CodeOf(err), err.Error()))
+	}
+}
+
+// valid returns a test for NULL.
+func valid(v duckdb.Vector) func(row int) bool {
+	mask := (*uint64)(duckdb.VectorGetValidity(v))
+	if mask == nil {
+		return func(int) bool { return true }
+	}
+	return func(row int) bool {
+		word := *(*uint64)(unsafe.Add(unsafe.Pointer(mask), row/64*8))
+		return word&(1<<(row%64)) != 0
+	}
+}
+
+func values[T any](v duckdb.Vector, rows int) []T {
+	return unsafe.Slice((*T)(duckdb.VectorGetData(v)), rows)
+}
+
+func nonZero(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+	v := duckdb.DataChunkGetVector(in, 0)
+	lt := duckdb.VectorGetColumnType(v)
+	id := duckdb.GetTypeId(lt)
+	duckdb.DestroyLogicalType(&lt)
+	var found bool
+	switch id {
+	case duckdb.TypeSmallInt:
+		found = hasZero(values[int16](v, rows), valid(v))
+	case duckdb.TypeInteger:
+		found = hasZero(values[int32](v, rows), valid(v))
+	case duckdb.TypeBigInt:
+		found = hasZero(values[int64](v, rows), valid(v))
+	case duckdb.TypeHugeInt:
+		found = hasZero(values[[2]uint64](v, rows), valid(v))
+	case duckdb.TypeFloat:
+		found = hasZero(values[float32](v, rows), valid(v))
+	case duckdb.TypeDouble:
+		found = hasZero(values[float64](v, rows), valid(v))
+	default:
+		return dberr.New(dberr.Internal, "%s: a type it was not registered for", NonZero)
+	}
+	if found {
+		return dberr.New(dberr.ValueOutOfRange, "division by zero")
+	}
+	duckdb.VectorReferenceVector(out, v)
+	return nil
+}
+
+func hasZero[T comparable](vals []T, valid func(int) bool) bool {
+	var zero T
+	for i := range vals {
+		if vals[i] == zero && valid(i) {
+			return true
+		}
+	}
+	return false
+}
+
+func bound(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+	v, size := duckdb.DataChunkGetVector(in, 0), duckdb.DataChunkGetVector(in, 1)
+	ok := valid(size)
+	var total float64
+	for i, n := range values[float64](size, rows) {
+		if ok(i) && n > 0 {
+			total += n
+		}
+	}
+	if total > growthMax {
+		return dberr.New(dberr.LimitExceeded, "a text function would make more than %d MiB of text at once", growthMax>>20)
+	}
+	duckdb.VectorReferenceVector(out, v)
+	return nil
+}
+
+func snowflakes(next func() int64) func(duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(_ duckdb.DataChunk, rows int, out duckdb.Vector) error {
+		if next == nil {
+			return dberr.New(dberr.Unsupported, "SNOWFLAKE_ID() is not available here")
+		}
+		vals := values[int64](out, rows)
+		for i := range vals {
+			vals[i] = next()
+		}
+		return nil
+	}
+}
+
+func texts(next func() (string, error)) func(duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(_ duckdb.DataChunk, rows int, out duckdb.Vector) error {
+		for i := range rows {
+			s, err := next()
+			if err != nil {
+				return dberr.New(dberr.Internal, "make an id: %w", err)
+			}
+			duckdb.VectorAssignStringElement(out, duckdb.IdxT(i), s)
+		}
+		return nil
+	}
+}
+
+func newUUIDv7() (string, error) {
+	id, err := uuid.NewV7()
+	return id.String(), err
+}
+
+func newULID(now func() time.Time) (string, error) {
+	id, err := ulid.New(ulid.Timestamp(now()), rand.Reader)
+	if err != nil {
+		return "", fmt.Errorf("ulid: %w", err)
+	}
+	return id.String(), nil
+}
