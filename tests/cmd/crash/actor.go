@@ -33,6 +33,7 @@ type actor struct {
 	// The subscriber's own picture, built from changes alone.
 	seen            map[int64]row
 	position        uint64
+	joined          bool // position is behind the initial rows: resuming there repeats none of them
 	events, resumes int
 }
 

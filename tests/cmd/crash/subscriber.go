@@ -15,7 +15,10 @@ func (a *actor) subscribe(ctx context.Context, untilCurrent bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	req := &kalamv1.SubscribeRequest{Sql: "SELECT id, batch, body FROM crash.events"}
-	if a.position > 0 {
+	if !a.joined { // the initial rows were cut off, or never asked for: begin with nothing
+		clear(a.seen)
+		a.position = 0
+	} else {
 		req.From, req.ChangesOnly = &a.position, true
 		a.resumes++
 	}
@@ -62,7 +65,7 @@ func (a *actor) sameAsTable() bool {
 func (a *actor) handle(ev *kalamv1.SubscribeResponse) (current bool, err error) {
 	switch e := ev.GetEvent().(type) {
 	case *kalamv1.SubscribeResponse_Ack:
-		if e.Ack.GetReset() {
+		if e.Ack.GetReset_() {
 			return false, fmt.Errorf("the position %d was refused", a.position)
 		}
 		if a.position == 0 {
@@ -81,7 +84,7 @@ func (a *actor) handle(ev *kalamv1.SubscribeResponse) (current bool, err error) 
 	case *kalamv1.SubscribeResponse_Change:
 		return false, a.change(e.Change)
 	case *kalamv1.SubscribeResponse_Progress:
-		a.position = max(a.position, e.Progress)
+		a.position, a.joined = max(a.position, e.Progress), true
 		return true, nil
 	}
 	return false, nil
@@ -100,7 +103,7 @@ func (a *actor) change(c *kalamv1.Change) error {
 	if c.GetSeq() <= a.position {
 		return fmt.Errorf("change %d came after position %d: repeated or out of order", c.GetSeq(), a.position)
 	}
-	a.position = c.GetSeq()
+	a.position, a.joined = c.GetSeq(), true
 	a.events++
 	ipc := c.GetArrowIpc()
 	if c.GetKind() == kalamv1.ChangeKind_CHANGE_KIND_DELETE {
