@@ -38,13 +38,13 @@ func collect(t testing.TB, e *Engine, s Statement) ([]string, error) {
 		return nil, err
 	}
 	defer rows.Release()
-	return drain(rows)
+	return drain(t, rows)
 }
 
-func drain(rows *Rows) ([]string, error) {
+func drain(t testing.TB, rows *Rows) ([]string, error) {
 	var out []string
 	for {
-		b, err := rows.Next()
+		b, err := rows.Next(t.Context())
 		if errors.Is(err, io.EOF) {
 			return out, nil
 		}
@@ -89,11 +89,9 @@ type memoryReader struct {
 	m       *memoryTable
 	columns []int
 	next    int
-	last    arrow.RecordBatch
 }
 
-func (r *memoryReader) Next() (arrow.RecordBatch, error) {
-	r.drop()
+func (r *memoryReader) Next(context.Context) (arrow.RecordBatch, error) {
 	if r.next == len(r.m.batches) {
 		if !r.m.endless {
 			if r.m.err != nil {
@@ -110,21 +108,10 @@ func (r *memoryReader) Next() (arrow.RecordBatch, error) {
 	for i, c := range r.columns {
 		fields[i], cols[i] = b.Schema().Field(c), b.Column(c)
 	}
-	r.last = array.NewRecordBatch(arrow.NewSchema(fields, nil), cols, b.NumRows())
-	return r.last, nil
+	return array.NewRecordBatch(arrow.NewSchema(fields, nil), cols, b.NumRows()), nil
 }
 
-func (r *memoryReader) drop() {
-	if r.last != nil {
-		r.last.Release()
-		r.last = nil
-	}
-}
-
-func (r *memoryReader) Release() {
-	r.drop()
-	r.m.open--
-}
+func (r *memoryReader) Release() { r.m.open-- }
 
 // everyType is a table of one column per type with three rows, the second of them NULL.
 func everyType(t testing.TB, alloc memory.Allocator) *memoryTable {
@@ -173,7 +160,7 @@ func TestEveryTypeComesBackAsItWasGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := drain(rows)
+	got, err := drain(t, rows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,7 +247,7 @@ func TestResultsOfForeignTypes(t *testing.T) {
 			t.Errorf("%s: %v", c.sql, err)
 			continue
 		}
-		got, err := drain(rows)
+		got, err := drain(t, rows)
 		if err != nil || len(got) != 1 || got[0] != c.want {
 			t.Errorf("%s: got %q, %v; want %q", c.sql, got, err, c.want)
 		}

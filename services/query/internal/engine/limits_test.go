@@ -32,7 +32,7 @@ func TestCanceledStatementsStopAndOthersGoOn(t *testing.T) {
 			go func() {
 				rows, err := e.Query(ctx, Statement{SQL: sql})
 				if err == nil {
-					_, err = drain(rows)
+					_, err = drain(t, rows)
 					rows.Release()
 				}
 				done <- err
@@ -81,7 +81,7 @@ func TestAResultThatNobodyReadsToTheEndIsReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		b, err := rows.Next()
+		b, err := rows.Next(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

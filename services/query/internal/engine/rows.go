@@ -35,10 +35,11 @@ type Rows struct {
 // Schema describes the result; each field's metadata holds its type.
 func (r *Rows) Schema() *arrow.Schema { return r.schema }
 
-// Next returns the next batch, which the caller releases, or io.EOF.
-func (r *Rows) Next() (arrow.RecordBatch, error) {
+// Next returns the next batch, which the caller releases, or io.EOF. A batch that is being computed is
+// stopped by the end of the context given to Query; ctx is looked at between two batches.
+func (r *Rows) Next(ctx context.Context) (arrow.RecordBatch, error) {
 	for r.err == nil {
-		batch, err := r.fetch()
+		batch, err := r.fetch(ctx)
 		if err != nil {
 			r.err = r.explain(err)
 		} else if batch.NumRows() > 0 {
@@ -50,7 +51,10 @@ func (r *Rows) Next() (arrow.RecordBatch, error) {
 	return nil, r.err
 }
 
-func (r *Rows) fetch() (arrow.RecordBatch, error) {
+func (r *Rows) fetch(ctx context.Context) (arrow.RecordBatch, error) {
+	if ctx.Err() != nil {
+		return nil, ended(ctx, "the statement was stopped")
+	}
 	if err := r.run.ctx.Err(); err != nil {
 		return nil, err
 	}

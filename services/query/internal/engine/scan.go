@@ -47,8 +47,8 @@ type Table struct {
 
 // Reader hands over a table's batches.
 type Reader interface {
-	// Next returns the next batch, valid until the next call, or io.EOF.
-	Next() (arrow.RecordBatch, error)
+	// Next returns the next batch, which the caller releases, or io.EOF.
+	Next(ctx context.Context) (arrow.RecordBatch, error)
 	// Release ends reading; it is called exactly once.
 	Release()
 }
@@ -69,7 +69,7 @@ type openScan struct {
 
 	mu     sync.Mutex // guards what follows: several of DuckDB's threads pull
 	reader Reader
-	batch  arrow.RecordBatch // retained
+	batch  arrow.RecordBatch // owned
 	at     int64             // first row of batch not handed over yet
 	done   bool
 }
@@ -208,7 +208,7 @@ func (s *openScan) next() (arrow.RecordBatch, error) {
 			s.batch.Release()
 			s.batch = nil
 		}
-		batch, err := s.reader.Next()
+		batch, err := s.reader.Next(s.run.ctx)
 		if errors.Is(err, io.EOF) {
 			s.done = true
 			return nil, nil
@@ -216,11 +216,10 @@ func (s *openScan) next() (arrow.RecordBatch, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.batch, s.at = batch, 0
 		if err := s.check(batch); err != nil {
 			return nil, err
 		}
-		batch.Retain()
-		s.batch, s.at = batch, 0
 	}
 	from := s.at
 	s.at = min(from+vectorRows, s.batch.NumRows())
