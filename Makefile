@@ -86,7 +86,7 @@ breaking: bin/buf ## compare the wire contract with the last release (or the las
 
 .PHONY: demo
 demo: build ## load real chat data and show what the database does (DATA=folder, URL=running server)
-	go run -tags $(TAGS) ./tests/cmd/demo -data '$(DATA)' $(if $(URL),-url '$(URL)') -server bin/kalamdb
+	go run -tags $(TAGS) ./tests/cmd/demo -data '$(DATA)' $(if $(URL),-url '$(URL)') -server bin/kalamdb $(ARGS)
 
 .PHONY: crash
 crash: build ## kill -9 the server under load, ROUNDS times, and check that nothing is lost
