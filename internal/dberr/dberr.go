@@ -154,3 +154,12 @@ func FieldOf(err error, key string) string {
 	}
 	return ""
 }
+
+// FieldsOf returns a copy of the fields of the first *Error in err's chain; nil when it has none.
+func FieldsOf(err error) map[string]string {
+	var e *Error
+	if errors.As(err, &e) {
+		return maps.Clone(e.fields)
+	}
+	return nil
+}
