@@ -60,6 +60,21 @@ func DroppedKey(shard, table uint32) []byte {
 	return binary.BigEndian.AppendUint32(shardPrefix(nil, spaceDropped, shard), table)
 }
 
+// DroppedPrefix starts the shard's markers of dropped tables.
+func DroppedPrefix(shard uint32) []byte { return shardPrefix(nil, spaceDropped, shard) }
+
+// DecodeDroppedKey reads the table of a marker.
+func DecodeDroppedKey(k []byte) (table uint32, err error) {
+	rest, _, err := cutHeader(k, spaceDropped, "dropped table")
+	if err != nil {
+		return 0, err
+	}
+	if len(rest) != 4 {
+		return 0, corrupt("dropped table key of a wrong length")
+	}
+	return binary.BigEndian.Uint32(rest), nil
+}
+
 // PrunedKey holds the position up to which the shard's change log was pruned.
 func PrunedKey(shard uint32) []byte { return shardPrefix(nil, spacePruned, shard) }
 

@@ -1,0 +1,250 @@
+// Package command is the content of a shard's Raft entries: what the leader decided, complete enough
+// that applying it reads nothing.
+//
+// Format (version 1): version u8, kind u8, term u64, first _seq u64, big-endian; then
+//
+//	write   user (length, bytes), number of rows, rows
+//	purge   table
+//
+// A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
+// delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
+// are uvarints, byte strings have their length before them. This is a disk and wire format.
+package command
+
+import (
+	"encoding/binary"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+)
+
+// Kind is what a command does.
+type Kind uint8
+
+// The kinds.
+const (
+	// Write changes rows.
+	Write Kind = 1
+	// Purge removes a dropped table and refuses later writes to it.
+	Purge Kind = 2
+)
+
+// Command is one decided entry.
+type Command struct {
+	Kind Kind
+	// Term is the leader's term when it decided. In another term somebody else may have decided
+	// otherwise meanwhile, so apply refuses the entry.
+	Term uint64
+	// FirstSeq is the _seq of the first row; row i has snowflake.At(FirstSeq, i).
+	FirstSeq uint64
+	// User owns the rows of per-user tables.
+	User string
+	Rows []Row
+	// Table is what a Purge removes.
+	Table uint32
+}
+
+// Row is the change of one row.
+type Row struct {
+	Kind storagev1.ChangeKind
+	// Shared: the row belongs to a shared table, not to the command's user.
+	Shared        bool
+	Table         uint32
+	SchemaVersion uint32
+	// Key is the row's key in the hot store.
+	Key []byte
+	// Row is the new row; empty for a delete.
+	Row []byte
+	// The version replaced; none for an insert. OldHere says that OldSeq is not a _seq but the number
+	// of an earlier row of this command.
+	OldSchemaVersion uint32
+	OldSeq           uint64
+	OldHere          bool
+	OldRow           []byte
+	// UniqueDropped and UniqueSet are keys of the unique index.
+	UniqueDropped, UniqueSet [][]byte
+}
+
+const (
+	version1    = 1
+	headerBytes = 2 + 8 + 8
+	seqOffset   = 2 + 8
+
+	kindMask    = 0x03
+	sharedFlag  = 0x04
+	oldHereFlag = 0x08
+
+	// rowBytesMin is the shortest row there is; it bounds what a wrong count makes Decode allocate.
+	rowBytesMin = 7
+)
+
+// Append encodes c.
+func Append(dst []byte, c *Command) []byte {
+	dst = append(dst, version1, byte(c.Kind))
+	dst = binary.BigEndian.AppendUint64(dst, c.Term)
+	dst = binary.BigEndian.AppendUint64(dst, c.FirstSeq)
+	if c.Kind == Purge {
+		return binary.AppendUvarint(dst, uint64(c.Table))
+	}
+	dst = appendBytes(dst, []byte(c.User))
+	dst = binary.AppendUvarint(dst, uint64(len(c.Rows)))
+	for i := range c.Rows {
+		dst = appendRow(dst, &c.Rows[i])
+	}
+	return dst
+}
+
+// SetFirstSeq puts the _seq into an encoded command: it is known last, under the lock that orders
+// commands.
+func SetFirstSeq(encoded []byte, seq uint64) {
+	binary.BigEndian.PutUint64(encoded[seqOffset:], seq)
+}
+
+func appendRow(dst []byte, r *Row) []byte {
+	flags := byte(r.Kind)
+	if r.Shared {
+		flags |= sharedFlag
+	}
+	if r.OldHere {
+		flags |= oldHereFlag
+	}
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, uint64(r.Table))
+	dst = binary.AppendUvarint(dst, uint64(r.SchemaVersion))
+	dst = appendBytes(dst, r.Key)
+	dst = appendBytes(dst, r.Row)
+	if r.Kind != storagev1.ChangeKind_CHANGE_KIND_INSERT {
+		dst = binary.AppendUvarint(dst, uint64(r.OldSchemaVersion))
+		dst = binary.BigEndian.AppendUint64(dst, r.OldSeq)
+		dst = appendBytes(dst, r.OldRow)
+	}
+	return appendList(appendList(dst, r.UniqueDropped), r.UniqueSet)
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+}
+
+func appendList(dst []byte, l [][]byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(l)))
+	for _, b := range l {
+		dst = appendBytes(dst, b)
+	}
+	return dst
+}
+
+// Decode reads a command, which shares memory with src. Malformed input is answered with a Corrupt
+// error.
+func Decode(src []byte) (*Command, error) {
+	if len(src) < headerBytes || src[0] != version1 {
+		return nil, corrupt("unknown format")
+	}
+	c := &Command{Kind: Kind(src[1]), Term: binary.BigEndian.Uint64(src[2:]), FirstSeq: binary.BigEndian.Uint64(src[seqOffset:])}
+	r := reader{src: src[headerBytes:]}
+	switch c.Kind {
+	case Purge:
+		c.Table = r.uint32()
+	case Write:
+		c.User = string(r.bytes())
+		n := r.count(rowBytesMin)
+		c.Rows = make([]Row, n)
+		for i := range c.Rows {
+			r.row(&c.Rows[i])
+		}
+	default:
+		return nil, corrupt("unknown kind")
+	}
+	if r.bad || len(r.src) > 0 {
+		return nil, corrupt("malformed")
+	}
+	return c, nil
+}
+
+// reader cuts fields off src; after the first that is malformed it returns zeros.
+type reader struct {
+	src []byte
+	bad bool
+}
+
+func (r *reader) fail() { r.bad, r.src = true, nil }
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.src)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.src = r.src[n:]
+	return v
+}
+
+func (r *reader) uint32() uint32 {
+	v := r.uvarint()
+	if v != uint64(uint32(v)) {
+		r.fail()
+		return 0
+	}
+	return uint32(v)
+}
+
+// count reads how many items of at least size bytes follow.
+func (r *reader) count(size int) int {
+	v := r.uvarint()
+	if v > uint64(len(r.src)/size) {
+		r.fail()
+		return 0
+	}
+	return int(v)
+}
+
+func (r *reader) bytes() []byte {
+	n := r.uvarint()
+	if n > uint64(len(r.src)) {
+		r.fail()
+		return nil
+	}
+	b := r.src[:n:n]
+	r.src = r.src[n:]
+	return b
+}
+
+func (r *reader) list() [][]byte {
+	n := r.count(1)
+	if n == 0 {
+		return nil
+	}
+	l := make([][]byte, n)
+	for i := range l {
+		l[i] = r.bytes()
+	}
+	return l
+}
+
+func (r *reader) row(row *Row) {
+	if r.bad || len(r.src) == 0 {
+		r.fail()
+		return
+	}
+	flags := r.src[0]
+	r.src = r.src[1:]
+	row.Kind, row.Shared, row.OldHere = storagev1.ChangeKind(flags&kindMask), flags&sharedFlag != 0, flags&oldHereFlag != 0
+	if row.Kind == storagev1.ChangeKind_CHANGE_KIND_UNSPECIFIED || flags&^(kindMask|sharedFlag|oldHereFlag) != 0 {
+		r.fail()
+		return
+	}
+	row.Table, row.SchemaVersion = r.uint32(), r.uint32()
+	row.Key, row.Row = r.bytes(), r.bytes()
+	if row.Kind != storagev1.ChangeKind_CHANGE_KIND_INSERT {
+		row.OldSchemaVersion = r.uint32()
+		if len(r.src) < 8 {
+			r.fail()
+			return
+		}
+		row.OldSeq = binary.BigEndian.Uint64(r.src)
+		r.src = r.src[8:]
+		row.OldRow = r.bytes()
+	}
+	row.UniqueDropped, row.UniqueSet = r.list(), r.list()
+}
+
+func corrupt(what string) error { return dberr.New(dberr.Corrupt, "decode command: %s", what) }

@@ -1,0 +1,83 @@
+package raftgroup
+
+import (
+	"context"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// ReadBarrier returns once a read of the local state is linearizable: this node was still the leader
+// after the call began, and what any leader acknowledged before is applied here.
+//
+// All of that holds without asking anybody when this node is the only voter. Otherwise a majority is
+// asked, once for all reads that wait.
+func (g *Group) ReadBarrier(ctx context.Context) error {
+	if g.term.Load() == 0 || g.raft.State() != raft.Leader {
+		return g.NotLeader()
+	}
+	if g.soleVoter() {
+		return nil
+	}
+	round := g.verify.join(g)
+	select {
+	case <-round.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if round.err != nil || g.term.Load() == 0 {
+		return g.NotLeader()
+	}
+	return nil
+}
+
+// verifier runs one confirmation at a time. A read must be confirmed by a round that began after it,
+// so those that come during a round share the next one.
+type verifier struct {
+	mu      sync.Mutex
+	running bool
+	next    *verifyRound
+}
+
+type verifyRound struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+func (v *verifier) join(g *Group) *verifyRound {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.next == nil {
+		v.next = &verifyRound{done: make(chan struct{})}
+	}
+	round := v.next
+	if !v.running {
+		if v.running = g.spawn(func() { v.run(g) }); !v.running {
+			round.err = g.NotLeader()
+			close(round.done)
+			v.next = nil
+		}
+	}
+	return round
+}
+
+// run confirms until nobody waits.
+func (v *verifier) run(g *Group) {
+	for {
+		v.mu.Lock()
+		round := v.next
+		v.next = nil
+		if round == nil {
+			v.running = false
+			v.mu.Unlock()
+			return
+		}
+		v.mu.Unlock()
+		if err := g.await(g.raft.VerifyLeader()); err != nil {
+			round.err = dberr.New(dberr.NotLeader, "confirm leadership of group %d: %w", g.cfg.Group, err)
+		}
+		close(round.done)
+	}
+}

@@ -1,0 +1,255 @@
+// Package shard is one shard: a Raft group whose state is rows in the node's hot store.
+//
+// The leader decides a write before the log (keys, constraints, defaults, _seq) while it holds the
+// touched keys reserved; applying an entry afterwards reads nothing. See DESIGN.md of this service.
+package shard
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/shardmap"
+	"github.com/kalamdb/kalamdb-go/internal/snowflake"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
+)
+
+const (
+	// inFlightMax bounds the commands between decision and application. It leaves room in Raft's queue
+	// for barriers and purges, so that proposing never blocks.
+	inFlightMax = raftgroup.ApplyQueueMax - 24
+	// inFlightBytesMax bounds their rows: each is in memory as request, command and batch.
+	inFlightBytesMax = 256 << 20
+)
+
+// Tables finds the newest version of a table.
+type Tables interface {
+	Table(id uint32) (*catalog.Table, bool)
+}
+
+// Config describes one shard of a node.
+type Config struct {
+	ID     uint32
+	Shards shardmap.Map
+	DB     *pebble.DB
+	Tables Tables
+	// Node numbers this node in _seq and SNOWFLAKE_ID().
+	Node uint16
+	// IDs serve SNOWFLAKE_ID(): one generator for all shards of a node.
+	IDs  *snowflake.Generator
+	Now  func() time.Time // nil means time.Now
+	Rand io.Reader        // nil means crypto/rand
+	// Fail reports an error after which this node must not go on (the hot store cannot be written);
+	// Failed is closed then.
+	Fail   func(error)
+	Failed <-chan struct{}
+	// Observe is told of every batch applied; nil means nobody.
+	Observe func(commands, bytes int)
+	Logger  *slog.Logger
+}
+
+// Shard is one replica of a shard. Make it with New, run it as a raftgroup.State, then Attach the group.
+type Shard struct {
+	cfg Config
+	hub *watch.Hub
+	seq *snowflake.Generator
+
+	group *raftgroup.Group
+	term  atomic.Uint64 // in which this node leads and decides; 0 otherwise
+
+	// The applied state; written by Raft's apply goroutine, read by anybody.
+	applied atomic.Pointer[keycodec.Applied]
+	// dropped tables, and whether an entry could not be applied; touched by the apply goroutine only.
+	dropped map[uint32]bool
+	broken  bool
+
+	keys     *reservations
+	inFlight *semaphore.Weighted
+	bytes    *semaphore.Weighted
+
+	// propose orders _seq and log: both are taken under it. It guards closed. Lock order: propose, waiting.
+	propose sync.Mutex
+	closed  bool
+	// waiting guards pending. It is not propose, as apply must never wait for a proposer.
+	waiting sync.Mutex
+	pending map[uint64]*Pending // by first _seq
+	// failing carries every proposal to answerFailures, which closing ends.
+	failing chan proposal
+	closing sync.Once
+	work    sync.WaitGroup
+}
+
+// New reads the shard's applied state.
+func New(cfg Config) (*Shard, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	seq, err := snowflake.New(snowflake.SeqEpoch, cfg.Node, cfg.Now)
+	if err != nil {
+		return nil, err
+	}
+	s := &Shard{cfg: cfg, seq: seq, keys: newReservations(), inFlight: semaphore.NewWeighted(inFlightMax),
+		bytes: semaphore.NewWeighted(inFlightBytesMax), pending: map[uint64]*Pending{},
+		failing: make(chan proposal, raftgroup.ApplyQueueMax)}
+	if err := s.load(); err != nil {
+		return nil, dberr.New(dberr.CodeOf(err), "open shard %d: %w", cfg.ID, err)
+	}
+	s.hub = watch.NewHub(cfg.ID, s.Position(), changelog.Log{Reader: cfg.DB, Shard: cfg.ID})
+	s.hub.Close(dberr.New(dberr.NotLeader, "shard %d has no leader yet", cfg.ID))
+	return s, nil
+}
+
+// load reads what apply keeps in memory.
+func (s *Shard) load() error {
+	a, err := readApplied(s.cfg.DB, s.cfg.ID)
+	if err != nil {
+		return err
+	}
+	s.applied.Store(&a)
+	s.dropped = map[uint32]bool{}
+	span := keycodec.PrefixSpan(keycodec.DroppedPrefix(s.cfg.ID))
+	it, err := s.cfg.DB.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
+	if err != nil {
+		return readFailed(err)
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var table uint32
+		if table, err = keycodec.DecodeDroppedKey(it.Key()); err == nil {
+			s.dropped[table] = true
+		}
+	}
+	return errors.Join(err, it.Error(), it.Close())
+}
+
+func readApplied(r pebble.Reader, shard uint32) (a keycodec.Applied, err error) {
+	v, closer, err := r.Get(keycodec.AppliedKey(shard))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return a, nil
+	}
+	if err != nil {
+		return a, readFailed(err)
+	}
+	a, err = keycodec.DecodeApplied(v)
+	return a, errors.Join(err, closer.Close())
+}
+
+// Attach gives the shard its group and starts it.
+func (s *Shard) Attach(g *raftgroup.Group) {
+	s.propose.Lock()
+	defer s.propose.Unlock()
+	s.group = g
+	s.work.Go(s.answerFailures)
+}
+
+// Lead begins to serve in a term: everything committed before is applied.
+func (s *Shard) Lead(term uint64) {
+	position := s.Position()
+	s.seq.Raise(position)
+	s.hub.Open(position)
+	s.term.Store(term)
+}
+
+// Follow ends serving.
+func (s *Shard) Follow() {
+	s.term.Store(0)
+	s.hub.Close(dberr.New(dberr.NotLeader, "this node does not lead shard %d", s.cfg.ID))
+}
+
+// ID is the shard's number.
+func (s *Shard) ID() uint32 { return s.cfg.ID }
+
+// Hub hands out the shard's changes.
+func (s *Shard) Hub() *watch.Hub { return s.hub }
+
+// NextSeq returns a new _seq of the shard, for writes that do not pass through its log.
+func (s *Shard) NextSeq() uint64 { return s.seq.Next() }
+
+// Leads reports whether this node serves the shard.
+func (s *Shard) Leads() bool { return s.term.Load() != 0 }
+
+// NotLeader is the error for requests this node cannot serve.
+func (s *Shard) NotLeader() error { return s.group.NotLeader() }
+
+// ReadBarrier returns once reading the local state is linearizable.
+func (s *Shard) ReadBarrier(ctx context.Context) error {
+	if err := s.checkServing(); err != nil {
+		return err
+	}
+	return s.group.ReadBarrier(ctx)
+}
+
+func (s *Shard) checkServing() error {
+	select {
+	case <-s.cfg.Failed:
+		return errFailed
+	default:
+	}
+	if s.term.Load() == 0 {
+		return s.group.NotLeader()
+	}
+	return nil
+}
+
+var errFailed = dberr.New(dberr.Unavailable, "this node's disk failed; see its log")
+
+// NewSnapshot returns the state as of now; its position is what AppliedKey holds in it.
+func (s *Shard) NewSnapshot() *pebble.Snapshot { return s.cfg.DB.NewSnapshot() }
+
+// Position is the highest _seq applied.
+func (s *Shard) Position() uint64 { return s.applied.Load().Seq }
+
+// Prune drops the change log before a point in time. Replicas prune by their own clocks.
+func (s *Shard) Prune(before time.Time) (bool, error) {
+	return changelog.Prune(s.cfg.DB, s.cfg.ID, changelog.BucketAt(before))
+}
+
+// Drain refuses new writes and waits for those on their way. Call it before the group stops: Raft
+// leaves proposals unanswered that it had not looked at when it shut down.
+func (s *Shard) Drain(ctx context.Context) error {
+	s.Follow()
+	err := s.inFlight.Acquire(ctx, inFlightMax)
+	if err == nil {
+		s.inFlight.Release(inFlightMax)
+	}
+	s.propose.Lock()
+	defer s.propose.Unlock()
+	s.closed = true
+	if err != nil {
+		return dberr.New(dberr.Unavailable, "stop shard %d: writes are still on their way: %w", s.cfg.ID, err)
+	}
+	return nil
+}
+
+// Close ends the shard after its group has stopped.
+func (s *Shard) Close(ctx context.Context) error {
+	s.closing.Do(func() {
+		s.propose.Lock()
+		defer s.propose.Unlock()
+		s.closed = true
+		close(s.failing)
+	})
+	done := make(chan struct{})
+	go func() { s.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return dberr.New(dberr.Unavailable, "stop shard %d: %w", s.cfg.ID, ctx.Err())
+	}
+}
