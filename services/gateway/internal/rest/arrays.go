@@ -221,12 +221,3 @@ func (arrays) fault(w http.ResponseWriter, e *exchange, err error, failed uint32
 	setErrorHeaders(w.Header(), f.status, err)
 	writeJSON(w, f.status, out)
 }
-
-// FromMessage turns an error inside a message back into an error.
-func FromMessage(m *storagev1.Error) error {
-	err := dberr.New(dberr.Code(m.GetCode()), "%s", m.GetMessage())
-	for k, v := range m.GetFields() {
-		err = err.With(k, v)
-	}
-	return err
-}

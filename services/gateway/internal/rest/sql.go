@@ -55,7 +55,7 @@ func (a *API) sql(w http.ResponseWriter, r *http.Request, s shape) {
 		e.log(err)
 		s.fault(w, e, err, 0)
 	case resp.GetError() != nil:
-		err = FromMessage(resp.GetError())
+		err = edge.FromMessage(resp.GetError())
 		e.log(err)
 		s.fault(w, e, err, resp.GetFailedStatement())
 	}
