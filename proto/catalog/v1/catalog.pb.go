@@ -1173,6 +1173,7 @@ type Command struct {
 	//	*Command_RecordLogin
 	//	*Command_TablePurged
 	//	*Command_RevokeTokens
+	//	*Command_InitCluster
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1321,6 +1322,15 @@ func (x *Command) GetRevokeTokens() *RevokeTokens {
 	return nil
 }
 
+func (x *Command) GetInitCluster() *InitCluster {
+	if x != nil {
+		if x, ok := x.Command.(*Command_InitCluster); ok {
+			return x.InitCluster
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -1369,6 +1379,10 @@ type Command_RevokeTokens struct {
 	RevokeTokens *RevokeTokens `protobuf:"bytes,12,opt,name=revoke_tokens,json=revokeTokens,proto3,oneof"`
 }
 
+type Command_InitCluster struct {
+	InitCluster *InitCluster `protobuf:"bytes,13,opt,name=init_cluster,json=initCluster,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -1390,6 +1404,8 @@ func (*Command_RecordLogin) isCommand_Command() {}
 func (*Command_TablePurged) isCommand_Command() {}
 
 func (*Command_RevokeTokens) isCommand_Command() {}
+
+func (*Command_InitCluster) isCommand_Command() {}
 
 type CreateNamespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2000,6 +2016,59 @@ func (x *RevokeTokens) GetUserId() string {
 	return ""
 }
 
+// InitCluster is the first command of a cluster; later ones change nothing.
+type InitCluster struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Shards        uint32                 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitCluster) Reset() {
+	*x = InitCluster{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitCluster) ProtoMessage() {}
+
+func (x *InitCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
+func (*InitCluster) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *InitCluster) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *InitCluster) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when IF [NOT] EXISTS made the command a no-op.
@@ -2015,7 +2084,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2096,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2109,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -2079,7 +2148,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2160,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2173,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 type WatchResponse struct {
@@ -2126,7 +2195,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2207,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2220,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -2278,7 +2347,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2359,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2372,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -2343,7 +2412,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2424,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2437,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -2388,7 +2457,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2469,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2482,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -2434,7 +2503,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2515,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2528,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -2486,7 +2555,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2567,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2580,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -2608,7 +2677,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
 	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xd4\x05\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x92\x06\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -2625,7 +2694,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\frecord_login\x18\n" +
 	" \x01(\v2\x17.catalog.v1.RecordLoginH\x00R\vrecordLogin\x12<\n" +
 	"\ftable_purged\x18\v \x01(\v2\x17.catalog.v1.TablePurgedH\x00R\vtablePurged\x12?\n" +
-	"\rrevoke_tokens\x18\f \x01(\v2\x18.catalog.v1.RevokeTokensH\x00R\frevokeTokensB\t\n" +
+	"\rrevoke_tokens\x18\f \x01(\v2\x18.catalog.v1.RevokeTokensH\x00R\frevokeTokens\x12<\n" +
+	"\finit_cluster\x18\r \x01(\v2\x17.catalog.v1.InitClusterH\x00R\vinitClusterB\t\n" +
 	"\acommand\"h\n" +
 	"\x0fCreateNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
@@ -2669,7 +2739,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vTablePurged\x12\x19\n" +
 	"\btable_id\x18\x01 \x01(\rR\atableId\"'\n" +
 	"\fRevokeTokens\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId\"\x92\x01\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"D\n" +
+	"\vInitCluster\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\"\x92\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
@@ -2769,7 +2843,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
@@ -2797,14 +2871,15 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*RecordLogin)(nil),       // 23: catalog.v1.RecordLogin
 	(*TablePurged)(nil),       // 24: catalog.v1.TablePurged
 	(*RevokeTokens)(nil),      // 25: catalog.v1.RevokeTokens
-	(*ApplyResponse)(nil),     // 26: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 27: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 28: catalog.v1.WatchResponse
-	(*Snapshot)(nil),          // 29: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 30: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 31: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 32: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 33: catalog.v1.ListUsersResponse
+	(*InitCluster)(nil),       // 26: catalog.v1.InitCluster
+	(*ApplyResponse)(nil),     // 27: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),      // 28: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),     // 29: catalog.v1.WatchResponse
+	(*Snapshot)(nil),          // 30: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 31: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 32: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 33: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 34: catalog.v1.ListUsersResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -2829,31 +2904,32 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	23, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
 	24, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
 	25, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	9,  // 22: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	12, // 23: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 24: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	9,  // 25: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	12, // 26: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	29, // 27: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	11, // 28: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	9,  // 29: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	11, // 30: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	9,  // 31: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	12, // 32: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	12, // 33: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	13, // 34: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	27, // 35: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	30, // 36: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	32, // 37: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	26, // 38: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	28, // 39: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	31, // 40: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	33, // 41: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	38, // [38:42] is the sub-list for method output_type
-	34, // [34:38] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	26, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	9,  // 23: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	12, // 24: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 25: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	9,  // 26: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	12, // 27: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	30, // 28: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	11, // 29: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	9,  // 30: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	11, // 31: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	9,  // 32: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	12, // 33: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	12, // 34: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	13, // 35: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	28, // 36: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	31, // 37: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	33, // 38: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	27, // 39: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	29, // 40: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	32, // 41: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	34, // 42: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	39, // [39:43] is the sub-list for method output_type
+	35, // [35:39] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -2873,9 +2949,10 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_RecordLogin)(nil),
 		(*Command_TablePurged)(nil),
 		(*Command_RevokeTokens)(nil),
+		(*Command_InitCluster)(nil),
 	}
 	file_catalog_v1_catalog_proto_msgTypes[15].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[23].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -2889,7 +2966,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,184 @@
+package catalogstate
+
+import (
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+)
+
+// Result is what applying a command returns through Raft.
+type Result struct {
+	Response *catalogv1.ApplyResponse
+	// Err is a refusal by the catalog's rules: the same on every replica.
+	Err error
+}
+
+// transaction applies a batch of entries.
+type transaction struct {
+	tx     *bbolt.Tx
+	model  *model
+	owned  bool // model is a copy nobody else has
+	events []*catalogv1.WatchResponse
+	wake   bool // a table waits to be purged
+	// of the entry being applied
+	index uint64
+	now   int64
+}
+
+// Apply applies committed commands: one bbolt transaction for all, then memory, then the watchers.
+func (s *State) Apply(logs []*raft.Log) []any {
+	results := make([]any, len(logs))
+	if s.broken {
+		return refuseAll(results)
+	}
+	t := &transaction{model: s.model.Load()}
+	last := s.applied.Load()
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		t.tx = tx
+		for i, l := range logs {
+			if l.Index <= last {
+				continue // replayed after a restart
+			}
+			r, err := t.entry(l)
+			if err != nil {
+				return err
+			}
+			results[i] = r
+			last = l.Index
+		}
+		if err := putNumber(tx.Bucket(bucketMeta), keyVersion, t.model.version); err != nil {
+			return err
+		}
+		return putNumber(tx.Bucket(bucketMeta), keyApplied, last)
+	})
+	if err != nil {
+		s.broken = true
+		s.cfg.Fail(dberr.New(dberr.Corrupt, "apply to the catalog after entry %d: %w", s.applied.Load(), err))
+		return refuseAll(results)
+	}
+	s.publish(t, last)
+	return results
+}
+
+func refuseAll(results []any) []any {
+	for i := range results {
+		results[i] = &Result{Err: dberr.New(dberr.Unavailable, "this node's catalog failed; see its log")}
+	}
+	return results
+}
+
+// publish makes what was committed visible and tells the watchers, as one step for them.
+func (s *State) publish(t *transaction, applied uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.model.Store(t.model)
+	s.applied.Store(applied)
+	for w := range s.watchers {
+		if !w.offer(t.events) {
+			delete(s.watchers, w)
+		}
+	}
+	if t.wake {
+		select {
+		case s.dropped <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// entry applies one command. Only faults below the catalog's rules are returned as errors.
+func (t *transaction) entry(l *raft.Log) (*Result, error) {
+	cmd := &catalogv1.Command{}
+	if err := proto.Unmarshal(l.Data, cmd); err != nil {
+		return nil, dberr.New(dberr.Corrupt, "entry %d is not a catalog command: %w", l.Index, err)
+	}
+	t.index, t.now = l.Index, cmd.GetTimeUs()
+	before := len(t.events)
+	resp, err := t.command(cmd)
+	if refusal, ok := err.(*refused); ok {
+		return &Result{Err: refusal.err}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t.seal(before)
+	if resp.GetChanged() && len(t.events) > before {
+		t.model.version = l.Index
+	}
+	resp.Version = t.model.version
+	return &Result{Response: resp}, nil
+}
+
+// seal gives a command's events their versions: only the last one completes the command, so whoever
+// waits for its version has seen all of it.
+func (t *transaction) seal(from int) {
+	for i := from; i < len(t.events); i++ {
+		t.events[i].Version = t.model.version
+		if i == len(t.events)-1 {
+			t.events[i].Version = t.index
+		}
+	}
+}
+
+// refused marks an error as the answer to the command: nothing was changed.
+type refused struct{ err error }
+
+func (r *refused) Error() string { return r.err.Error() }
+
+func refuse(code dberr.Code, text string, args ...any) error {
+	return &refused{dberr.New(code, text, args...)}
+}
+
+func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, error) {
+	switch k := c.GetCommand().(type) {
+	case *catalogv1.Command_InitCluster:
+		return t.initCluster(k.InitCluster)
+	case *catalogv1.Command_CreateNamespace:
+		return t.createNamespace(k.CreateNamespace)
+	case *catalogv1.Command_DropNamespace:
+		return t.dropNamespace(k.DropNamespace)
+	case *catalogv1.Command_CreateTable:
+		return t.createTable(k.CreateTable)
+	case *catalogv1.Command_DropTable:
+		return t.dropTable(k.DropTable)
+	case *catalogv1.Command_TablePurged:
+		return t.tablePurged(k.TablePurged)
+	case *catalogv1.Command_CreateUser:
+		return t.createUser(k.CreateUser)
+	case *catalogv1.Command_AlterUser:
+		return t.alterUser(k.AlterUser)
+	case *catalogv1.Command_DropUser:
+		return t.dropUser(k.DropUser)
+	case *catalogv1.Command_RestoreUser:
+		return t.restoreUser(k.RestoreUser)
+	case *catalogv1.Command_RecordLogin:
+		return t.recordLogin(k.RecordLogin)
+	case *catalogv1.Command_RevokeTokens:
+		return t.revokeTokens(k.RevokeTokens)
+	}
+	// An entry of a newer version: this replica cannot know what it leaves out.
+	return nil, dberr.New(dberr.Corrupt, "a catalog command this version does not know")
+}
+
+// edit returns the model to change, a copy the first time.
+func (t *transaction) edit() *model {
+	if !t.owned {
+		t.model = t.model.clone()
+		t.owned = true
+	}
+	return t.model
+}
+
+func (t *transaction) emit(e *catalogv1.WatchResponse) {
+	t.edit() // the version moves
+	t.events = append(t.events, e)
+}
+
+func (t *transaction) bucket(name []byte) *bbolt.Bucket { return t.tx.Bucket(name) }
+
+func unchanged() (*catalogv1.ApplyResponse, error) { return &catalogv1.ApplyResponse{}, nil }
+
+func changed() *catalogv1.ApplyResponse { return &catalogv1.ApplyResponse{Changed: true} }

@@ -1,0 +1,73 @@
+package catalogstate
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// restoreSuffix names the file a restore is written to before it takes the place of the old one.
+const restoreSuffix = ".restore"
+
+// Applied is the index of the last command applied.
+func (s *State) Applied() uint64 { return s.applied.Load() }
+
+// MakeDurable has nothing to do: every transaction is synced before it is visible.
+func (s *State) MakeDurable(uint64) error { return nil }
+
+// WriteSnapshot writes the bbolt file as of now.
+func (s *State) WriteSnapshot(w io.Writer) error {
+	return s.view(func(tx *bbolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+}
+
+// Torn is never true: a restore takes effect by one rename.
+func (s *State) Torn() (bool, error) { return false, nil }
+
+// Restore replaces the file. What is received is checked before the old file goes.
+func (s *State) Restore(r io.Reader) error {
+	path := s.cfg.Path + restoreSuffix
+	if err := receive(path, r); err != nil {
+		return errors.Join(dberr.New(codeOr(err, dberr.Unavailable), "restore the catalog: %w", err), os.Remove(path))
+	}
+	s.file.Lock()
+	defer s.file.Unlock()
+	s.endWatchers(dberr.New(dberr.Unavailable, "the catalog is being replaced"))
+	err := s.db.Close()
+	if err == nil {
+		err = os.Rename(path, s.cfg.Path)
+	}
+	if err == nil {
+		err = syncDir(s.cfg.Path)
+	}
+	if err != nil {
+		return dberr.New(dberr.Unavailable, "restore the catalog: %w", err)
+	}
+	return s.open()
+}
+
+// receive writes a file durably and sees that it is a catalog.
+func receive(path string, r io.Reader) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, fileMode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(path, fileMode, &bbolt.Options{Timeout: openTimeout})
+	if err != nil {
+		return dberr.New(dberr.Corrupt, "the snapshot is not a catalog: %w", err)
+	}
+	return errors.Join(prepare(db), db.Close())
+}

@@ -1,0 +1,135 @@
+package catalogstate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+)
+
+const (
+	// commandBytesMax bounds one catalog command: the largest is a table of columnsMax columns.
+	commandBytesMax = 1 << 20
+	// usersPageMax and usersPageDefault bound ListUsers.
+	usersPageMax     = 1000
+	usersPageDefault = 100
+)
+
+// Group is what the service needs of the catalog's Raft group.
+type Group interface {
+	Term() uint64
+	Propose(command []byte) raft.ApplyFuture
+	ReadBarrier(ctx context.Context) error
+	NotLeader() error
+}
+
+// Service serves catalog.v1.CatalogService. It implements the generated interface.
+type Service struct {
+	catalogv1.UnimplementedCatalogServiceServer
+	state  *State
+	group  Group
+	now    func() time.Time
+	failed <-chan struct{}
+}
+
+// NewService makes the service. failed is closed when this node must not go on.
+func NewService(state *State, group Group, now func() time.Time, failed <-chan struct{}) *Service {
+	return &Service{state: state, group: group, now: now, failed: failed}
+}
+
+// Apply commits one command.
+func (s *Service) Apply(ctx context.Context, req *catalogv1.ApplyRequest) (*catalogv1.ApplyResponse, error) {
+	if s.group.Term() == 0 {
+		return nil, s.group.NotLeader()
+	}
+	cmd := req.GetCommand()
+	if cmd.GetTimeUs() == 0 { // messages are shared with the caller: never change them
+		cmd = proto.CloneOf(cmd)
+		if cmd == nil {
+			return nil, dberr.New(dberr.InvalidArgument, "a request without a command")
+		}
+		cmd.TimeUs = s.now().UnixMicro()
+	}
+	if cmd.GetCommand() == nil {
+		return nil, dberr.New(dberr.InvalidArgument, "a command of no known kind")
+	}
+	raw, err := proto.Marshal(cmd)
+	if err != nil {
+		return nil, dberr.New(dberr.InvalidArgument, "encode the command: %w", err)
+	}
+	if len(raw) > commandBytesMax {
+		return nil, dberr.New(dberr.LimitExceeded, "a catalog command of %d bytes, the limit is %d (commandBytesMax)", len(raw), commandBytesMax)
+	}
+	return s.commit(ctx, raw)
+}
+
+// commit proposes and waits. A caller that leaves early does not know the outcome.
+func (s *Service) commit(ctx context.Context, raw []byte) (*catalogv1.ApplyResponse, error) {
+	future := s.group.Propose(raw)
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }() // ends with the entry; Raft bounds how many there are
+	select {
+	case err := <-done:
+		if err != nil {
+			return nil, s.failure(err)
+		}
+	case <-ctx.Done():
+		return nil, dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "the command was sent, whether it was done is unknown: %w", ctx.Err())
+	case <-s.failed:
+		return nil, dberr.New(dberr.Unavailable, "this node's disk failed; see its log")
+	}
+	r, ok := future.Response().(*Result)
+	if !ok {
+		return nil, dberr.New(dberr.Internal, "the catalog answered a command with %T", future.Response())
+	}
+	return r.Response, r.Err
+}
+
+func (s *Service) failure(err error) error {
+	if errors.Is(err, raft.ErrNotLeader) {
+		return s.group.NotLeader()
+	}
+	return dberr.New(dberr.Unavailable, "the catalog lost its leader: whether the command was done is unknown: %w", err)
+}
+
+// Watch streams the catalog.
+func (s *Service) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
+	if err := s.group.ReadBarrier(stream.Context()); err != nil {
+		return err
+	}
+	return s.state.Watch(stream.Context(), stream.Send)
+}
+
+// GetUser reads one user, as of now: a dropped or demoted account is seen as such at once.
+func (s *Service) GetUser(ctx context.Context, req *catalogv1.GetUserRequest) (*catalogv1.GetUserResponse, error) {
+	if err := s.group.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	u, err := s.state.User(req.GetUserId())
+	if err != nil {
+		return nil, err
+	}
+	return &catalogv1.GetUserResponse{User: u}, nil
+}
+
+// ListUsers pages through users by id.
+func (s *Service) ListUsers(ctx context.Context, req *catalogv1.ListUsersRequest) (*catalogv1.ListUsersResponse, error) {
+	if err := s.group.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	limit := int(req.GetLimit())
+	if limit == 0 {
+		limit = usersPageDefault
+	}
+	users, more, err := s.state.Users(req.GetAfterUserId(), min(limit, usersPageMax))
+	if err != nil {
+		return nil, err
+	}
+	return &catalogv1.ListUsersResponse{Users: users, HasMore: more}, nil
+}
