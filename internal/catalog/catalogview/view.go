@@ -70,6 +70,8 @@ type Event struct {
 	UserChanged  string
 	TableDropped uint32
 	TableChanged *catalog.Table
+	// Reset: the catalog was read anew, so anything may have changed.
+	Reset bool
 }
 
 // New makes a view over a connection to the storage role.
@@ -185,6 +187,7 @@ func (v *View) apply(m *catalogv1.WatchResponse) {
 	case *catalogv1.WatchResponse_Snapshot:
 		next = fromSnapshot(e.Snapshot)
 		v.users.Purge() // changes may have been missed
+		ev.Reset = true
 	case *catalogv1.WatchResponse_UserChanged:
 		next = v.State().sameContent()
 		v.users.Remove(e.UserChanged)

@@ -77,10 +77,9 @@ type Queue struct {
 	bytes  int
 	closed bool
 	// lagged were ended here and not yet forgotten by their owner, who may still push for them.
-	lagged    map[uint64]struct{}
-	reported  []uint64 // lagged, not yet taken by TakeLagged
-	laggedAll uint64
-	onRoom    []func()
+	lagged   map[uint64]struct{}
+	reported []uint64 // lagged, not yet taken by TakeLagged
+	onRoom   []func()
 
 	signals chan struct{} // one token: there may be something to take
 	room    chan struct{} // closed and replaced when room returns
@@ -161,7 +160,6 @@ func (q *Queue) giveUp(last Item) {
 			ends = append(ends, endItem(id, dberr.Lagged, laggedText, it.Resume))
 		}
 	}
-	q.laggedAll += uint64(len(ends))
 	for _, it := range ends {
 		q.append(it, it.bytes())
 	}
@@ -294,9 +292,9 @@ func (q *Queue) Abort() {
 	q.signalRoom()
 }
 
-// Stats returns what waits now, and how many subscriptions have lagged so far.
-func (q *Queue) Stats() (messages, bytes int, lagged uint64) {
+// Stats returns what waits now.
+func (q *Queue) Stats() (messages, bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.items) - q.head, q.bytes, q.laggedAll
+	return len(q.items) - q.head, q.bytes
 }

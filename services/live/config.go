@@ -1,0 +1,109 @@
+package live
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kalamdb/kalamdb-go/internal/config"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/live/internal/group"
+	"github.com/kalamdb/kalamdb-go/services/live/internal/outbox"
+	"github.com/kalamdb/kalamdb-go/services/live/internal/subscription"
+)
+
+// Defaults of Config.
+const (
+	// defaultSubscriptionsMax is what a node of two cores serves with about 100 MB.
+	defaultSubscriptionsMax = 100_000
+	// defaultQueueMessages and defaultQueueBytes hold what a busy partition changes in the seconds that
+	// a gateway may need for a garbage collection or a reconnect.
+	defaultQueueMessages = 16_384
+	defaultQueueBytes    = 64 << 20
+	// defaultBufferRows is spec 4.1 rule 5; what comes above it is read from the change log.
+	defaultBufferRows       = 1024
+	defaultBufferBytes      = 1 << 20
+	defaultBufferTotalBytes = 64 << 20
+	// defaultPageRows is what storage orders in memory for one scan.
+	defaultPageRows         = 10_000
+	defaultPageTimeout      = time.Minute
+	defaultOpenTimeout      = 10 * time.Second
+	defaultProgressInterval = 5 * time.Second
+	// progressIntervalMin bounds the cost of bookmarks, which visit every partition.
+	progressIntervalMin = time.Second
+)
+
+// Config of the live role. The zero value works.
+type Config struct {
+	// Addr is where the role serves, Storage the role it calls. Empty means "live" and "storage", the
+	// names inside one process.
+	Addr    string `toml:"-"`
+	Storage string `toml:"-"`
+
+	SubscriptionsMax int             `toml:"max_subscriptions" doc:"subscriptions on one live node"`
+	QueueMessages    int             `toml:"queue_messages" doc:"messages that may wait for one gateway; past it subscriptions end as lagged"`
+	QueueBytes       int             `toml:"queue_bytes" doc:"bytes that may wait for one gateway"`
+	BufferRows       int             `toml:"buffer_rows" doc:"changes kept in memory while one subscription gets its initial rows"`
+	BufferBytes      int             `toml:"buffer_bytes" doc:"bytes of these changes"`
+	BufferTotalBytes int             `toml:"buffer_total_bytes" doc:"bytes of these changes for all subscriptions"`
+	PageRows         int             `toml:"page_rows" doc:"initial rows read by one scan, and the highest last_rows"`
+	PageTimeout      config.Duration `toml:"page_timeout" doc:"how long one scan of initial rows may take"`
+	OpenTimeout      config.Duration `toml:"open_timeout" doc:"how long a subscription waits for storage and the catalog"`
+	ProgressInterval config.Duration `toml:"progress_interval" doc:"least time between two bookmarks for an idle subscription, 1s or more"`
+
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time `toml:"-"`
+	// Logger is used for faults; nil means slog.Default.
+	Logger *slog.Logger `toml:"-"`
+	// Metrics is where metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer `toml:"-"`
+}
+
+// withDefaults fills in what is zero and refuses what makes no sense.
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.Addr, "live")
+	setDefault(&c.Storage, "storage")
+	setDefault(&c.SubscriptionsMax, defaultSubscriptionsMax)
+	setDefault(&c.QueueMessages, defaultQueueMessages)
+	setDefault(&c.QueueBytes, defaultQueueBytes)
+	setDefault(&c.BufferRows, defaultBufferRows)
+	setDefault(&c.BufferBytes, defaultBufferBytes)
+	setDefault(&c.BufferTotalBytes, defaultBufferTotalBytes)
+	setDefault(&c.PageRows, defaultPageRows)
+	setDefault(&c.PageTimeout, config.Duration(defaultPageTimeout))
+	setDefault(&c.OpenTimeout, config.Duration(defaultOpenTimeout))
+	setDefault(&c.ProgressInterval, config.Duration(defaultProgressInterval))
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	for name, n := range map[string]int{"max_subscriptions": c.SubscriptionsMax, "queue_messages": c.QueueMessages,
+		"queue_bytes": c.QueueBytes, "buffer_rows": c.BufferRows, "buffer_bytes": c.BufferBytes,
+		"buffer_total_bytes": c.BufferTotalBytes, "page_rows": c.PageRows} {
+		if n < 0 {
+			return c, dberr.New(dberr.InvalidArgument, "setting live.%s is negative", name)
+		}
+	}
+	if c.PageTimeout < 0 || c.OpenTimeout < 0 || time.Duration(c.ProgressInterval) < progressIntervalMin {
+		return c, dberr.New(dberr.InvalidArgument, "the times of section live may not be negative, and live.progress_interval not below %s", progressIntervalMin)
+	}
+	return c, nil
+}
+
+func setDefault[T comparable](dst *T, value T) {
+	var zero T
+	if *dst == zero {
+		*dst = value
+	}
+}
+
+func (c *Config) hub() group.Config {
+	return group.Config{Log: c.Logger, Now: c.Now, SubscriptionsMax: c.SubscriptionsMax,
+		Outbox: outbox.Limits{Messages: c.QueueMessages, Bytes: c.QueueBytes},
+		Buffer: subscription.Limits{Rows: c.BufferRows, Bytes: c.BufferBytes}, BufferBytes: c.BufferTotalBytes,
+		PageRows: c.PageRows, PageTimeout: time.Duration(c.PageTimeout), OpenTimeout: time.Duration(c.OpenTimeout),
+		ProgressEvery: time.Duration(c.ProgressInterval)}
+}

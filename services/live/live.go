@@ -1,0 +1,117 @@
+// Package live is the live role: it holds subscriptions, hands them the rows they begin with and then
+// every change, each once and in order. Its state is soft: a client resumes at its position on any
+// live node. See DESIGN.md.
+package live
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/live/internal/group"
+	"github.com/kalamdb/kalamdb-go/services/live/internal/snapshot"
+)
+
+// Live is the role. Make it with New, then Start.
+type Live struct {
+	cfg     Config
+	network rpcnet.Network
+
+	storage *rpcnet.Conn
+	view    *catalogview.View
+	hub     *group.Hub
+	follow  *follower
+	server  *rpcnet.Server
+	// calls are the goroutines that send and receive for streams. They end with their stream, which
+	// may be after its handler.
+	calls sync.WaitGroup
+}
+
+// New makes the role on a network.
+func New(cfg Config, network rpcnet.Network) *Live { return &Live{cfg: cfg, network: network} }
+
+// Name is the role's name.
+func (l *Live) Name() string { return "live" }
+
+// Start returns when the role serves. The storage role must be up: the first copy of the catalog comes
+// from there.
+func (l *Live) Start(ctx context.Context) error {
+	if err := l.start(ctx); err != nil {
+		return errors.Join(err, l.Stop(ctx))
+	}
+	return nil
+}
+
+func (l *Live) start(ctx context.Context) (err error) {
+	if l.cfg, err = l.cfg.withDefaults(); err != nil {
+		return err
+	}
+	if l.storage, err = rpcnet.Dial(l.network, l.cfg.Storage); err != nil {
+		return err
+	}
+	hub := group.New(l.cfg.hub(), storagev1.NewStorageServiceClient(l.storage), snapshot.NewReader(l.storage))
+	if err := register(l.cfg.Metrics, hub); err != nil {
+		return err
+	}
+	view := catalogview.New(l.storage, l.cfg.Logger)
+	follow := newFollower(view, hub, l.cfg.Logger)
+	view.OnChange(follow.note)
+	if err := view.Start(ctx); err != nil {
+		return err
+	}
+	l.view, l.hub, l.follow = view, hub, follow
+	hub.Start(ctx)
+	follow.start(ctx)
+	server, err := rpcnet.NewServer(l.network, l.cfg.Addr, rpcnet.ServerOptions{Logger: l.cfg.Logger})
+	if err != nil {
+		return err
+	}
+	l.server = server
+	livev1.RegisterLiveServiceServer(server.Registrar(), &service{l: l})
+	server.Serve()
+	return nil
+}
+
+// Stop ends every subscription as Unavailable with its position, sends these last messages until ctx
+// ends, and frees everything.
+func (l *Live) Stop(ctx context.Context) error {
+	if l.follow != nil {
+		l.follow.stop()
+	}
+	if l.hub != nil {
+		l.hub.Stop()
+	}
+	if l.server != nil {
+		l.server.Stop(ctx)
+	}
+	if l.view != nil {
+		l.view.Stop()
+	}
+	var errs []error
+	if l.storage != nil {
+		errs = append(errs, l.storage.Close())
+	}
+	errs = append(errs, l.waitCalls(ctx))
+	return errors.Join(errs...)
+}
+
+// waitCalls waits for the goroutines of streams. Only a gateway that neither reads nor hangs up can
+// keep one beyond its handler.
+func (l *Live) waitCalls(ctx context.Context) error {
+	ended := make(chan struct{})
+	go func() {
+		l.calls.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return dberr.New(dberr.Timeout, "stop the live role: a gateway holds its stream: %w", ctx.Err())
+	}
+}
