@@ -13,6 +13,7 @@ typedef void (*scalar_fn)(void *, void *, void *);
 
 extern void *duckdb_create_logical_type(int type);
 extern void duckdb_destroy_logical_type(void **type);
+extern void duckdb_logical_type_set_alias(void *type, const char *alias);
 extern void *duckdb_create_table_function(void);
 extern void duckdb_destroy_table_function(void **f);
 extern void duckdb_table_function_set_name(void *f, const char *name);
@@ -93,7 +94,7 @@ bool kalam_register_scan(void *conn, const char *name, uintptr_t engine) {
 }
 
 bool kalam_register_scalar(void *conn, const char *name, uintptr_t function, bool is_volatile, int argc,
-                           int overloads, const int *arg_types, int result_like, int result_type) {
+                           int overloads, const int *arg_types, int result_like, int result_type, bool json) {
 	void *set = duckdb_create_scalar_function_set(name);
 	bool ok = true;
 	for (int i = 0; i < overloads && ok; i++) {
@@ -105,6 +106,9 @@ bool kalam_register_scalar(void *conn, const char *name, uintptr_t function, boo
 			duckdb_destroy_logical_type(&type);
 		}
 		void *result = duckdb_create_logical_type(result_like < 0 ? result_type : arg_types[i * argc + result_like]);
+		if (json) {
+			duckdb_logical_type_set_alias(result, "JSON");
+		}
 		duckdb_scalar_function_set_return_type(f, result);
 		duckdb_destroy_logical_type(&result);
 		if (is_volatile) {

@@ -15,10 +15,10 @@ struct ArrowArray;
 bool kalam_register_scan(void *conn, const char *name, uintptr_t engine);
 
 // kalam_register_scalar registers one overload set of a scalar function whose result has the type of
-// argument result_like, or the type result_type when result_like is negative. arg_types holds argc
-// types for each of the overloads.
+// argument result_like, or the type result_type when result_like is negative, and the alias JSON if
+// asked for. arg_types holds argc types for each of the overloads.
 bool kalam_register_scalar(void *conn, const char *name, uintptr_t function, bool is_volatile, int argc,
-                           int overloads, const int *arg_types, int result_like, int result_type);
+                           int overloads, const int *arg_types, int result_like, int result_type, bool json);
 
 // kalam_bind_engine returns what kalam_register_scan was given.
 uintptr_t kalam_bind_engine(void *info);

@@ -280,11 +280,11 @@ func TestErrorsHaveCodes(t *testing.T) {
 		"SELECT * FROM nope":             dberr.InvalidSQL,
 		"CREATE TABLE x (a INT)":         dberr.InvalidSQL,
 		"SELECT 9223372036854775807 + 1": dberr.ValueOutOfRange,
-		"SELECT sum(9223372036854775807) FROM range(3)":          dberr.ValueOutOfRange,
-		"SELECT CAST('x' AS INT)":                                dberr.ValueOutOfRange,
-		"SELECT 1 / kalam_nonzero(i::INT) FROM range(3) t(i)":    dberr.ValueOutOfRange,
-		"SELECT CAST('kalamdb:Internal:1:x' AS INT)":             dberr.ValueOutOfRange,
-		"SELECT repeat('x', kalam_bound_count(1000000000, 1e9))": dberr.LimitExceeded,
+		"SELECT sum(9223372036854775807) FROM range(3)":       dberr.ValueOutOfRange,
+		"SELECT CAST('x' AS INT)":                             dberr.ValueOutOfRange,
+		"SELECT 1 / kalam_nonzero(i::INT) FROM range(3) t(i)": dberr.ValueOutOfRange,
+		"SELECT CAST('kalamdb:Internal:1:x' AS INT)":          dberr.ValueOutOfRange,
+		"SELECT kalam_repeat('x', 1000000000)":                dberr.LimitExceeded,
 	} {
 		if _, err := collect(t, e, Statement{SQL: sql}); dberr.CodeOf(err) != want {
 			t.Errorf("%s: %v (%s), want %s", sql, err, dberr.CodeOf(err), want)

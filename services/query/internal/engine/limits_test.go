@@ -99,6 +99,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	for name, sql := range map[string]string{
 		"sort":        "SELECT i::VARCHAR || repeat('x', 100) s FROM range(10000000) t(i) ORDER BY s DESC",
 		"aggregation": "SELECT count(*) FROM (SELECT i::VARCHAR || 'abcdefghijklmnop' s FROM range(100000000) t(i) GROUP BY 1)",
+		"string_agg":  "SELECT length(string_agg(kalam_repeat('x', 30000), '')) FROM range(100000)",
+		"array_agg":   "SELECT array_agg(kalam_repeat('x', 30000) || i) FROM range(100000) t(i)",
+		"json_agg":    "SELECT json_group_array(kalam_repeat('x', 30000) || i) FROM range(100000) t(i)",
 		"doubling":    "WITH RECURSIVE t(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM t) SELECT max(length(s)) FROM t",
 	} {
 		if _, err := collect(t, e, Statement{SQL: sql}); !dberr.Is(err, dberr.LimitExceeded) {

@@ -26,19 +26,23 @@ const (
 	scanFunction = "kalam_scan"
 	// NonZero(x) is x, or the error of a division by zero.
 	NonZero = "kalam_nonzero"
-	// BoundCount(n, bytes) is n and BoundText(t, bytes) is t, unless the bytes of all rows of one chunk
-	// exceed growthMax: they guard functions whose result is larger than their arguments, which
-	// DuckDB computes outside of its memory limit.
-	BoundCount = "kalam_bound_count"
-	BoundText  = "kalam_bound_text"
+	// Concat, Repeat, Replace, PadLeft, PadRight and RegexpReplace make text longer than their
+	// arguments, which DuckDB's own functions do outside of its memory limit; see text.go.
+	Concat        = "kalam_concat"
+	Repeat        = "kalam_repeat"
+	Replace       = "kalam_replace"
+	PadLeft       = "kalam_lpad"
+	PadRight      = "kalam_rpad"
+	RegexpReplace = "kalam_regexp_replace"
+	// BoundedJSON(j) is j, a JSON value, unless a chunk's values are too long together.
+	BoundedJSON = "kalam_bounded_json"
+	// NaNIsOne(x) is x, and 1 for NaN.
+	NaNIsOne = "kalam_nan_is_one"
 	// SnowflakeID(), UUIDv7() and ULID() are fresh for each row.
 	SnowflakeID = "kalam_snowflake_id"
 	UUIDv7      = "kalam_uuid_v7"
 	ULID        = "kalam_ulid"
 )
-
-// growthMax bounds the text that one function makes of one chunk (2,048 rows).
-const growthMax = 64 << 20
 
 // scalar is one of our functions.
 type scalar struct {
@@ -49,6 +53,8 @@ type scalar struct {
 	// resultLike is the argument whose type the result has; negative: result.
 	resultLike int
 	result     duckdb.Type
+	// json gives the result the type JSON, which is a kind of VARCHAR.
+	json bool
 	// run fills the output for the rows of a chunk.
 	run func(in duckdb.DataChunk, rows int, out duckdb.Vector) error
 }
@@ -57,8 +63,16 @@ func scalarFunctions(cfg Config) []*scalar {
 	return []*scalar{
 		{name: NonZero, run: nonZero, overloads: [][]duckdb.Type{{duckdb.TypeSmallInt}, {duckdb.TypeInteger},
 			{duckdb.TypeBigInt}, {duckdb.TypeHugeInt}, {duckdb.TypeFloat}, {duckdb.TypeDouble}}},
-		{name: BoundCount, run: bound, overloads: [][]duckdb.Type{{duckdb.TypeBigInt, duckdb.TypeDouble}}},
-		{name: BoundText, run: bound, overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeDouble}}},
+		{name: NaNIsOne, run: nanIsOne, overloads: [][]duckdb.Type{{duckdb.TypeFloat}}},
+		{name: BoundedJSON, run: boundedJSON, overloads: [][]duckdb.Type{{duckdb.TypeVarchar}}, json: true},
+		{name: Concat, run: textFunction(concat), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar},
+			{duckdb.TypeBlob, duckdb.TypeBlob}}},
+		{name: Repeat, run: textFunction(repeat), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeBigInt}}},
+		{name: Replace, run: textFunction(replace), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar, duckdb.TypeVarchar}}},
+		{name: PadLeft, run: textFunction(padLeft), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeBigInt, duckdb.TypeVarchar}}},
+		{name: PadRight, run: textFunction(padRight), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeBigInt, duckdb.TypeVarchar}}},
+		{name: RegexpReplace, run: textFunction(regexpReplace), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar,
+			duckdb.TypeVarchar, duckdb.TypeVarchar}}},
 		{name: SnowflakeID, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeBigInt,
 			run: snowflakes(cfg.SnowflakeID)},
 		{name: UUIDv7, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeVarchar, run: texts(newUUIDv7)},
@@ -81,7 +95,7 @@ func (f *scalar) register(c duckdb.Connection) (cgo.Handle, error) {
 	}
 	types = append(types, 0) // never empty: its address is passed
 	if !C.kalam_register_scalar(c.Ptr, name, C.uintptr_t(h), C.bool(f.volatile), C.int(argc), C.int(len(f.overloads)),
-		&types[0], C.int(f.resultLike), C.int(f.result)) {
+		&types[0], C.int(f.resultLike), C.int(f.result), C.bool(f.json)) {
 		return h, dberr.New(dberr.Internal, "register %s", f.name)
 	}
 	return h, nil
@@ -156,20 +170,22 @@ func hasZero[T comparable](vals []T, valid func(int) bool) bool {
 	return false
 }
 
-func bound(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
-	v, size := duckdb.DataChunkGetVector(in, 0), duckdb.DataChunkGetVector(in, 1)
-	ok := valid(size)
-	var total float64
-	for i, n := range values[float64](size, rows) {
-		if ok(i) && n > 0 {
-			total += n
+func nanIsOne(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+	v := duckdb.DataChunkGetVector(in, 0)
+	from, to, ok := values[float32](v, rows), values[float32](out, rows), valid(v)
+	for i, x := range from {
+		if !ok(i) {
+			setNull(out, i)
+		} else if to[i] = x; x != x {
+			to[i] = 1
 		}
 	}
-	if total > growthMax {
-		return dberr.New(dberr.LimitExceeded, "a text function would make more than %d MiB of text at once", growthMax>>20)
-	}
-	duckdb.VectorReferenceVector(out, v)
 	return nil
+}
+
+func setNull(v duckdb.Vector, row int) {
+	duckdb.VectorEnsureValidityWritable(v)
+	duckdb.ValiditySetRowInvalid(duckdb.VectorGetValidity(v), duckdb.IdxT(row))
 }
 
 func snowflakes(next func() int64) func(duckdb.DataChunk, int, duckdb.Vector) error {
