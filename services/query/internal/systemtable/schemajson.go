@@ -3,6 +3,7 @@ package systemtable
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/celljson"
@@ -65,40 +66,20 @@ func DefaultText(c *catalog.Column) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return literalText(d, c.Type)
+		return literalText(d, c.Type), nil
 	}
 	return defaultFunctions[c.Default.Kind] + "()", nil
 }
 
-func literalText(d datum.Datum, t catalog.Type) (string, error) {
+// literalText writes a value as SQL reads it: numbers and booleans bare, the rest quoted.
+func literalText(d datum.Datum, t catalog.Type) string {
 	switch d.Kind() {
 	case datum.KindNull:
-		return "NULL", nil
-	case datum.KindText:
-		return quote(d.AsText()), nil
-	case datum.KindInt:
-		return strconv.FormatInt(d.AsInt(), 10), nil
+		return "NULL"
+	case datum.KindBool, datum.KindInt, datum.KindFloat, datum.KindDecimal:
+		return datum.FormatText(d, t)
 	}
-	// The seed's dialect writes what SQL reads: numbers bare, points in time as ISO text.
-	b, err := celljson.AppendValue(nil, d, t, celljson.Seed)
-	if err != nil {
-		return "", err
-	}
-	if len(b) > 1 && b[0] == '"' {
-		return quote(string(b[1 : len(b)-1])), nil
-	}
-	return string(b), nil
-}
-
-func quote(s string) string {
-	out := []byte{'\''}
-	for i := range len(s) {
-		if s[i] == '\'' {
-			out = append(out, '\'')
-		}
-		out = append(out, s[i])
-	}
-	return string(append(out, '\''))
+	return "'" + strings.ReplaceAll(datum.FormatText(d, t), "'", "''") + "'"
 }
 
 // optionsJSON is system.schemas.options, tagged by the table's kind.
