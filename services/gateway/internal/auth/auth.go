@@ -137,11 +137,9 @@ type Session struct {
 }
 
 // Hold returns a channel that is closed when the session's account is dropped, changes its role or
-// password, or logs out. It is for streams; they must also end at ExpiresAt. The registration ends
-// with ctx.
-func (s *Service) Hold(ctx context.Context, sess Session) <-chan struct{} {
-	return s.held.add(ctx, sess)
-}
+// password, or logs out. It is for streams, which must also end at ExpiresAt. Call release when the
+// stream has ended.
+func (s *Service) Hold(sess Session) (end <-chan struct{}, release func()) { return s.held.add(sess) }
 
 // account reads a user; dropped ones count as absent.
 func (s *Service) account(ctx context.Context, id string) (*catalogv1.User, error) {

@@ -30,10 +30,11 @@ func (s *Service) Bind(ctx context.Context, sess Session) (bound context.Context
 	if !sess.ExpiresAt.IsZero() {
 		ctx, expire = context.WithDeadlineCause(ctx, sess.ExpiresAt, authn.ErrExpired)
 	}
-	ended := s.Hold(ctx, sess)
+	ended, release := s.Hold(sess)
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
+		defer release()
 		select {
 		case <-ended:
 			cancel(authn.ErrInvalid)

@@ -54,7 +54,7 @@ func (h *held) stop() {
 
 // add registers a session, and has the account looked at once more: it may have changed between its
 // verification and now.
-func (h *held) add(ctx context.Context, sess Session) <-chan struct{} {
+func (h *held) add(sess Session) (end <-chan struct{}, release func()) {
 	e := &heldSession{sess: sess, end: make(chan struct{})}
 	id := sess.Identity.UserID
 	h.mu.Lock()
@@ -63,9 +63,8 @@ func (h *held) add(ctx context.Context, sess Session) <-chan struct{} {
 	}
 	h.users[id][e] = struct{}{}
 	h.mu.Unlock()
-	context.AfterFunc(ctx, func() { h.remove(id, e) })
 	h.changed(catalogview.Event{UserChanged: id})
-	return e.end
+	return e.end, func() { h.remove(id, e) }
 }
 
 func (h *held) remove(id string, e *heldSession) {

@@ -27,6 +27,7 @@ const (
 type Server struct {
 	http     *http.Server
 	listener net.Listener
+	served   bool
 	done     chan struct{}
 	err      error
 }
@@ -48,6 +49,7 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Serve accepts requests in the background until Stop.
 func (s *Server) Serve() {
+	s.served = true
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -64,6 +66,9 @@ func (s *Server) Err() error { return s.err }
 
 // Stop stops accepting, lets requests finish until ctx ends, then cuts them.
 func (s *Server) Stop(ctx context.Context) error {
+	if !s.served {
+		return s.listener.Close()
+	}
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = s.http.Close()

@@ -38,7 +38,7 @@ func (l *guardedListener) Accept() (net.Conn, error) {
 
 func (g *Guard) admit(c net.Conn, exempt func(netip.Addr) bool) (net.Conn, error) {
 	addr := AddrOf(c.RemoteAddr())
-	if exempt != nil && exempt(addr) {
+	if addr.IsLoopback() || g.cfg.Connections <= 0 || (exempt != nil && exempt(addr)) {
 		return c, nil
 	}
 	release, err := g.Connect(addr)
