@@ -205,8 +205,8 @@ type arraysFault struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 		Details string `json:"details,omitempty"`
-		Line    string `json:"line,omitempty"`
-		Column  string `json:"column,omitempty"`
+		Line    int    `json:"line,omitempty"`
+		Column  int    `json:"column,omitempty"`
 	} `json:"error"`
 }
 
@@ -214,7 +214,8 @@ func (arrays) fault(w http.ResponseWriter, e *exchange, err error, failed uint32
 	f := faultOf(err)
 	out := arraysFault{Status: "error", Results: []struct{}{}, Took: e.took()}
 	out.Error.Code, out.Error.Message = f.code, f.text(err, failed, e.admin())
-	out.Error.Line, out.Error.Column = dberr.FieldOf(err, dberr.FieldLine), dberr.FieldOf(err, dberr.FieldColumn)
+	out.Error.Line, _ = strconv.Atoi(dberr.FieldOf(err, dberr.FieldLine)) // zero, which is left out, when absent
+	out.Error.Column, _ = strconv.Atoi(dberr.FieldOf(err, dberr.FieldColumn))
 	if e.admin() && !strings.Contains(strings.ToLower(e.sql), "password") {
 		out.Error.Details = e.sql // never a text that may hold a password
 	}
