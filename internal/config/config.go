@@ -69,7 +69,14 @@ func collect(v reflect.Value, prefix string, out *[]Key) {
 	t := v.Type()
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if f.Anonymous && f.Type.Kind() == reflect.Struct {
+			collect(v.Field(i), prefix, out) // its keys stand among ours, as in the file
+			continue
+		}
 		name := f.Tag.Get("toml")
+		if name == "-" {
+			continue
+		}
 		if name == "" || !f.IsExported() {
 			continue
 		}
@@ -208,7 +215,7 @@ func set(v reflect.Value, text string) error {
 			return errors.New("not a whole number in range")
 		}
 		v.SetInt(n)
-	case reflect.Uint, reflect.Uint32, reflect.Uint64:
+	case reflect.Uint, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		n, err := strconv.ParseUint(text, 10, v.Type().Bits())
 		if err != nil {
 			return errors.New("not a whole number in range, zero or more")
