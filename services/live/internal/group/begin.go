@@ -24,19 +24,13 @@ func (p *Partition) open(s *Subscription) {
 	switch {
 	case p.dead != "":
 		p.end(s, p.dead, p.deadText)
-	case s.stream.ctx.Err() != nil || p.hub.isStopped():
+	case s.stream.ctx.Err() != nil || p.hub.stopped.Load():
 		p.end(s, dberr.Unavailable, "this node is stopping")
 	case s.start.resume:
 		p.readLog(s, s.start.after)
 	case p.started:
 		p.begin(s)
 	}
-}
-
-func (h *Hub) isStopped() bool {
-	h.spawnMu.Lock()
-	defer h.spawnMu.Unlock()
-	return h.draining
 }
 
 // begin starts delivery once the partition's watch delivers.

@@ -66,7 +66,8 @@ type Hub struct {
 	users      map[string]*Subscription                 // first of each user's list
 	streams    map[*Stream]struct{}
 	count      int
-	stopped    bool
+
+	stopped atomic.Bool
 
 	// startMu guards starting: subscriptions that wait for storage, or read its change log.
 	startMu  sync.Mutex
@@ -116,9 +117,7 @@ func (h *Hub) Start(ctx context.Context) {
 // Stop ends all subscriptions as Unavailable, each with the position to resume from elsewhere, and
 // takes no new ones. The outboxes are closed: they end when these last messages were sent.
 func (h *Hub) Stop() {
-	h.mu.Lock()
-	h.stopped = true
-	h.mu.Unlock()
+	h.stopped.Store(true)
 	for _, s := range h.all() {
 		s.End(dberr.Unavailable, "this node is stopping; resume from position")
 	}
@@ -151,7 +150,7 @@ func (h *Hub) spawn(f func()) {
 func (h *Hub) admit(s *Subscription, key feed.Partition, identity *catalogv1.Identity) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.stopped {
+	if h.stopped.Load() {
 		return dberr.New(dberr.Unavailable, "this node is stopping")
 	}
 	if h.count >= h.cfg.SubscriptionsMax {

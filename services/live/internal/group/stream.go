@@ -41,7 +41,7 @@ func (h *Hub) Open(ctx context.Context) (*Stream, error) {
 		loads: make(chan struct{}, loadsMax), subs: map[uint64]*Subscription{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.stopped {
+	if h.stopped.Load() {
 		cancel()
 		return nil, dberr.New(dberr.Unavailable, "this node is stopping")
 	}

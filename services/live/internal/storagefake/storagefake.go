@@ -1,0 +1,232 @@
+// Package storagefake is a storage role for tests: rows and changes in memory behind the same services
+// as the real one, with its rules (positions, order, pruning) and with faults on command. It serves on
+// an rpcnet.Network, so that what is tested cannot tell.
+package storagefake
+
+import (
+	"context"
+	"sync"
+
+	"github.com/apache/arrow-go/v18/arrow/flight"
+	genflight "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+)
+
+// FirstSeq is the position of an empty storage: a _seq of the year 2026, so that NOW() means something.
+const FirstSeq = uint64(1) << 57
+
+// Storage is the fake.
+type Storage struct {
+	storagev1.UnimplementedStorageServiceServer
+	flight.BaseFlightServer
+
+	server *rpcnet.Server
+
+	mu         sync.Mutex
+	seq        uint64
+	tables     map[uint32]*catalog.Table
+	users      map[string]*catalogv1.User
+	version    uint64
+	catalog    []chan *catalogv1.WatchResponse
+	partitions map[partitionKey]*partition
+	sessions   map[*session]struct{}
+	refuse     bool          // watches are answered with Unavailable
+	scans      int           // scans served
+	beforeScan func()        // called before a scan reads, without the lock
+	held       chan struct{} // watch streams send nothing until it is closed
+}
+
+type partitionKey struct {
+	table uint32
+	user  string
+}
+
+// partition is one partition: its rows by key, and its change log.
+type partition struct {
+	rows    map[int64]*row
+	log     []*storagev1.Change
+	pruned  uint64 // changes up to here are gone
+	watches map[*watch]struct{}
+}
+
+type row struct {
+	values []datum.Datum
+	seq    uint64
+}
+
+// Start serves an empty storage as "storage".
+func Start(network rpcnet.Network) (*Storage, error) {
+	s := &Storage{seq: FirstSeq, tables: map[uint32]*catalog.Table{}, users: map[string]*catalogv1.User{}, version: 1,
+		partitions: map[partitionKey]*partition{}, sessions: map[*session]struct{}{}}
+	server, err := rpcnet.NewServer(network, "storage", rpcnet.ServerOptions{})
+	if err != nil {
+		return nil, err
+	}
+	s.server = server
+	catalogv1.RegisterCatalogServiceServer(server.Registrar(), &catalogService{Storage: s})
+	storagev1.RegisterStorageServiceServer(server.Registrar(), s)
+	genflight.RegisterFlightServiceServer(server.Registrar(), s)
+	server.Serve()
+	return s, nil
+}
+
+// Stop ends everything at once.
+func (s *Storage) Stop() {
+	s.Break()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.server.Stop(ctx)
+}
+
+// Break cuts all watch streams; what is watched is opened again by those who want it.
+func (s *Storage) Break() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ss := range s.sessions {
+		ss.cancel()
+	}
+}
+
+// Refuse makes new watches end with Unavailable, or not any more.
+func (s *Storage) Refuse(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = on
+}
+
+// Hold stops all watch streams from sending until the result is called.
+func (s *Storage) Hold() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := make(chan struct{})
+	s.held = held
+	return func() {
+		s.mu.Lock()
+		s.held = nil
+		s.mu.Unlock()
+		close(held)
+	}
+}
+
+// BeforeScan sets a function that is called before every scan reads.
+func (s *Storage) BeforeScan(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.beforeScan = f
+}
+
+// Scans is the number of scans served.
+func (s *Storage) Scans() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.scans
+}
+
+// Watches is the number of open watches.
+func (s *Storage) Watches() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, p := range s.partitions {
+		n += len(p.watches)
+	}
+	return n
+}
+
+// Prune forgets the changes of a partition so far.
+func (s *Storage) Prune(table uint32, user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.partition(partitionKey{table, user})
+	p.log, p.pruned = nil, s.seq
+}
+
+// Position is the last _seq given out.
+func (s *Storage) Position() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seq
+}
+
+func (s *Storage) partition(key partitionKey) *partition {
+	p := s.partitions[key]
+	if p == nil {
+		p = &partition{rows: map[int64]*row{}, watches: map[*watch]struct{}{}}
+		s.partitions[key] = p
+	}
+	return p
+}
+
+// Put inserts or updates a row; values are in the order of the table's columns, the first one the key,
+// an integer. It returns the row's _seq.
+func (s *Storage) Put(table uint32, user string, values ...datum.Datum) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, t := s.partition(partitionKey{table, user}), s.tables[table]
+	s.seq++
+	ch := &storagev1.Change{Kind: storagev1.ChangeKind_CHANGE_KIND_INSERT, Seq: s.seq, SchemaVersion: t.SchemaVersion, Row: encode(t, values)}
+	key := values[0].AsInt()
+	if old := p.rows[key]; old != nil {
+		ch.Kind, ch.OldRow, ch.OldSeq = storagev1.ChangeKind_CHANGE_KIND_UPDATE, encode(t, old.values), old.seq
+	}
+	p.rows[key] = &row{values: values, seq: s.seq}
+	s.publish(p, ch)
+	return s.seq
+}
+
+// Delete deletes a row and returns the deletion's _seq; zero when there is no such row.
+func (s *Storage) Delete(table uint32, user string, key int64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, t := s.partition(partitionKey{table, user}), s.tables[table]
+	old := p.rows[key]
+	if old == nil {
+		return 0
+	}
+	s.seq++
+	delete(p.rows, key)
+	s.publish(p, &storagev1.Change{Kind: storagev1.ChangeKind_CHANGE_KIND_DELETE, Seq: s.seq, SchemaVersion: t.SchemaVersion,
+		OldRow: encode(t, old.values), OldSeq: old.seq})
+	return s.seq
+}
+
+// PutRaw appends a change that may be nonsense.
+func (s *Storage) PutRaw(table uint32, user string, ch *storagev1.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	ch.Seq = s.seq
+	s.publish(s.partition(partitionKey{table, user}), ch)
+}
+
+// Rows returns a partition's rows as text, by key.
+func (s *Storage) Rows(table uint32, user string) map[int64][]datum.Datum {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[int64][]datum.Datum{}
+	for k, r := range s.partition(partitionKey{table, user}).rows {
+		out[k] = r.values
+	}
+	return out
+}
+
+func (s *Storage) publish(p *partition, ch *storagev1.Change) {
+	p.log = append(p.log, ch)
+	for w := range p.watches {
+		w.session.touch(w)
+	}
+}
+
+func encode(t *catalog.Table, values []datum.Datum) []byte {
+	r := rowcodec.NewRow(t)
+	for i, d := range values {
+		r.Put(i, d)
+	}
+	return rowcodec.Append(nil, t, &r)
+}
