@@ -187,7 +187,7 @@ func (s *State) load(db *bbolt.DB) error {
 func (s *State) Close() error {
 	s.file.Lock()
 	defer s.file.Unlock()
-	s.endWatchers(dberr.New(dberr.Unavailable, "this node is stopping"))
+	s.EndWatches(dberr.New(dberr.Unavailable, "this node is stopping"))
 	return s.db.Close()
 }
 

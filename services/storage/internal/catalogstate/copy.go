@@ -30,7 +30,8 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 // Torn is never true: a restore takes effect by one rename.
 func (s *State) Torn() (bool, error) { return false, nil }
 
-// Restore replaces the file. What is received is checked before the old file goes.
+// Restore replaces the file. r must fail where the stream is incomplete, as the group's does: bbolt maps
+// the file and would fault on one that was cut. The rest is checked before the old file goes.
 func (s *State) Restore(r io.Reader) error {
 	path := s.cfg.Path + restoreSuffix
 	if err := receive(path, r); err != nil {
@@ -38,7 +39,7 @@ func (s *State) Restore(r io.Reader) error {
 	}
 	s.file.Lock()
 	defer s.file.Unlock()
-	s.endWatchers(dberr.New(dberr.Unavailable, "the catalog is being replaced"))
+	s.EndWatches(dberr.New(dberr.Unavailable, "the catalog is being replaced"))
 	err := s.db.Close()
 	if err == nil {
 		err = os.Rename(path, s.cfg.Path)

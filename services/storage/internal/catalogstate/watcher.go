@@ -68,8 +68,8 @@ func (s *State) forget(w *watcher) {
 	delete(s.watchers, w)
 }
 
-// endWatchers cuts all watches: they begin again with a snapshot, elsewhere if need be.
-func (s *State) endWatchers(err error) {
+// EndWatches cuts all watches: they begin again with a snapshot, elsewhere if need be.
+func (s *State) EndWatches(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for w := range s.watchers {

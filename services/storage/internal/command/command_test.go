@@ -76,4 +76,3 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
-

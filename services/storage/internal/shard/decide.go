@@ -146,7 +146,9 @@ func (d *decider) current(key []byte) (*current, error) {
 	return &current{live: !ver.Deleted, seq: ver.Seq, schema: ver.SchemaVersion, row: bytes.Clone(ver.Row)}, nil
 }
 
-func readFailed(err error) error { return dberr.New(dberr.Unavailable, "read the shard's state: %w", err) }
+func readFailed(err error) error {
+	return dberr.New(dberr.Unavailable, "read the shard's state: %w", err)
+}
 
 // indexUnique finds which index entries change. taken is the position of a UNIQUE column whose value
 // another row holds, -1 when there is none.
@@ -243,4 +245,3 @@ func uniqueViolation(it *item, column int) error {
 	return dberr.New(dberr.UniqueViolation, "Unique constraint violation: a row with the same %s exists in %s (row %d)",
 		it.table.Columns[column].Name, it.table.QualifiedName(), it.ordinal)
 }
-

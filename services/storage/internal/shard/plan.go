@@ -73,7 +73,12 @@ func (p *planner) run(req *storagev1.WriteRequest) error {
 	return nil
 }
 
-// table finds the written table and checks that the write may and should come here.
+// Authorize finds the written table and checks that the write may and should come to this shard.
+func (s *Shard) Authorize(req *storagev1.WriteRequest, w *storagev1.TableWrite) (*catalog.Table, error) {
+	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables}
+	return p.table(req, w)
+}
+
 func (p *planner) table(req *storagev1.WriteRequest, w *storagev1.TableWrite) (*catalog.Table, error) {
 	t, ok := p.tables.Table(w.GetTableId())
 	if !ok {

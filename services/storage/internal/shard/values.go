@@ -25,6 +25,20 @@ type filler struct {
 	rand io.Reader
 }
 
+// Complete fills in a row's defaults and checks it, for tables that do not pass through the log. n
+// counts the statement's rows from 1.
+func (s *Shard) Complete(t *catalog.Table, user string, row *rowcodec.Row, n int) error {
+	f := s.filler(user)
+	if err := f.fillDefaults(t, row); err != nil {
+		return err
+	}
+	return checkRow(t, row, n)
+}
+
+func (s *Shard) filler(user string) filler {
+	return filler{now: s.cfg.Now(), user: user, ids: s.cfg.IDs, rand: s.cfg.Rand}
+}
+
 // fillDefaults sets every column the INSERT left out.
 func (f *filler) fillDefaults(t *catalog.Table, row *rowcodec.Row) error {
 	for i := range t.Columns {

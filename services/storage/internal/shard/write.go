@@ -45,7 +45,7 @@ func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pendin
 	// Read before deciding: if leadership is lost and won again from here on, the entry is refused.
 	term := s.term.Load()
 	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables,
-		fill: filler{now: s.cfg.Now(), user: req.GetIdentity().GetUserId(), ids: s.cfg.IDs, rand: s.cfg.Rand}}
+		fill: s.filler(req.GetIdentity().GetUserId())}
 	if err := p.run(req); err != nil {
 		return nil, err
 	}
@@ -230,4 +230,3 @@ func (s *Shard) Purge(ctx context.Context, table uint32) error {
 	_, err = pend.Wait(ctx)
 	return err
 }
-
