@@ -402,3 +402,14 @@ func (c *Conn) unmask(p []byte) {
 		p[i] ^= key[i&3]
 	}
 }
+
+// Drain reads and drops what still comes, after Close, until the client hangs up or the close timeout
+// has passed. Without it unread bytes would make the kernel reset the connection, and the close frame
+// could be lost on the way.
+func (c *Conn) Drain() {
+	for {
+		if _, err := c.net.Read(c.small[:]); err != nil {
+			return
+		}
+	}
+}
