@@ -93,7 +93,6 @@ func (r *logReader) Ended(code dberr.Code, message string) {
 	default:
 		r.p.hub.counts.Reset.Add(1)
 		s.start.resume, s.start.reset, s.start.snapshot, s.start.lastRows = false, true, true, nil
-		s.start.after = 0
 		if r.p.started {
 			r.p.begin(s)
 		}

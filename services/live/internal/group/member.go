@@ -115,7 +115,10 @@ func (st *start) release() {
 func (s *Subscription) resumeAt() uint64 {
 	switch s.mode {
 	case opening:
-		return s.start.after
+		if s.start.resume {
+			return s.start.after
+		}
+		return 0
 	case loading:
 		// The rows come by ascending _seq, so everything up to the last one was sent.
 		return s.start.sent

@@ -80,9 +80,13 @@ func (s *catalogService) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStre
 	}
 }
 
-// GetUser returns a user.
+// GetUser returns a user. Everybody exists who was not dropped.
 func (s *catalogService) GetUser(_ context.Context, r *catalogv1.GetUserRequest) (*catalogv1.GetUserResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &catalogv1.GetUserResponse{User: s.users[r.GetUserId()]}, nil
+	u := s.users[r.GetUserId()]
+	if u == nil {
+		u = &catalogv1.User{UserId: r.GetUserId(), Role: catalogv1.Role_ROLE_USER}
+	}
+	return &catalogv1.GetUserResponse{User: u}, nil
 }
