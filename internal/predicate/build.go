@@ -51,7 +51,7 @@ func appendConjuncts(dst []*exprv1.Expr, e *exprv1.Expr, depth int) []*exprv1.Ex
 	switch {
 	case e == nil:
 		return dst
-	case e.GetCall().GetName() != "and" || depth >= depthMax:
+	case e.GetCall().GetName() != "and" || depth >= DepthMax:
 		return append(dst, e)
 	}
 	for _, a := range e.GetCall().GetArgs() {

@@ -101,8 +101,8 @@ type compiler struct {
 }
 
 func (c *compiler) compile(e *exprv1.Expr, depth int) (*node, error) {
-	if depth >= depthMax {
-		return nil, dberr.New(dberr.LimitExceeded, "expression is nested deeper than %d", depthMax)
+	if depth >= DepthMax {
+		return nil, dberr.New(dberr.LimitExceeded, "expression is nested deeper than %d", DepthMax)
 	}
 	if c.nodes++; c.nodes > nodesMax {
 		return nil, dberr.New(dberr.LimitExceeded, "expression has more than %d parts", nodesMax)
@@ -148,8 +148,8 @@ func (c *compiler) call(call *exprv1.Call, depth int) (*node, error) {
 	if !ok {
 		return nil, dberr.New(dberr.Unsupported, "function or operator %.64q is not known here", call.GetName())
 	}
-	if n := len(call.GetArgs()); n < b.least || b.most >= 0 && n > b.most {
-		return nil, dberr.New(dberr.InvalidArgument, "%s does not take %d arguments", call.GetName(), n)
+	if n := len(call.GetArgs()); !b.accepts(n) {
+		return nil, dberr.New(dberr.Unsupported, "%s with %d arguments is not known here", call.GetName(), n)
 	}
 	args := make([]*node, len(call.GetArgs()))
 	folds, volatile := !b.volatile, b.volatile
@@ -206,8 +206,10 @@ func merge(parts ...map[string]builder) map[string]builder {
 	return all
 }
 
-// Known reports whether Compile knows an operator or function.
-func Known(name string) bool {
-	_, ok := builders[name]
-	return ok
+func (b builder) accepts(args int) bool { return args >= b.least && (b.most < 0 || args <= b.most) }
+
+// Accepts reports whether Compile knows an operator or function with that many arguments.
+func Accepts(name string, args int) bool {
+	b, ok := builders[name]
+	return ok && b.accepts(args)
 }

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// depthMax bounds the nesting of an expression: compiling and evaluating recurse.
-	depthMax = 256
+	// DepthMax bounds the nesting of an expression: compiling and evaluating recurse.
+	DepthMax = 256
 	// nodesMax bounds an expression's size; it leaves room for the longest IN list that SQL may
 	// hold (10,000 items) and little more.
 	nodesMax = 20_000
