@@ -1,0 +1,49 @@
+package plan
+
+import (
+	"errors"
+	"regexp"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
+)
+
+// What the engine says about names it cannot find.
+var (
+	noColumn      = regexp.MustCompile(`^Referenced column "([^"]*)" (?:was )?not found`)
+	noTableColumn = regexp.MustCompile(`^Table "([^"]*)" does not have a column named "([^"]*)"`)
+	noTable       = regexp.MustCompile(`^Referenced table "([^"]*)" not found`)
+	ambiguous     = regexp.MustCompile(`^Ambiguous reference to column name "([^"]*)"`)
+)
+
+// ExplainError gives an error of the engine about a name PostgreSQL's words and a place in the user's
+// text; the engine knows only the rewritten one. Other errors stay as they are.
+func (p *Plan) ExplainError(err error) error {
+	var e *engine.Error
+	if !errors.As(err, &e) || !dberr.Is(err, dberr.InvalidSQL) {
+		return err
+	}
+	if m := noTableColumn.FindStringSubmatch(e.Message); m != nil {
+		return p.named(dberr.New(dberr.ColumnNotFound, "column %s.%s does not exist", m[1], m[2]), m[1], m[2])
+	}
+	if m := noColumn.FindStringSubmatch(e.Message); m != nil {
+		return p.named(dberr.New(dberr.ColumnNotFound, "column \"%s\" does not exist", m[1]), "", m[1])
+	}
+	if m := noTable.FindStringSubmatch(e.Message); m != nil {
+		return p.named(dberr.New(dberr.InvalidSQL, "missing FROM-clause entry for table \"%s\"", m[1]), m[1], "")
+	}
+	if m := ambiguous.FindStringSubmatch(e.Message); m != nil {
+		return p.named(dberr.New(dberr.InvalidSQL, "column reference \"%s\" is ambiguous", m[1]), "", m[1])
+	}
+	return err
+}
+
+// named adds the place where the text first uses a name; an empty table or column is not compared.
+func (p *Plan) named(err *dberr.Error, table, column string) error {
+	for _, r := range p.refs {
+		if (table == "" || r.table == table) && (column == "" || r.column == column) {
+			return err.At(p.locate(r.location))
+		}
+	}
+	return err
+}

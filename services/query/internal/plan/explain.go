@@ -1,0 +1,118 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
+)
+
+// Explain draws a bound plan, one line per step, from the result down to the scans.
+func (b *Bound) Explain() []string {
+	var out []string
+	switch b.Kind {
+	case FastScan:
+		return b.Scans[0].explain("storage: ", "")
+	case FastCount:
+		out = append(out, "count rows")
+		return append(out, b.Scans[0].explain("└─ storage: ", "   ")...)
+	}
+	out = append(out, "engine: "+b.SQL)
+	for i := range b.Scans {
+		branch, below := "├─ ", "│  "
+		if i == len(b.Scans)-1 {
+			branch, below = "└─ ", "   "
+		}
+		out = append(out, b.Scans[i].explain(fmt.Sprintf("%s%s(%d) = ", branch, scanFunction, i), below)...)
+	}
+	return out
+}
+
+func (b *BoundScan) explain(first, below string) []string {
+	name, kind := "", "system"
+	if b.Table != nil {
+		name, kind = b.Table.QualifiedName(), b.Table.Kind.String()
+	} else {
+		name = b.System.Namespace + "." + b.System.Name
+	}
+	out := []string{first + "scan " + name + " (" + kind + ")"}
+	add := func(format string, args ...any) { out = append(out, below+"   "+fmt.Sprintf(format, args...)) }
+	if b.Filter != nil {
+		add("filter %s", b.show(b.Filter))
+	}
+	if b.IncludeDeleted {
+		add("with deleted rows")
+	}
+	if len(b.Order) > 0 {
+		add("order by %s", b.showOrder())
+	} else if b.Ordered {
+		add("order by primary key")
+	}
+	if b.Empty {
+		add("no rows")
+	} else if b.Limit > 0 {
+		add("limit %d", b.Limit)
+	}
+	if b.Offset > 0 {
+		add("offset %d", b.Offset)
+	}
+	return out
+}
+
+func (b *BoundScan) showOrder() string {
+	var out []string
+	for _, o := range b.Order {
+		s := b.columnName(o.GetColumnId())
+		if o.GetDescending() {
+			s += " desc"
+		}
+		if o.GetNullsFirst() != o.GetDescending() {
+			s += map[bool]string{true: " nulls first", false: " nulls last"}[o.GetNullsFirst()]
+		}
+		out = append(out, s)
+	}
+	return strings.Join(out, ", ")
+}
+
+func (b *BoundScan) columnName(id uint32) string {
+	if c, ok := b.Table.AnyColumn(id); ok {
+		return c.Name
+	}
+	return fmt.Sprintf("column %d", id)
+}
+
+// show writes a predicate as calls.
+func (b *BoundScan) show(e *exprv1.Expr) string {
+	switch n := e.GetNode().(type) {
+	case *exprv1.Expr_ColumnId:
+		return b.columnName(n.ColumnId)
+	case *exprv1.Expr_Literal:
+		d, _, err := datum.Decode(n.Literal)
+		if err != nil {
+			return "?"
+		}
+		return showDatum(d)
+	}
+	args := make([]string, 0, len(e.GetCall().GetArgs()))
+	for _, a := range e.GetCall().GetArgs() {
+		args = append(args, b.show(a))
+	}
+	return e.GetCall().GetName() + "(" + strings.Join(args, ", ") + ")"
+}
+
+func showDatum(d datum.Datum) string {
+	switch d.Kind() {
+	case datum.KindNull:
+		return "NULL"
+	case datum.KindBool:
+		return fmt.Sprint(d.AsBool())
+	case datum.KindInt:
+		return fmt.Sprint(d.AsInt())
+	case datum.KindFloat:
+		return fmt.Sprint(d.AsFloat())
+	case datum.KindText:
+		return "'" + strings.ReplaceAll(d.AsText(), "'", "''") + "'"
+	}
+	return d.Kind().String() + fmt.Sprintf("(%v)", d.AsInt())
+}
