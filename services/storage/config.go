@@ -1,0 +1,102 @@
+package storage
+
+import (
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kalamdb/kalamdb-go/internal/config"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/shardmap"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
+)
+
+// Defaults of Config. They suit one node of two cores that runs every role.
+const (
+	defaultShards        = 8
+	defaultCacheBytes    = 128 << 20
+	defaultMemTableBytes = 64 << 20
+	defaultRetention     = 24 * time.Hour
+	defaultPruneInterval = 10 * time.Minute
+	defaultStreamBytes   = 256 << 20
+)
+
+// nodeMax is the highest NodeID: the upper half of the snowflake node numbers belongs to query nodes.
+const nodeMax = 511
+
+// memTablesMax is how many memtables may wait to be flushed before writers wait for the disk.
+const memTablesMax = 4
+
+// Config of the storage role. The zero value works.
+type Config struct {
+	// Dir holds everything the role stores. Empty means "data".
+	Dir string `toml:"-"`
+	// FS is the file system; nil means the real one. On another one the catalog, whose library needs
+	// real files, lives in a temporary directory and is rebuilt from its log by each start.
+	FS vfs.FS `toml:"-"`
+	// Addr is where the role serves, RaftAddr where Raft does. Empty means "storage" and Addr + "/raft",
+	// the names inside one process.
+	Addr     string `toml:"-"`
+	RaftAddr string `toml:"-"`
+	// NodeID tells nodes apart, 0 to 511; it is part of every _seq and SNOWFLAKE_ID().
+	NodeID uint16 `toml:"-"`
+
+	Shards             uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
+	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
+	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store; up to four exist"`
+	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
+	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
+	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
+	HeartbeatTimeout   config.Duration `toml:"heartbeat_timeout" doc:"how long a replica waits for its leader before it holds an election"`
+	SnapshotInterval   config.Duration `toml:"snapshot_interval" doc:"how often a group checks whether its log should be truncated"`
+	SnapshotThreshold  uint64          `toml:"snapshot_threshold" doc:"entries after which the log is truncated"`
+	SnapshotBytes      int64           `toml:"snapshot_bytes" doc:"bytes after which the log is truncated"`
+	TrailingLogs       uint64          `toml:"trailing_logs" doc:"entries kept when the log is truncated"`
+
+	// Now is the clock; nil means time.Now. Rand makes UUIDs and ULIDs; nil means crypto/rand.
+	Now  func() time.Time `toml:"-"`
+	Rand io.Reader        `toml:"-"`
+	// Metrics registers the role's metrics; nil means none.
+	Metrics prometheus.Registerer `toml:"-"`
+	Logger  *slog.Logger          `toml:"-"`
+}
+
+func (c Config) withDefaults() (Config, error) {
+	c.Dir, c.Addr = orDefault(c.Dir, "data"), orDefault(c.Addr, "storage")
+	c.RaftAddr = orDefault(c.RaftAddr, c.Addr+"/raft")
+	c.Shards = orDefault(c.Shards, defaultShards)
+	c.CacheBytes = orDefault(c.CacheBytes, defaultCacheBytes)
+	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
+	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
+	c.PruneInterval = orDefault(c.PruneInterval, config.Duration(defaultPruneInterval))
+	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Shards > shardmap.Slots {
+		return c, dberr.New(dberr.InvalidArgument, "shards = %d: at most %d are possible", c.Shards, shardmap.Slots)
+	}
+	if c.NodeID > nodeMax {
+		return c, dberr.New(dberr.InvalidArgument, "node id %d is above %d", c.NodeID, nodeMax)
+	}
+	return c, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func (c *Config) raftSettings() raftgroup.Settings {
+	return raftgroup.Settings{HeartbeatTimeout: time.Duration(c.HeartbeatTimeout), SnapshotInterval: time.Duration(c.SnapshotInterval),
+		SnapshotThreshold: c.SnapshotThreshold, SnapshotBytes: c.SnapshotBytes, TrailingLogs: c.TrailingLogs}
+}

@@ -1,0 +1,138 @@
+package storage
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
+)
+
+// metrics are the role's Prometheus metrics. Gauges are read when they are asked for.
+type metrics struct {
+	node       *Storage
+	registry   prometheus.Registerer
+	writes     *prometheus.HistogramVec
+	batch      prometheus.Histogram
+	batchBytes prometheus.Histogram
+}
+
+var (
+	descApplied  = groupDesc("raft_applied_index", "Index of the last entry applied.")
+	descLast     = groupDesc("raft_last_index", "Index of the last entry in the log.")
+	descSnapshot = groupDesc("raft_snapshot_index", "Index of the last snapshot: the log before it may be gone.")
+	descTerm     = groupDesc("raft_term", "Raft's term.")
+	descLeader   = groupDesc("raft_leader", "1 while this node leads the group.")
+	descDisk     = storeDesc("store_disk_bytes", "Bytes of a store on disk.")
+	descMemTable = storeDesc("store_memtable_bytes", "Bytes of a store's memtables.")
+	descDebt     = storeDesc("store_compaction_debt_bytes", "Estimate of what a store still has to compact.")
+	descFailed   = prometheus.NewDesc("kalamdb_storage_failed", "1 when the disk failed and the node serves nothing.", nil, nil)
+)
+
+func groupDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("kalamdb_storage_"+name, help, []string{"group"}, nil)
+}
+
+func storeDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("kalamdb_storage_"+name, help, []string{"store"}, nil)
+}
+
+func newMetrics(s *Storage) *metrics {
+	return &metrics{node: s,
+		writes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kalamdb_storage_write_seconds",
+			Help: "Time from receiving a write to answering it, by dberr code (ok when it succeeded).", Buckets: prometheus.ExponentialBuckets(0.0001, 2, 16)}, []string{"code"}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kalamdb_storage_apply_commands",
+			Help: "Commands applied in one batch.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}),
+		batchBytes: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kalamdb_storage_apply_bytes",
+			Help: "Bytes of one batch applied.", Buckets: prometheus.ExponentialBuckets(256, 4, 10)}),
+	}
+}
+
+func (m *metrics) register(r prometheus.Registerer) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.Register(m); err != nil {
+		return dberr.New(dberr.Internal, "register the storage role's metrics: %w", err)
+	}
+	m.registry = r
+	return nil
+}
+
+func (m *metrics) unregister() {
+	if m.registry != nil {
+		m.registry.Unregister(m)
+	}
+}
+
+// wrote observes one write.
+func (m *metrics) wrote(began time.Time, err error) {
+	code := "ok"
+	if err != nil {
+		code = string(dberr.CodeOf(err))
+	}
+	m.writes.WithLabelValues(code).Observe(time.Since(began).Seconds())
+}
+
+// applied observes one batch.
+func (m *metrics) applied(commands, bytes int) {
+	m.batch.Observe(float64(commands))
+	m.batchBytes.Observe(float64(bytes))
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(out chan<- *prometheus.Desc) {
+	m.writes.Describe(out)
+	m.batch.Describe(out)
+	m.batchBytes.Describe(out)
+	for _, d := range []*prometheus.Desc{descApplied, descLast, descSnapshot, descTerm, descLeader, descDisk, descMemTable, descDebt, descFailed} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(out chan<- prometheus.Metric) {
+	m.writes.Collect(out)
+	m.batch.Collect(out)
+	m.batchBytes.Collect(out)
+	failed := m.node.failure.failed()
+	gauge(out, descFailed, boolean(failed))
+	if failed {
+		return // the stores may stand still
+	}
+	collectGroup(out, "catalog", m.node.catalogGroup)
+	for _, r := range m.node.shards {
+		collectGroup(out, strconv.FormatUint(uint64(r.shard.ID()), 10), r.group)
+	}
+	collectStore(out, "hot", m.node.hot.Metrics())
+	collectStore(out, "raft", m.node.raftLog.Metrics())
+}
+
+func collectGroup(out chan<- prometheus.Metric, name string, g *raftgroup.Group) {
+	s := g.Stats()
+	gauge(out, descApplied, float64(s.Applied), name)
+	gauge(out, descLast, float64(s.LastIndex), name)
+	gauge(out, descSnapshot, float64(s.SnapshotAt), name)
+	gauge(out, descTerm, float64(s.Term), name)
+	gauge(out, descLeader, boolean(g.Term() != 0), name)
+}
+
+func collectStore(out chan<- prometheus.Metric, name string, s *pebble.Metrics) {
+	gauge(out, descDisk, float64(s.DiskSpaceUsage()), name)
+	gauge(out, descMemTable, float64(s.MemTable.Size), name)
+	gauge(out, descDebt, float64(s.Compact.EstimatedDebt), name)
+}
+
+func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,205 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
+)
+
+// writeStreamMax bounds the writes of one stream that are not yet answered: enough to fill the log's
+// fsyncs, little beside what a shard bears.
+const writeStreamMax = 1024
+
+// service serves storage.v1.StorageService. What arrives is shared with the caller: it is never changed.
+type service struct {
+	storagev1.UnimplementedStorageServiceServer
+	node    *Storage
+	watches *watch.Server
+}
+
+// waiter is a write that has begun.
+type waiter interface {
+	Wait(ctx context.Context) (*storagev1.WriteResponse, error)
+}
+
+// answered is a write that was over when it had begun.
+type answered struct {
+	response *storagev1.WriteResponse
+	err      error
+}
+
+func (a answered) Wait(context.Context) (*storagev1.WriteResponse, error) { return a.response, a.err }
+
+// Write commits one request.
+func (s *service) Write(ctx context.Context, req *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+	began := time.Now()
+	w, err := s.begin(ctx, req)
+	if err != nil {
+		s.node.metrics.wrote(began, err)
+		return nil, err
+	}
+	resp, err := w.Wait(ctx)
+	s.node.metrics.wrote(began, err)
+	return resp, err
+}
+
+// begin sends a request where its tables live.
+func (s *service) begin(ctx context.Context, req *storagev1.WriteRequest) (waiter, error) {
+	r, err := lookup{s.node}.replica(req.GetShard())
+	if err != nil {
+		return nil, err
+	}
+	if len(req.GetWrites()) == 1 {
+		w := req.GetWrites()[0]
+		if t, ok := s.node.catalog.Table(w.GetTableId()); ok && t.Kind == catalog.StreamTable {
+			return s.writeStreamTable(ctx, r, req, w)
+		}
+	}
+	return r.shard.Begin(ctx, req)
+}
+
+// writeStreamTable writes to the leader's memory.
+func (s *service) writeStreamTable(ctx context.Context, r *replica, req *storagev1.WriteRequest, w *storagev1.TableWrite) (waiter, error) {
+	t, err := r.shard.Authorize(req, w)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.shard.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	res, err := r.stream.Write(ctx, t, req.GetUserId(), w, req.GetReturnRows())
+	if err != nil {
+		return nil, err
+	}
+	resp := &storagev1.WriteResponse{Durability: storagev1.Durability_DURABILITY_MEMORY, Results: []*storagev1.TableWriteResult{res},
+		Position: r.stream.Position()}
+	if n := len(res.GetSeqs()); n > 0 {
+		resp.Position = res.GetSeqs()[n-1]
+	}
+	return answered{response: resp}, nil
+}
+
+// WriteStream begins requests in the order sent and answers them in that order, many at a time.
+func (s *service) WriteStream(stream grpc.BidiStreamingServer[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	begun := make(chan waiter, writeStreamMax)
+	sent := make(chan error, 1)
+	go func() {
+		defer cancel() // whoever begins more for a stream that cannot be answered stops
+		sent <- s.answer(ctx, begun, stream.Send)
+	}()
+	err := s.receive(ctx, begun, stream.Recv)
+	close(begun)
+	if sendErr := <-sent; err == nil {
+		err = sendErr
+	}
+	return err
+}
+
+func (s *service) receive(ctx context.Context, begun chan<- waiter, recv func() (*storagev1.WriteStreamRequest, error)) error {
+	for {
+		m, err := recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w, err := s.begin(ctx, m.GetRequest())
+		if err != nil {
+			w = answered{err: err}
+		}
+		select {
+		case begun <- w:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *service) answer(ctx context.Context, begun <-chan waiter, send func(*storagev1.WriteStreamResponse) error) error {
+	for w := range begun {
+		began := time.Now()
+		resp, err := w.Wait(ctx)
+		s.node.metrics.wrote(began, err)
+		out := &storagev1.WriteStreamResponse{Response: resp}
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			out = &storagev1.WriteStreamResponse{Error: errorMessage(err)}
+		}
+		if err := send(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errorMessage is an error inside a message; its fields are those clients act on.
+func errorMessage(err error) *storagev1.Error {
+	m := &storagev1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error()}
+	for _, key := range []string{dberr.FieldLeader, dberr.FieldRetryAfterMS, dberr.FieldPosition} {
+		if v := dberr.FieldOf(err, key); v != "" {
+			if m.Fields == nil {
+				m.Fields = map[string]string{}
+			}
+			m.Fields[key] = v
+		}
+	}
+	return m
+}
+
+// Watch serves partition watches.
+func (s *service) Watch(stream grpc.BidiStreamingServer[storagev1.WatchRequest, storagev1.WatchResponse]) error {
+	return s.watches.Watch(stream)
+}
+
+// TableStats estimates what a table holds on this node.
+func (s *service) TableStats(_ context.Context, req *storagev1.TableStatsRequest) (*storagev1.TableStatsResponse, error) {
+	resp := &storagev1.TableStatsResponse{}
+	for _, r := range s.node.shards {
+		span := keycodec.PrefixSpan(keycodec.TablePrefix(r.shard.ID(), req.GetTableId()))
+		n, err := s.node.hot.EstimateDiskUsage(span.Start, span.End)
+		if err != nil {
+			return nil, dberr.New(dberr.Unavailable, "estimate the size of a table: %w", err)
+		}
+		rows, _ := r.stream.Stats(req.GetTableId())
+		resp.HotBytesEstimate += n
+		resp.StreamRows += uint64(rows)
+	}
+	return resp, nil
+}
+
+// NodeStats returns the node's figures for system.stats.
+func (s *service) NodeStats(context.Context, *storagev1.NodeStatsRequest) (*storagev1.NodeStatsResponse, error) {
+	hot, log := s.node.hot.Metrics(), s.node.raftLog.Metrics()
+	m := map[string]string{
+		"storage_hot_bytes":           strconv.FormatUint(hot.DiskSpaceUsage(), 10),
+		"storage_hot_memtable_bytes":  strconv.FormatUint(hot.MemTable.Size, 10),
+		"storage_raft_log_bytes":      strconv.FormatUint(log.DiskSpaceUsage(), 10),
+		"storage_stream_memory_bytes": strconv.FormatInt(s.node.memory.Used(), 10),
+		"storage_shards":              strconv.Itoa(len(s.node.shards)),
+	}
+	leads, applied := 0, uint64(0)
+	for _, r := range s.node.shards {
+		if r.shard.Leads() {
+			leads++
+		}
+		applied += r.shard.Applied()
+	}
+	m["storage_shards_led"] = strconv.Itoa(leads)
+	m["storage_entries_applied"] = strconv.FormatUint(applied, 10)
+	return &storagev1.NodeStatsResponse{Metrics: m}, nil
+}
