@@ -1,0 +1,134 @@
+package scan
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
+)
+
+// rows are a partition's versions in the plan's direction of the key. What next returns is good until the
+// following call.
+type rows interface {
+	next() (key []byte, v keycodec.Version, ok bool, err error)
+	close() error
+}
+
+// storedRows reads the hot store. One iterator is one consistent view: it reads the applied position first,
+// then the rows.
+type storedRows struct {
+	it      *pebble.Iterator
+	reverse bool
+	spans   []keycodec.Span // not yet visited
+	inSpan  bool
+}
+
+func openStored(ctx context.Context, r pebble.Reader, p *plan) (rows, uint64, error) {
+	at := keycodec.PrefixSpan(keycodec.AppliedKey(p.req.GetShard()))
+	it, err := r.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: at.Start, UpperBound: at.End})
+	if err != nil {
+		return nil, 0, readFailed(err)
+	}
+	var applied keycodec.Applied
+	if it.First() {
+		var v []byte
+		if v, err = it.ValueAndErr(); err == nil {
+			applied, err = keycodec.DecodeApplied(v)
+		}
+	} else {
+		err = it.Error() // a shard that never applied anything has no position, and no rows
+	}
+	if err != nil {
+		return nil, 0, errors.Join(readFailed(err), it.Close())
+	}
+	return &storedRows{it: it, reverse: p.reverse, spans: p.spans}, applied.Seq, nil
+}
+
+func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {
+	if !s.step() {
+		if err := s.it.Error(); err != nil {
+			return nil, keycodec.Version{}, false, readFailed(err)
+		}
+		return nil, keycodec.Version{}, false, nil
+	}
+	value, err := s.it.ValueAndErr()
+	if err != nil {
+		return nil, keycodec.Version{}, false, readFailed(err)
+	}
+	v, err := keycodec.DecodeVersion(value)
+	return s.it.Key(), v, err == nil, err
+}
+
+// step moves to the next row, in the next span that has one if need be.
+func (s *storedRows) step() bool {
+	if s.inSpan && s.along() {
+		return true
+	}
+	for s.it.Error() == nil && len(s.spans) > 0 {
+		s.it.SetBounds(s.spans[0].Start, s.spans[0].End)
+		s.spans = s.spans[1:]
+		if s.inSpan = s.enter(); s.inSpan {
+			return true
+		}
+	}
+	s.inSpan = false
+	return false
+}
+
+func (s *storedRows) along() bool {
+	if s.reverse {
+		return s.it.Prev()
+	}
+	return s.it.Next()
+}
+
+func (s *storedRows) enter() bool {
+	if s.reverse {
+		return s.it.Last()
+	}
+	return s.it.First()
+}
+
+func (s *storedRows) close() error {
+	if err := s.it.Close(); err != nil {
+		return readFailed(err)
+	}
+	return nil
+}
+
+func readFailed(err error) error {
+	if dberr.CodeOf(err) != dberr.Internal || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return dberr.New(dberr.Internal, "scan: %w", err)
+}
+
+// streamRows goes over the rows of a STREAM table as they were when the scan began.
+type streamRows struct{ list []stream.Row }
+
+func newStreamRows(list []stream.Row, p *plan) *streamRows {
+	slices.SortFunc(list, func(a, b stream.Row) int {
+		if p.reverse {
+			a, b = b, a
+		}
+		return strings.Compare(a.Key, b.Key)
+	})
+	return &streamRows{list: list}
+}
+
+func (s *streamRows) next() ([]byte, keycodec.Version, bool, error) {
+	if len(s.list) == 0 {
+		return nil, keycodec.Version{}, false, nil
+	}
+	r := s.list[0]
+	s.list = s.list[1:]
+	return []byte(r.Key), r.Version, true, nil
+}
+
+func (s *streamRows) close() error { return nil }

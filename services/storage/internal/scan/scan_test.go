@@ -1,0 +1,654 @@
+package scan_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow/flight"
+	flightv1 "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
+	"github.com/apache/arrow-go/v18/arrow/ipc"
+	"github.com/cockroachdb/datadriven"
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/predicate"
+	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
+	"github.com/kalamdb/kalamdb-go/internal/rowbatch/rowbatchtest"
+	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/scan"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
+)
+
+const shard = 2
+
+// seqStep puts every _seq of a test into its own millisecond.
+const seqStep = 1 << 22
+
+// node is a shard's rows, written as apply writes them.
+type node struct {
+	db     *pebble.DB
+	seq    uint64
+	tables map[uint32]*catalog.Table
+	store  *stream.Store
+}
+
+var now = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// quiet keeps Pebble's notes out of the output.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)              {}
+func (quiet) Errorf(format string, args ...any) { slog.Error(fmt.Sprintf(format, args...)) }
+func (quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+func newNode(t testing.TB) *node {
+	t.Helper()
+	db, err := pebble.Open("", &pebble.Options{FS: vfs.NewMem(), DisableWAL: true, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n := &node{db: db, tables: map[uint32]*catalog.Table{}}
+	for i, kind := range []catalog.TableKind{catalog.UserTable, catalog.SharedTable, catalog.StreamTable} {
+		n.tables[uint32(i+1)] = messages(uint32(i+1), kind)
+	}
+	n.tables[4] = pairs()
+	n.store = stream.New(stream.Config{Shard: shard, Hub: watch.NewHub(shard, 0, nil), Memory: stream.NewMemory(stream.MemoryConfig{}),
+		Tables: n, NextSeq: n.nextSeq, Now: func() time.Time { return now },
+		Complete: func(*catalog.Table, string, *rowcodec.Row, int) error { return nil }})
+	return n
+}
+
+// messages has the columns most tests need. Column 5 was dropped.
+func messages(id uint32, kind catalog.TableKind) *catalog.Table {
+	return (&catalog.Table{ID: id, Namespace: "app", Name: "m" + kind.String(), Kind: kind, SchemaVersion: 7, Columns: []catalog.Column{
+		{ID: 1, Name: "id", Type: catalog.Type{Kind: catalog.BigInt}, PrimaryKey: true, NotNull: true},
+		{ID: 2, Name: "room", Type: catalog.Type{Kind: catalog.Text}},
+		{ID: 3, Name: "n", Type: catalog.Type{Kind: catalog.Double}},
+		{ID: 6, Name: "body", Type: catalog.Type{Kind: catalog.Text}},
+	}}).Index()
+}
+
+// pairs has a key of two columns.
+func pairs() *catalog.Table {
+	return (&catalog.Table{ID: 4, Namespace: "app", Name: "pairs", Kind: catalog.SharedTable, SchemaVersion: 7, Columns: []catalog.Column{
+		{ID: 1, Name: "a", Type: catalog.Type{Kind: catalog.Text}, PrimaryKey: true},
+		{ID: 2, Name: "b", Type: catalog.Type{Kind: catalog.BigInt}, PrimaryKey: true},
+	}}).Index()
+}
+
+func (n *node) nextSeq() uint64 {
+	n.seq += seqStep
+	return n.seq
+}
+
+func (n *node) Reader(ctx context.Context, s uint32) (pebble.Reader, error) {
+	if s != shard {
+		return nil, dberr.New(dberr.NotLeader, "shard %d is elsewhere", s)
+	}
+	return n.db, ctx.Err()
+}
+
+func (n *node) Streams(s uint32) (*stream.Store, error) {
+	if s != shard {
+		return nil, dberr.New(dberr.NotLeader, "shard %d is elsewhere", s)
+	}
+	return n.store, nil
+}
+
+func (n *node) Table(id uint32) (*catalog.Table, bool) {
+	t, ok := n.tables[id]
+	return t, ok
+}
+
+// write puts one version of a row.
+func (n *node) write(t testing.TB, table *catalog.Table, user string, row rowcodec.Row, deleted bool) {
+	t.Helper()
+	b := n.db.NewBatch()
+	n.add(t, b, table, user, row, deleted)
+	if err := b.Set(keycodec.AppliedKey(shard), keycodec.AppendApplied(nil, keycodec.Applied{Index: n.seq, Seq: n.seq}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) add(t testing.TB, b *pebble.Batch, table *catalog.Table, user string, row rowcodec.Row, deleted bool) {
+	t.Helper()
+	var key []datum.Datum
+	for _, i := range table.Key() {
+		key = append(key, row.Values[i])
+	}
+	v := keycodec.Version{Seq: n.nextSeq(), Deleted: deleted, SchemaVersion: table.SchemaVersion, Row: rowcodec.Append(nil, table, &row)}
+	if err := b.Set(keycodec.AppendRowKey(nil, shard, table.ID, user, key), keycodec.AppendVersion(nil, &v), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sink receives a scan's messages.
+type sink struct {
+	sent []*flight.FlightData
+	fail error
+}
+
+func (s *sink) Send(d *flight.FlightData) error {
+	s.sent = append(s.sent, d)
+	return s.fail
+}
+
+func (s *sink) Recv() (*flight.FlightData, error) {
+	if len(s.sent) == 0 {
+		return nil, io.EOF
+	}
+	d := s.sent[0]
+	s.sent = s.sent[1:]
+	return d, nil
+}
+
+// TestScan runs testdata. Commands:
+//
+//	put table=… [user=…]     rows as column=value, one a line
+//	del table=… [user=…]     the same
+//	scan table=… [user=…] [as=…] [columns=(…)] [where=(column,op,value)]… [order=(column[ desc][ first],…)]
+//	     [limit= offset= after= deleted schema=]
+func TestScan(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		n := newNode(t)
+		server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t), SortBytesMax: 4096})
+		if err != nil {
+			t.Fatal(err)
+		}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			table := n.named(t, d)
+			switch d.Cmd {
+			case "put", "del":
+				for line := range strings.SplitSeq(d.Input, "\n") {
+					n.put(t, table, arg(d, "user"), parseRow(t, table, line), d.Cmd == "del")
+				}
+				return ""
+			case "scan":
+				var out sink
+				if err := server.Scan(t.Context(), request(t, table, d), &out); err != nil {
+					return fmt.Sprintf("%s: %v\n", dberr.CodeOf(err), err)
+				}
+				return show(t, &out)
+			}
+			d.Fatalf(t, "unknown command %s", d.Cmd)
+			return ""
+		})
+	})
+}
+
+func (n *node) put(t *testing.T, table *catalog.Table, user string, row rowcodec.Row, deleted bool) {
+	t.Helper()
+	if table.Kind != catalog.StreamTable {
+		n.write(t, table, user, row, deleted)
+		return
+	}
+	op := storagev1.Operation_OPERATION_INSERT
+	if deleted {
+		op = storagev1.Operation_OPERATION_DELETE
+	}
+	if _, err := n.store.Write(t.Context(), table, user, &storagev1.TableWrite{TableId: table.ID, SchemaVersion: table.SchemaVersion,
+		Operation: op, Rows: [][]byte{rowcodec.Append(nil, table, &row)}}, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (n *node) named(t *testing.T, d *datadriven.TestData) *catalog.Table {
+	t.Helper()
+	for _, table := range n.tables {
+		if table.Name == arg(d, "table") {
+			return table
+		}
+	}
+	d.Fatalf(t, "no table %q", arg(d, "table"))
+	return nil
+}
+
+func arg(d *datadriven.TestData, key string) string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key && len(a.Vals) == 1 {
+			return a.Vals[0]
+		}
+	}
+	return ""
+}
+
+func number(t *testing.T, d *datadriven.TestData, key string) uint64 {
+	t.Helper()
+	s := arg(d, key)
+	if s == "" {
+		return 0
+	}
+	v, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func parseValue(t *testing.T, c *catalog.Column, s string) datum.Datum {
+	t.Helper()
+	if s == "null" {
+		return datum.Null
+	}
+	v, err := datum.ParseText(c.Type, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func parseRow(t *testing.T, table *catalog.Table, line string) rowcodec.Row {
+	t.Helper()
+	row := rowcodec.NewRow(table)
+	for _, field := range strings.Fields(line) {
+		name, value, _ := strings.Cut(field, "=")
+		for i := range table.Columns {
+			if table.Columns[i].Name == name {
+				row.Put(i, parseValue(t, &table.Columns[i], value))
+			}
+		}
+	}
+	return row
+}
+
+func column(t *testing.T, table *catalog.Table, name string) *catalog.Column {
+	t.Helper()
+	if c, ok := table.Column(name); ok {
+		return c
+	}
+	if c, ok := catalog.SystemColumn(name); ok {
+		return c
+	}
+	if name == "_user_id" {
+		c, _ := table.AnyColumn(catalog.UserColumnID)
+		return c
+	}
+	return &catalog.Column{ID: 99, Name: name, Type: catalog.Type{Kind: catalog.Text}}
+}
+
+func request(t *testing.T, table *catalog.Table, d *datadriven.TestData) *storagev1.ScanRequest {
+	t.Helper()
+	user := arg(d, "user")
+	req := &storagev1.ScanRequest{Shard: shard, TableId: table.ID, SchemaVersion: table.SchemaVersion, UserId: user,
+		Identity: &catalogv1.Identity{UserId: user, Role: catalogv1.Role_ROLE_SYSTEM}, IncludeDeleted: d.HasArg("deleted"),
+		Limit: number(t, d, "limit"), Offset: number(t, d, "offset"), AfterSeq: number(t, d, "after") * seqStep}
+	if as := arg(d, "as"); as != "" {
+		req.Identity.UserId = as
+	}
+	if d.HasArg("schema") {
+		req.SchemaVersion = uint32(number(t, d, "schema"))
+	}
+	var where []*exprv1.Expr
+	for _, a := range d.CmdArgs {
+		switch a.Key {
+		case "columns":
+			for _, name := range a.Vals {
+				req.ColumnIds = append(req.ColumnIds, column(t, table, name).ID)
+			}
+		case "where":
+			where = append(where, condition(t, table, a.Vals))
+		case "order":
+			for _, key := range a.Vals {
+				f := strings.Fields(key)
+				req.Order = append(req.Order, &exprv1.OrderBy{ColumnId: column(t, table, f[0]).ID,
+					Descending: strings.Contains(key, " desc"), NullsFirst: strings.Contains(key, " first")})
+			}
+		}
+	}
+	req.Filter = predicate.And(where...)
+	return req
+}
+
+func condition(t *testing.T, table *catalog.Table, vals []string) *exprv1.Expr {
+	t.Helper()
+	c := column(t, table, vals[0])
+	args := []*exprv1.Expr{predicate.Column(c.ID)}
+	for _, v := range vals[2:] {
+		args = append(args, predicate.Literal(parseValue(t, c, v)))
+	}
+	return predicate.Call(vals[1], args...)
+}
+
+// show prints what a scan sent: position in steps, batches, rows.
+func show(t *testing.T, in *sink) string {
+	t.Helper()
+	r, err := flight.NewRecordReader(in, ipc.WithAllocator(rowbatchtest.Allocator(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	var header storagev1.ScanHeader
+	if err := proto.Unmarshal(r.LatestAppMetadata(), &header); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	rows := int64(0)
+	for r.Next() {
+		rec := r.RecordBatch()
+		rows += rec.NumRows()
+		cells := make([]string, rec.NumCols())
+		for i := range int(rec.NumRows()) {
+			for c := range int(rec.NumCols()) {
+				f := rec.Schema().Field(c)
+				v := rowbatch.DatumAt(rec.Column(c), i, rowbatch.TypeOf(f))
+				s := "null"
+				switch {
+				case f.Name == "_seq":
+					s = fmt.Sprint(v.AsInt() / seqStep)
+				case !v.IsNull():
+					s = datum.FormatText(v, rowbatch.TypeOf(f))
+				}
+				cells[c] = f.Name + "=" + s
+			}
+			if len(cells) > 0 {
+				out.WriteString(strings.Join(cells, " ") + "\n")
+			}
+		}
+	}
+	if r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	fmt.Fprintf(&out, "%d rows at %d\n", rows, header.GetPosition()/seqStep)
+	return out.String()
+}
+
+// filled has rows of one user's conversations.
+func filled(t testing.TB, rows, rooms int) *node {
+	t.Helper()
+	n := newNode(t)
+	b := n.db.NewBatch()
+	table := n.tables[1]
+	for i := range rows {
+		row := rowcodec.NewRow(table)
+		row.Put(0, datum.Int(int64(i)))
+		row.Put(1, datum.Text(fmt.Sprint("room-", i%rooms)))
+		row.Put(2, datum.Float(float64((i*7919)%rows)))
+		row.Put(3, datum.Text("a message of some length, as people write them to each other"))
+		n.add(t, b, table, "alice", row, false)
+	}
+	if err := b.Set(keycodec.AppliedKey(shard), keycodec.AppendApplied(nil, keycodec.Applied{Seq: n.seq}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func ask(columns ...uint32) *storagev1.ScanRequest {
+	return &storagev1.ScanRequest{Shard: shard, TableId: 1, SchemaVersion: 7, UserId: "alice",
+		Identity: &catalogv1.Identity{UserId: "alice"}, ColumnIds: columns}
+}
+
+func newServer(t testing.TB, n *node) *scan.Server {
+	t.Helper()
+	s, err := scan.NewServer(n, scan.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	n := filled(t, 10_000, 1)
+	var out sink
+	if err := newServer(t, n).Scan(t.Context(), ask(1), &out); err != nil {
+		t.Fatal(err)
+	}
+	r, err := flight.NewRecordReader(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Release()
+	var sizes []int64
+	for r.Next() {
+		sizes = append(sizes, r.RecordBatch().NumRows())
+	}
+	if fmt.Sprint(sizes) != "[256 4096 4096 1552]" {
+		t.Errorf("batches of %v rows", sizes)
+	}
+	if err := newServer(t, n).Scan(t.Context(), ask(), &out); err != nil || len(out.sent) != 2 {
+		t.Errorf("counting sent %d messages, %v", len(out.sent), err)
+	}
+}
+
+// The heap and the sort of everything agree with each other and with what is asked.
+func TestOrdersAgree(t *testing.T) {
+	n := filled(t, 12_000, 3)
+	server := newServer(t, n)
+	order := []*exprv1.OrderBy{{ColumnId: 2, Descending: true}, {ColumnId: 3}}
+	read := func(limit, offset uint64) []float64 {
+		req := ask(3)
+		req.Order, req.Limit, req.Offset = order, limit, offset
+		var out sink
+		if err := server.Scan(t.Context(), req, &out); err != nil {
+			t.Fatal(err)
+		}
+		r, err := flight.NewRecordReader(&out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Release()
+		var got []float64
+		for r.Next() {
+			for i := range int(r.RecordBatch().NumRows()) {
+				got = append(got, rowbatch.DatumAt(r.RecordBatch().Column(0), i, catalog.Type{Kind: catalog.Double}).AsFloat())
+			}
+		}
+		return got
+	}
+	all := read(0, 0)
+	if len(all) != 12_000 {
+		t.Fatalf("%d rows", len(all))
+	}
+	for i := 1; i < 4000; i++ { // the first room's third
+		if all[i-1] >= all[i] {
+			t.Fatalf("row %d: %v after %v", i, all[i], all[i-1])
+		}
+	}
+	for _, c := range [][2]uint64{{10, 0}, {10, 3990}, {9_000, 1_000}, {11_000, 500}, {5, 11_998}, {5, 20_000}} {
+		from := min(c[1], uint64(len(all)))
+		want := all[from:min(from+c[0], uint64(len(all)))]
+		if got := read(c[0], c[1]); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("limit %d offset %d: %d rows, want %d", c[0], c[1], len(got), len(want))
+		}
+	}
+}
+
+func TestCancelStopsAScan(t *testing.T) {
+	n := filled(t, 2_000, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	req := ask(1)
+	req.Filter = predicate.Call("=", predicate.Column(2), predicate.Literal(datum.Text("nowhere")))
+	reader := func() { cancel() } // confirmed leadership, and then the caller goes away
+	server, err := scan.NewServer(cancelling{n, reader}, scan.Config{Allocator: rowbatchtest.Allocator(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Scan(ctx, req, &sink{}); !dberr.Is(dberr.FromStatus(err), dberr.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+type cancelling struct {
+	*node
+	cancel func()
+}
+
+func (c cancelling) Reader(ctx context.Context, s uint32) (pebble.Reader, error) {
+	r, err := c.node.Reader(ctx, s)
+	c.cancel()
+	return r, err
+}
+
+// A reader that is gone ends the scan, and everything is released.
+func TestSendFailure(t *testing.T) {
+	n := filled(t, 1_000, 1)
+	server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := dberr.New(dberr.Canceled, "gone")
+	if err := server.Scan(t.Context(), ask(1, 2), &sink{fail: gone}); !dberr.Is(err, dberr.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// One scan's rows and its position are of one moment, whatever is written meanwhile.
+func TestPositionMatchesRows(t *testing.T) {
+	n := newNode(t)
+	server := newServer(t, n)
+	table := n.tables[1]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 300 {
+			row := rowcodec.NewRow(table)
+			row.Put(0, datum.Int(int64(i)))
+			n.write(t, table, "alice", row, false)
+		}
+	}()
+	for rows := int64(0); rows < 300; {
+		var out sink
+		if err := server.Scan(t.Context(), ask(1), &out); err != nil {
+			t.Fatal(err)
+		}
+		var header storagev1.ScanHeader
+		if err := proto.Unmarshal(out.sent[0].GetAppMetadata(), &header); err != nil {
+			t.Fatal(err)
+		}
+		r, err := flight.NewRecordReader(&out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = 0
+		for r.Next() {
+			rows += r.RecordBatch().NumRows()
+		}
+		r.Release()
+		if header.GetPosition() != uint64(rows)*seqStep {
+			t.Fatalf("%d rows at %d", rows, header.GetPosition()/seqStep)
+		}
+	}
+	<-done
+}
+
+// Over both networks, with the client everybody uses.
+func TestDoGet(t *testing.T) {
+	n := filled(t, 600, 2)
+	for name, network := range map[string]rpcnet.Network{"local": rpcnet.NewLocal(), "tcp": rpcnet.TCP{}} {
+		t.Run(name, func(t *testing.T) {
+			addr := map[string]string{"local": "storage", "tcp": "127.0.0.1:0"}[name]
+			srv, err := rpcnet.NewServer(network, addr, rpcnet.ServerOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			flightv1.RegisterFlightServiceServer(srv.Registrar(), newServer(t, n))
+			srv.Serve()
+			defer srv.Stop(t.Context())
+			if name == "tcp" {
+				addr = srv.Addr().String()
+			}
+			conn, err := rpcnet.Dial(network, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			client := flight.NewFlightServiceClient(conn)
+			checkDoGet(t, client)
+		})
+	}
+}
+
+func checkDoGet(t *testing.T, client flight.FlightServiceClient) {
+	t.Helper()
+	get := func(ticket []byte) (rows int64, err error) {
+		st, err := client.DoGet(t.Context(), &flight.Ticket{Ticket: ticket})
+		if err != nil {
+			return 0, err
+		}
+		r, err := flight.NewRecordReader(st)
+		if err != nil {
+			return 0, err
+		}
+		defer r.Release()
+		for r.Next() {
+			rows += r.RecordBatch().NumRows()
+		}
+		return rows, r.Err()
+	}
+	ticket, err := proto.Marshal(ask(1, 2, 3, 6))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rows, err := get(ticket); rows != 600 || err != nil {
+		t.Errorf("%d rows, %v", rows, err)
+	}
+	if _, err := get([]byte("no ticket")); !dberr.Is(err, dberr.InvalidArgument) {
+		t.Errorf("a bad ticket: %v", err)
+	}
+}
+
+func benchmark(b *testing.B, rows int, req *storagev1.ScanRequest) {
+	n := filled(b, rows, 4)
+	server := newServer(b, n)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := server.Scan(b.Context(), req, discard{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+type discard struct{}
+
+func (discard) Send(*flight.FlightData) error { return nil }
+
+// The chat case: the newest 50 of one conversation among a few hundred rows.
+func BenchmarkLatestOfOneConversation(b *testing.B) {
+	req := ask(1, 2, 3, 6, catalog.SeqColumnID)
+	req.Filter = predicate.Call("=", predicate.Column(2), predicate.Literal(datum.Text("room-1")))
+	req.Order = []*exprv1.OrderBy{{ColumnId: 1, Descending: true}}
+	req.Limit = 50
+	benchmark(b, 400, req)
+}
+
+func BenchmarkPointRead(b *testing.B) {
+	req := ask(1, 2, 3, 6)
+	req.Filter = predicate.Call("=", predicate.Column(1), predicate.Literal(datum.Int(77)))
+	benchmark(b, 10_000, req)
+}
+
+func BenchmarkCount(b *testing.B) { benchmark(b, 10_000, ask()) }
+
+func BenchmarkWhole(b *testing.B) { benchmark(b, 10_000, ask(1, 2, 3, 6)) }
+
+func BenchmarkTop50ByAnotherColumn(b *testing.B) {
+	req := ask(1, 2, 3, 6)
+	req.Order, req.Limit = []*exprv1.OrderBy{{ColumnId: 3, Descending: true}}, 50
+	benchmark(b, 10_000, req)
+}
