@@ -206,10 +206,14 @@ func TestNoGapWhenTheChangeStreamBreaks(t *testing.T) {
 // A watch that started before the shard's first write is opened again from the very beginning.
 func TestBreakBeforeTheFirstWrite(t *testing.T) {
 	w := newWorld(t, Config{})
+	w.storage.SetPosition(0)
 	c := w.gateway().subscribe("alice")
-	c.waitSubscribed()
+	if s := c.waitSubscribed(); s.GetPosition() != 0 {
+		t.Fatalf("%v", s)
+	}
 	w.storage.Refuse(true)
 	w.storage.Break()
+	w.storage.SetPosition(storagefake.FirstSeq)
 	seq := w.put("alice", 1, "a", "x")
 	w.storage.Refuse(false)
 	if ch := c.waitChanged(); ch.GetSeq() != seq {

@@ -147,6 +147,13 @@ func (s *Storage) Prune(table uint32, user string) {
 	p.log, p.pruned = nil, s.seq
 }
 
+// SetPosition sets the last _seq given out, also to zero, as a storage that was never written to has it.
+func (s *Storage) SetPosition(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq = seq
+}
+
 // Position is the last _seq given out.
 func (s *Storage) Position() uint64 {
 	s.mu.Lock()
