@@ -6,6 +6,8 @@ package listing
 
 import (
 	"context"
+	"errors"
+	"io"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
@@ -15,6 +17,7 @@ import (
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
@@ -24,8 +27,7 @@ type Listings struct {
 	Storage storagev1.StorageServiceClient
 	Live    livev1.LiveServiceClient
 	Tables  *systemtable.Tables
-	// CountRows counts the rows of t that the caller sees.
-	CountRows func(ctx context.Context, id catalog.Identity, t *catalog.Table) (int64, error)
+	Runner  *exec.Runner
 }
 
 // Namespaces answers SHOW NAMESPACES with the columns of system.namespaces.
@@ -175,7 +177,7 @@ func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, na
 	if err != nil {
 		return nil, err
 	}
-	rows, err := l.CountRows(ctx, id, t)
+	rows, err := l.countRows(ctx, id, t)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +192,27 @@ func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, na
 	return systemtable.OneShot(statsColumns, [][]datum.Datum{{datum.Text(t.Name), datum.Text(t.Namespace),
 		datum.Int(int64(t.SchemaVersion)), datum.Int(rows), datum.Int(0), l.activeStreams(ctx, id, t), datum.Null, hot,
 		datum.Int(0), datum.Int(rows), bytes, datum.Null}})
+}
+
+// countRows counts the rows of t that the caller sees, by a scan without columns.
+func (l *Listings) countRows(ctx context.Context, id catalog.Identity, t *catalog.Table) (int64, error) {
+	rows, err := l.Runner.ScanPartition(ctx, id, t, &storagev1.ScanRequest{})
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Release()
+	n := int64(0)
+	for {
+		batch, err := rows.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += batch.NumRows()
+		batch.Release()
+	}
 }
 
 // activeStreams counts the table's subscriptions on the live node, those of the caller when the table

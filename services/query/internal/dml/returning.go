@@ -1,0 +1,167 @@
+package dml
+
+import (
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/predicate"
+	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
+	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
+	"github.com/kalamdb/kalamdb-go/internal/snowflake"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+)
+
+// returning computes the rows of RETURNING from the rows that the storage role stored.
+type returning struct {
+	table    *catalog.Table
+	columns  []catalog.Column
+	programs []*predicate.Program
+	schema   *arrow.Schema
+}
+
+// newReturning binds the list. An expression that only the query engine knows is refused: the rows
+// are written before it could be computed.
+func newReturning(t *catalog.Table, name sqlfront.Name, alias string, tree *sqlfront.Tree, list []*sqlfront.Node, env *plan.Env) (*returning, error) {
+	r := &returning{table: t}
+	for _, item := range list {
+		target := item.GetResTarget()
+		if star(target.GetVal()) {
+			r.addAll(t)
+			continue
+		}
+		program, err := compile(target.GetVal(), tree, t, alias, env)
+		if dberr.Is(err, dberr.Unsupported) {
+			return nil, dberr.New(dberr.Unsupported, "RETURNING takes columns and simple expressions: %w", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.add(resultColumn(target.GetName(), target.GetVal(), program, t), program)
+	}
+	var err error
+	r.schema, err = rowbatch.SchemaOf(r.columns)
+	return r, err
+}
+
+// star reports whether a target is *, or table.*.
+func star(n *sqlfront.Node) bool {
+	fields := n.GetColumnRef().GetFields()
+	return len(fields) > 0 && fields[len(fields)-1].GetAStar() != nil
+}
+
+// addAll adds what SELECT * shows.
+func (r *returning) addAll(t *catalog.Table) {
+	for _, c := range append(t.VisibleColumns(), shownSystemColumns(t)...) {
+		program, err := predicate.Compile(predicate.Column(c.ID), t)
+		if err == nil { // a column of the table always compiles
+			r.add(c, program)
+		}
+	}
+}
+
+// shownSystemColumns are the system columns of SELECT * (spec 1.7).
+func shownSystemColumns(t *catalog.Table) []catalog.Column {
+	if t.Kind == catalog.StreamTable {
+		return catalog.SystemColumns[:1] // _seq
+	}
+	return catalog.SystemColumns
+}
+
+func (r *returning) add(c catalog.Column, p *predicate.Program) {
+	r.columns = append(r.columns, c)
+	r.programs = append(r.programs, p)
+}
+
+// resultColumn names and types a column of the result, as SELECT would.
+func resultColumn(alias string, n *sqlfront.Node, p *predicate.Program, t *catalog.Table) catalog.Column {
+	name := "?column?"
+	if fields := n.GetColumnRef().GetFields(); len(fields) > 0 {
+		name = fields[len(fields)-1].GetString_().GetSval()
+		if c, ok := t.Column(name); ok {
+			out := *c
+			if alias != "" {
+				out.Name = alias
+			}
+			return out
+		}
+	} else if call := callName(n); call != "" {
+		name = call
+	}
+	if alias != "" {
+		name = alias
+	}
+	typ := p.Type()
+	if typ.Kind == 0 { // NULL, which PostgreSQL gives as text
+		typ = catalog.Type{Kind: catalog.Text}
+	}
+	return catalog.Column{Name: name, Type: typ}
+}
+
+// build computes the rows. written is nil when nothing was.
+func (r *returning) build(env *plan.Env, written *storagev1.TableWriteResult, deleted bool) (arrow.RecordBatch, error) {
+	b := rowbatch.NewBuilder(memory.DefaultAllocator, r.schema, r.columns)
+	defer b.Release()
+	if n := len(written.GetRows()); n != len(written.GetSeqs()) {
+		return nil, dberr.New(dberr.Internal, "the storage role returned %d rows for %d versions", n, len(written.GetSeqs()))
+	}
+	row := newStoredRow(r.table)
+	row.deleted = deleted
+	penv := predicateEnv(env)
+	for i, encoded := range written.GetRows() {
+		if err := rowcodec.Decode(encoded, r.table, &row.row); err != nil {
+			return nil, err
+		}
+		row.seq = written.GetSeqs()[i]
+		for j, p := range r.programs {
+			v, err := p.Eval(penv, row)
+			if err == nil && !v.IsNull() {
+				v, err = datum.Convert(v, r.columns[j].Type)
+			}
+			if err != nil {
+				return nil, err
+			}
+			if err := b.Append(j, v); err != nil {
+				return nil, err
+			}
+		}
+		b.EndRow()
+	}
+	return b.NewBatch(), nil
+}
+
+// storedRow is a row as expressions see it.
+type storedRow struct {
+	row     rowcodec.Row
+	seq     uint64
+	deleted bool
+	byID    map[uint32]int
+}
+
+func newStoredRow(t *catalog.Table) *storedRow {
+	s := &storedRow{row: rowcodec.NewRow(t), byID: make(map[uint32]int, len(t.Columns))}
+	for i := range t.Columns {
+		s.byID[t.Columns[i].ID] = i
+	}
+	return s
+}
+
+// Column gives a column's value, system columns included.
+func (s *storedRow) Column(id uint32) datum.Datum {
+	switch id {
+	case catalog.SeqColumnID:
+		return datum.Int(int64(s.seq))
+	case catalog.DeletedColumnID:
+		return datum.Bool(s.deleted)
+	case catalog.UpdatedColumnID:
+		return datum.Timestamp(snowflake.Time(s.seq, snowflake.SeqEpoch).UnixMicro())
+	}
+	if i, ok := s.byID[id]; ok {
+		return s.row.Values[i]
+	}
+	return datum.Null
+}

@@ -1,0 +1,297 @@
+package dml
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
+	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
+)
+
+// inFlightMax bounds the batches of one client stream that wait for their acknowledgement; past it the
+// next batch is not read, and flow control reaches the client.
+const inFlightMax = 256
+
+// RowStreams serves QueryService.WriteStream: batches of rows without SQL.
+type RowStreams struct {
+	Catalog *catalogview.View
+	Storage storagev1.StorageServiceClient
+	// DefaultNamespace is used by batches that name none.
+	DefaultNamespace string
+
+	// receivers are the goroutines that read from clients. gRPC unblocks one only when its handler
+	// has returned, so handlers do not wait for them: Wait does.
+	receivers sync.WaitGroup
+}
+
+type (
+	clientStream  = grpc.BidiStreamingServer[queryv1.WriteStreamRequest, queryv1.WriteStreamResponse]
+	storageStream = grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse]
+)
+
+// received is what a client's stream gave.
+type received struct {
+	req *queryv1.WriteStreamRequest
+	err error
+}
+
+// answer is what one batch waits for: an error of ours, or the storage stream's next response.
+type answer struct{ err error }
+
+// Wait returns when every goroutine of ended streams is gone. Call it after the server has stopped.
+func (s *RowStreams) Wait() { s.receivers.Wait() }
+
+// Serve runs one client stream until it ends. Batches go out on one storage stream in the order they
+// came, and are acknowledged in that order; one that is refused does not stop the others.
+func (s *RowStreams) Serve(client clientStream) error {
+	ctx, cancel := context.WithCancel(client.Context())
+	defer cancel()
+	requests := make(chan received)
+	s.receivers.Add(1)
+	go func() {
+		defer s.receivers.Done()
+		receive(ctx, client, requests)
+	}()
+	group, ctx := errgroup.WithContext(ctx)
+	storage, err := s.Storage.WriteStream(ctx)
+	if err != nil {
+		return err
+	}
+	answers := make(chan answer, inFlightMax)
+	group.Go(func() error { return acknowledge(ctx, client, storage, answers) })
+	group.Go(func() error {
+		defer close(answers)
+		return s.forward(ctx, requests, storage, answers)
+	})
+	return group.Wait()
+}
+
+// receive hands over what the client sends until it ends or ctx does.
+func receive(ctx context.Context, client clientStream, requests chan<- received) {
+	for {
+		req, err := client.Recv()
+		select {
+		case requests <- received{req, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// forward writes the client's batches to storage.
+func (s *RowStreams) forward(ctx context.Context, requests <-chan received, storage storageStream, answers chan<- answer) error {
+	var id *catalog.Identity
+	for {
+		var r received
+		select {
+		case r = <-requests:
+		case <-ctx.Done():
+			return dberr.FromStatus(ctx.Err())
+		}
+		if errors.Is(r.err, io.EOF) {
+			return storage.CloseSend()
+		}
+		if r.err != nil {
+			return r.err
+		}
+		if id == nil { // only the first message carries it
+			first := catalog.IdentityFromProto(r.req.GetIdentity())
+			id = &first
+		}
+		b, err := s.decode(ctx, *id, r.req)
+		broken := err == nil && storage.Send(&storagev1.WriteStreamRequest{Request: b.request(false)}) != nil
+		select {
+		case answers <- answer{err}:
+		case <-ctx.Done():
+			return dberr.FromStatus(ctx.Err())
+		}
+		if broken { // gRPC tells why to the receiving side only: the answer just queued gets it
+			return nil
+		}
+	}
+}
+
+// acknowledge answers batches in order.
+func acknowledge(ctx context.Context, client clientStream, storage storageStream, answers <-chan answer) error {
+	for {
+		var a answer
+		var open bool
+		select {
+		case a, open = <-answers:
+		case <-ctx.Done():
+			return dberr.FromStatus(ctx.Err())
+		}
+		if !open {
+			return nil
+		}
+		resp := &queryv1.WriteStreamResponse{}
+		if a.err != nil {
+			resp.Error = ErrorToProto(a.err)
+		} else {
+			written, err := storage.Recv()
+			if err != nil {
+				return dberr.New(dberr.Unavailable, "the storage role closed the stream of writes: %w", err)
+			}
+			resp.Error = written.GetError()
+			if resp.Error == nil {
+				w := written.GetResponse()
+				resp.Rows, resp.Durability, resp.Position = affected(w), w.GetDurability(), w.GetPosition()
+			}
+		}
+		if err := client.Send(resp); err != nil {
+			return err
+		}
+	}
+}
+
+func affected(w *storagev1.WriteResponse) uint64 {
+	var n uint64
+	for _, r := range w.GetResults() {
+		n += r.GetRowsAffected()
+	}
+	return n
+}
+
+// ErrorToProto carries an error inside a message.
+func ErrorToProto(err error) *storagev1.Error {
+	return &storagev1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error(), Fields: dberr.FieldsOf(err)}
+}
+
+// decode binds one batch and encodes its rows.
+func (s *RowStreams) decode(ctx context.Context, id catalog.Identity, req *queryv1.WriteStreamRequest) (*batch, error) {
+	if as := req.GetAsUser(); as != "" && as != id.UserID {
+		role, err := account.TargetRole(ctx, s.Catalog, as)
+		if err != nil {
+			return nil, err
+		}
+		if id, err = access.As(id, as, role); err != nil {
+			return nil, err
+		}
+	}
+	state := s.Catalog.State()
+	namespace, name := s.tableName(req)
+	t, ok := state.Table(namespace, name)
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "relation \"%s.%s\" does not exist", namespace, name)
+	}
+	tg, err := bind(state, id, t)
+	if err != nil {
+		return nil, err
+	}
+	b := tg.newBatch(storagev1.Operation_OPERATION_INSERT)
+	switch rows := req.GetRows().(type) {
+	case *queryv1.WriteStreamRequest_RowSet:
+		err = b.addRowSet(rows.RowSet)
+	case *queryv1.WriteStreamRequest_ArrowIpc:
+		err = b.addArrow(rows.ArrowIpc)
+	default:
+		err = dberr.New(dberr.InvalidArgument, "the batch holds no rows: neither arrow_ipc nor row_set is set")
+	}
+	return b, err
+}
+
+// tableName folds the names of a request; the table may be written ns.table.
+func (s *RowStreams) tableName(req *queryv1.WriteStreamRequest) (namespace, name string) {
+	namespace, name = strings.ToLower(req.GetNamespace()), strings.ToLower(req.GetTable())
+	if before, after, qualified := strings.Cut(name, "."); qualified {
+		return before, after
+	}
+	if namespace == "" {
+		namespace = s.DefaultNamespace
+	}
+	return namespace, name
+}
+
+func (b *batch) addRowSet(set *queryv1.RowSet) error {
+	positions, err := writableAll(b.table, set.GetColumns())
+	if err != nil {
+		return err
+	}
+	for i, r := range set.GetRows() {
+		if len(r.GetValues()) != len(positions) {
+			return dberr.New(dberr.InvalidArgument, "row %d has %d values for %d columns", i+1, len(r.GetValues()), len(positions))
+		}
+		b.row.Reset()
+		for j, v := range r.GetValues() {
+			if err := b.put(positions[j], paramDatum(v), i+1); err != nil {
+				return err
+			}
+		}
+		if err := b.add(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batchBytesMax bounds one Arrow batch of a client, as sent and as decoded.
+const batchBytesMax = 64 << 20
+
+// addArrow encodes the rows of an Arrow IPC stream, columns by name.
+func (b *batch) addArrow(data []byte) error {
+	schema, records, err := rowbatch.Decode(memory.DefaultAllocator, data, batchBytesMax)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, r := range records {
+			r.Release()
+		}
+	}()
+	names := make([]string, schema.NumFields())
+	for i, f := range schema.Fields() {
+		names[i] = strings.ToLower(f.Name)
+	}
+	if len(names) == 0 {
+		return dberr.New(dberr.InvalidArgument, "the batch has no columns")
+	}
+	positions, err := writableAll(b.table, names)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := b.addRecord(r, positions, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addRecord encodes a record's rows. Field from[i], or i when from is nil, goes to column positions[i].
+func (b *batch) addRecord(r arrow.RecordBatch, positions, from []int) error {
+	columns := rowbatch.ColumnsOf(r.Schema())
+	for row := range int(r.NumRows()) {
+		b.row.Reset()
+		for i, p := range positions {
+			field := i
+			if from != nil {
+				field = from[i]
+			}
+			v := rowbatch.DatumAt(r.Column(field), row, columns[field].Type)
+			if err := b.put(p, v, len(b.write.Rows)+1); err != nil {
+				return err
+			}
+		}
+		if err := b.add(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

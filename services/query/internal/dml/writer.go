@@ -1,0 +1,90 @@
+package dml
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/apache/arrow-go/v18/arrow"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/predicate"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+)
+
+func predicateEnv(e *plan.Env) *predicate.Env {
+	return &predicate.Env{NowUS: e.NowUS, UserID: e.Identity.UserID, Role: e.Identity.Role}
+}
+
+// Writer executes INSERT, UPDATE and DELETE.
+type Writer struct {
+	Catalog *catalogview.View
+	Storage storagev1.StorageServiceClient
+	// Runner is the reading side: INSERT … SELECT, and the rows that UPDATE and DELETE change.
+	Runner *exec.Runner
+	// NextID makes the values of SNOWFLAKE_ID().
+	NextID func() int64
+	Now    func() time.Time
+}
+
+// Result is what a statement did.
+type Result struct {
+	// Verb begins the message: Inserted, Updated, Deleted.
+	Verb       string
+	Rows       uint64
+	Durability storagev1.Durability
+	Position   uint64
+	// Returning holds the rows of RETURNING; the caller releases it. Nil without the clause.
+	Returning arrow.RecordBatch
+}
+
+// Message is a result's text (spec 1.9).
+func Message(verb string, rows uint64) string { return fmt.Sprintf("%s %d row(s)", verb, rows) }
+
+// table finds the table a statement writes.
+func table(state *catalogview.State, namespace string, name sqlfront.Name) (*catalog.Table, error) {
+	if name.Namespace != "" {
+		namespace = name.Namespace
+	}
+	t, ok := state.Table(namespace, name.Name)
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "relation \"%s.%s\" does not exist", namespace, name.Name)
+	}
+	return t, nil
+}
+
+// send writes a batch and builds the statement's result. A batch without rows is not sent.
+func (w *Writer) send(ctx context.Context, env *plan.Env, b *batch, verb string, ret *returning) (*Result, error) {
+	result := &Result{Verb: verb, Durability: durabilityOf(b.table)}
+	var written *storagev1.TableWriteResult
+	if len(b.write.Rows) > 0 {
+		resp, err := w.Storage.Write(ctx, b.request(ret != nil))
+		if err != nil {
+			return nil, err
+		}
+		if len(resp.GetResults()) != 1 {
+			return nil, dberr.New(dberr.Internal, "the storage role answered one write with %d results", len(resp.GetResults()))
+		}
+		written = resp.GetResults()[0]
+		result.Rows, result.Durability, result.Position = written.GetRowsAffected(), resp.GetDurability(), resp.GetPosition()
+	}
+	if ret == nil {
+		return result, nil
+	}
+	var err error
+	result.Returning, err = ret.build(env, written, b.write.Operation == storagev1.Operation_OPERATION_DELETE)
+	return result, err
+}
+
+// durabilityOf is what a write that changed nothing reports: what a write of the table would have.
+func durabilityOf(t *catalog.Table) storagev1.Durability {
+	if t.Kind == catalog.StreamTable {
+		return storagev1.Durability_DURABILITY_MEMORY
+	}
+	return storagev1.Durability_DURABILITY_QUORUM
+}

@@ -1,0 +1,214 @@
+// Package statement runs requests: it parses the whole text, checks every statement's rights, and then
+// executes the statements one after another.
+package statement
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/ddl"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
+)
+
+// DefaultNamespace is where unqualified names live when the request names no namespace.
+const DefaultNamespace = "default"
+
+// Fields of errors that only this package sets.
+const (
+	// FieldReason refines a code; ReasonParamsWithBatch is its value for parameters in a batch.
+	FieldReason           = "reason"
+	ReasonParamsWithBatch = "PARAMS_WITH_BATCH"
+	// FieldStatement is the 1-based number of the statement that failed.
+	FieldStatement = "statement"
+)
+
+// Limits bound a request; see the role's Config for their defaults.
+type Limits struct {
+	Parse sqlfront.Limits
+	// RowsMax cuts a result; the result says so.
+	RowsMax uint64
+	// ResultBytesMax bounds the results of a request together.
+	ResultBytesMax int
+	// Timeout is a statement's.
+	Timeout time.Duration
+}
+
+// Config holds what statements are run with.
+type Config struct {
+	Limits        Limits
+	Gate          *admission.Gate
+	Catalog       *catalogview.View
+	Live          livev1.LiveServiceClient
+	Runner        *exec.Runner
+	DDL           *ddl.DDL
+	Accounts      *account.Accounts
+	Listings      *listing.Listings
+	Writer        *dml.Writer
+	Subscriptions *subscriptionplan.Planner
+	Now           func() time.Time
+	// Observe is told of every statement that ended; it may be nil.
+	Observe func(command string, took time.Duration, err error)
+}
+
+// Executor runs requests.
+type Executor struct {
+	Config
+	texts *textCache
+}
+
+// New makes an executor.
+func New(cfg Config) (*Executor, error) {
+	texts, err := newTextCache(cfg.Limits.Parse)
+	if err != nil {
+		return nil, dberr.New(dberr.Internal, "make the cache of parsed texts: %w", err)
+	}
+	return &Executor{Config: cfg, texts: texts}, nil
+}
+
+// call is a request being run. EXECUTE AS USER runs its inner statement with a copy.
+type call struct {
+	id        catalog.Identity
+	namespace string
+	params    []datum.Datum
+	rowsMax   uint64
+	// bytesLeft is what remains of the request's result budget.
+	bytesLeft *int
+	parsed    *parsed
+}
+
+// Execute runs a request. When the first statement fails, or none could start, the error is returned
+// whole; a later statement's error stands in the response, beside the results before it.
+func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*queryv1.ExecuteResponse, error) {
+	c, err := e.begin(catalog.IdentityFromProto(req.GetIdentity()), req.GetNamespace(), req.GetSql(), req.GetParams())
+	if err != nil {
+		return nil, err
+	}
+	if c.rowsMax = e.Limits.RowsMax; req.GetMaxRows() > 0 && req.GetMaxRows() < c.rowsMax {
+		c.rowsMax = req.GetMaxRows()
+	}
+	if err := e.checkAll(ctx, *c); err != nil {
+		return nil, err
+	}
+	leave, err := e.Gate.Enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	resp := &queryv1.ExecuteResponse{}
+	for i, s := range c.parsed.statements {
+		result, err := e.run(ctx, c, s)
+		if err != nil {
+			err = numbered(err, i, len(c.parsed.statements))
+			if i == 0 {
+				return nil, err
+			}
+			resp.Error, resp.FailedStatement = dml.ErrorToProto(err), uint32(i+1)
+			return resp, nil
+		}
+		resp.Results = append(resp.Results, result)
+	}
+	return resp, nil
+}
+
+// begin parses a request and checks what concerns it as a whole.
+func (e *Executor) begin(id catalog.Identity, namespace, text string, params []*queryv1.Param) (*call, error) {
+	if id.UserID == "" {
+		return nil, dberr.New(dberr.Unauthenticated, "the request names no user")
+	}
+	bound, err := dml.Params(params)
+	if err != nil {
+		return nil, err
+	}
+	p, bound, err := e.parse(text, bound)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.statements) == 0 {
+		return nil, dberr.New(dberr.InvalidSQL, "the text holds no statement")
+	}
+	if len(p.statements) > 1 && len(params) > 0 {
+		return nil, dberr.New(dberr.InvalidArgument, "parameters are allowed with one statement only, and the text holds %d",
+			len(p.statements)).With(FieldReason, ReasonParamsWithBatch)
+	}
+	if namespace == "" {
+		namespace = DefaultNamespace
+	}
+	left := e.Limits.ResultBytesMax
+	return &call{id: id, namespace: fold(namespace), params: bound, rowsMax: e.Limits.RowsMax, bytesLeft: &left, parsed: p}, nil
+}
+
+// parse parses a text. An INSERT of plain literals is parsed as one with parameters, which the cache
+// knows from the last time; when the parser does not like that form, it sees the text itself.
+func (e *Executor) parse(text string, params []datum.Datum) (*parsed, []datum.Datum, error) {
+	if len(params) == 0 && len(text) <= templateBytesMax {
+		if t, literals, ok := template(text); ok {
+			if p, err := e.texts.parse(t); err == nil {
+				return p, literals, nil
+			}
+		}
+	}
+	p, err := e.texts.parse(text)
+	return p, params, err
+}
+
+// run executes one statement within its timeout.
+func (e *Executor) run(ctx context.Context, c *call, s sqlfront.Statement) (*queryv1.StatementResult, error) {
+	began := e.Now()
+	ctx, cancel := e.withTimeout(ctx)
+	defer cancel()
+	result, err := e.dispatch(ctx, c, s)
+	err = timeoutError(ctx, err)
+	if e.Observe != nil {
+		e.Observe(s.Command(), e.Now().Sub(began), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	result.Command = s.Command()
+	if result.AsUser == "" {
+		result.AsUser = c.id.UserID
+	}
+	return result, nil
+}
+
+// withTimeout bounds one statement. The cause tells the statement's timeout from the caller's.
+func (e *Executor) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, e.Limits.Timeout, dberr.New(dberr.Timeout,
+		"the statement ran longer than allowed (limit statement_timeout, %s)", e.Limits.Timeout))
+}
+
+// timeoutError returns what ended ctx, when that is why a statement failed.
+func timeoutError(ctx context.Context, err error) error {
+	var cause *dberr.Error
+	if err != nil && errors.As(context.Cause(ctx), &cause) {
+		return cause
+	}
+	return err
+}
+
+// numbered says which statement of several failed.
+func numbered(err error, i, of int) error {
+	if of == 1 {
+		return err
+	}
+	n := strconv.Itoa(i + 1)
+	wrapped := dberr.New(dberr.CodeOf(err), "statement %s: %w", n, err).With(FieldStatement, n)
+	for key, value := range dberr.FieldsOf(err) {
+		wrapped = wrapped.With(key, value)
+	}
+	return wrapped
+}

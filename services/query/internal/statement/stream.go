@@ -1,0 +1,139 @@
+package statement
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/memory"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
+	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
+)
+
+// Sender receives a Flight stream.
+type Sender = exec.Sender
+
+// ticket parses and checks a ticket: one statement.
+func (e *Executor) ticket(ctx context.Context, t *queryv1.StatementTicket) (*call, sqlfront.Statement, error) {
+	c, err := e.begin(catalog.IdentityFromProto(t.GetIdentity()), t.GetNamespace(), t.GetSql(), t.GetParams())
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := len(c.parsed.statements); n != 1 {
+		return nil, nil, dberr.New(dberr.InvalidArgument, "one statement can be streamed, and the text holds %d", n)
+	}
+	if err := e.checkAll(ctx, *c); err != nil {
+		return nil, nil, err
+	}
+	s := c.parsed.statements[0]
+	if as, ok := s.(*sqlfront.ExecuteAs); ok {
+		inner, err := e.as(ctx, *c, as)
+		return &inner, as.Inner, err
+	}
+	return c, s, nil
+}
+
+// Stream runs a ticket's statement and sends every row. It holds a place among the running statements
+// until the client has read them all; a stalled client is cut off by the statement timeout, as the
+// engine's memory and the snapshot it reads are held as long.
+func (e *Executor) Stream(ctx context.Context, t *queryv1.StatementTicket, to Sender) error {
+	leave, err := e.Gate.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	began := e.Now()
+	ctx, cancel := e.withTimeout(ctx)
+	defer cancel()
+	err = timeoutError(ctx, e.send(ctx, t, to))
+	if e.Observe != nil {
+		e.Observe("STREAM", e.Now().Sub(began), err)
+	}
+	return err
+}
+
+func (e *Executor) send(ctx context.Context, t *queryv1.StatementTicket, to Sender) error {
+	c, s, err := e.ticket(ctx, t)
+	if err != nil {
+		return err
+	}
+	if query, ok := s.(*sqlfront.Select); ok {
+		return e.Runner.SelectFlight(ctx, c.env(e.Now()), query, to)
+	}
+	rows, err := e.listing(ctx, c, s)
+	if err != nil {
+		return err
+	}
+	defer rows.Release()
+	w := rowbatch.NewFlightWriter(to, memory.DefaultAllocator)
+	if err := w.Start(rowbatch.SchemaHeader(rows.Schema(), memory.DefaultAllocator), nil); err != nil {
+		return err
+	}
+	for {
+		batch, err := rows.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		err = w.Write(batch)
+		batch.Release()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// errNoRows is the cause when a statement without a stream of rows is to be streamed.
+var errNoRows = errors.New("the statement returns no stream of rows")
+
+// listing starts a statement about definitions that returns rows.
+func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (*systemtable.Stream, error) {
+	switch s := s.(type) {
+	case *sqlfront.ShowNamespaces:
+		return e.Listings.Namespaces(c.id)
+	case *sqlfront.ShowTables:
+		return e.Listings.ShowTables(c.id, s.In)
+	case *sqlfront.ShowUsers:
+		return e.Listings.Users(c.id)
+	case *sqlfront.Describe:
+		return e.Listings.Describe(c.id, qualify(*c, s.Table), s.Table.Name)
+	case *sqlfront.ShowStats:
+		return e.Listings.Stats(ctx, c.id, qualify(*c, s.Table), s.Table.Name)
+	case *sqlfront.Explain:
+		return e.explain(ctx, c, s)
+	}
+	return nil, dberr.New(dberr.InvalidOperation, "%s: %w", s.Command(), errNoRows)
+}
+
+// Describe returns the schema of a statement's result; one that returns no stream of rows has no
+// fields.
+func (e *Executor) Describe(ctx context.Context, t *queryv1.StatementTicket) (*arrow.Schema, error) {
+	ctx, cancel := e.withTimeout(ctx)
+	defer cancel()
+	c, s, err := e.ticket(ctx, t)
+	if err != nil {
+		return nil, timeoutError(ctx, err)
+	}
+	if query, ok := s.(*sqlfront.Select); ok {
+		schema, err := e.Runner.Describe(ctx, c.env(e.Now()), query)
+		return schema, timeoutError(ctx, err)
+	}
+	rows, err := e.listing(ctx, c, s)
+	if errors.Is(err, errNoRows) {
+		return arrow.NewSchema(nil, nil), nil
+	}
+	if err != nil {
+		return nil, timeoutError(ctx, err)
+	}
+	defer rows.Release()
+	return rows.Schema(), nil
+}
