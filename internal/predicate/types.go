@@ -2,6 +2,7 @@ package predicate
 
 import (
 	"math"
+	"strings"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
@@ -158,7 +159,7 @@ func resolveText(name string, n *node) (*node, error) {
 		return n, nil
 	}
 	if n.typ.Kind != unknownKind {
-		return nil, dberr.New(dberr.InvalidArgument, "%s needs TEXT, not %s", name, typeName(n.typ))
+		return nil, dberr.New(dberr.InvalidArgument, "%s needs TEXT, not %s", strings.ToUpper(name), typeName(n.typ))
 	}
 	return resolve(n, textType)
 }

@@ -85,7 +85,7 @@ func (r *reader) other() (Statement, error) {
 	if !forbidden[first] {
 		return nil, r.unexpected("a statement")
 	}
-	if second := r.word(1); second != "" {
+	if second := r.word(1); second != "" && (first == "create" || first == "drop" || first == "alter" || first == "show") {
 		return nil, r.fail(dberr.InvalidSQL, 0, "%s %s is not allowed", strings.ToUpper(first), strings.ToUpper(second))
 	}
 	return nil, r.fail(dberr.InvalidSQL, 0, "%s is not allowed", strings.ToUpper(first))

@@ -40,6 +40,9 @@ func (c converter) function(f *pg.FuncCall, depth int) (*exprv1.Expr, error) {
 	known, ok := functions[name]
 	if !ok || f.GetAggStar() || f.GetAggDistinct() || f.GetOver() != nil || f.GetAggFilter() != nil || len(f.GetAggOrder()) > 0 ||
 		f.GetFuncVariadic() || !predicate.Accepts(known, len(f.GetArgs())) {
+		if name == "" {
+			return nil, c.unsupported(f.GetLocation(), "a function of a namespace")
+		}
 		return nil, c.unsupported(f.GetLocation(), "this form of the function %s", strings.ToUpper(name))
 	}
 	if _, pattern := textConstant(f.GetArgs(), 1); known == "substring" && pattern { // a regular expression

@@ -127,6 +127,9 @@ func (r *reader) expectPunct(s string) error {
 	return nil
 }
 
+// thePassword is what optionText expects after PASSWORD.
+const thePassword = "the password"
+
 // nearMax bounds how much of the text an error repeats.
 const nearMax = 40
 
@@ -137,8 +140,8 @@ func (r *reader) unexpected(expected string) error {
 		return syntaxError(r.request, t.start, "expected %s at the end", expected)
 	}
 	near := r.raw(t)
-	if t.kind == tokString {
-		near = "a string" // it may be a password
+	if t.kind == tokString || expected == thePassword {
+		near = "this value" // it may be a password
 	} else if len(near) > nearMax {
 		near = near[:nearMax] + "…"
 	}

@@ -138,15 +138,25 @@ func (s *Insert) values(tree *Tree, source *Node) error {
 	for i, list := range sel.GetValuesLists() {
 		items := list.GetList().GetItems()
 		if len(items) != width {
-			return tree.errorAt(dberr.InvalidSQL, -1, "VALUES lists must all have the same length: row 1 has %d values, row %d has %d",
+			return tree.errorAt(dberr.InvalidSQL, valuesLocation(items), "VALUES lists must all have the same length: row 1 has %d values, row %d has %d",
 				width, i+1, len(items))
 		}
 		if s.Columns != nil && len(items) != len(s.Columns) {
-			return tree.errorAt(dberr.InvalidSQL, -1, "INSERT names %d columns, row %d has %d values", len(s.Columns), i+1, len(items))
+			return tree.errorAt(dberr.InvalidSQL, valuesLocation(items), "INSERT names %d columns, row %d has %d values", len(s.Columns), i+1, len(items))
 		}
 		s.Rows = append(s.Rows, items)
 	}
 	return nil
+}
+
+// valuesLocation finds a place in a row of VALUES.
+func valuesLocation(items []*Node) int32 {
+	for _, n := range items {
+		if at := Location(n); at >= 0 {
+			return at
+		}
+	}
+	return -1
 }
 
 func (r *reader) update(tree *Tree, n *pg.UpdateStmt) (Statement, error) {

@@ -3,6 +3,7 @@ package sqlfront
 import (
 	"errors"
 	"strings"
+	"sync"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"github.com/pganalyze/pg_query_go/v6/parser"
@@ -70,9 +71,19 @@ func (t *Tree) errorAt(code dberr.Code, location int32, format string, args ...a
 	return dberr.New(code, "line %d, column %d: %w", line, column, e).At(line, column)
 }
 
+// treeVersion is the version of PostgreSQL's trees, which the parser tells with every tree it makes.
+var treeVersion = sync.OnceValues(func() (int32, error) {
+	tree, err := pg.Parse("SELECT 1")
+	return tree.GetVersion(), err
+})
+
 // Deparse writes a statement as text for a PostgreSQL-like engine.
 func Deparse(stmt *Node) (string, error) {
-	text, err := pg.Deparse(&pg.ParseResult{Stmts: []*pg.RawStmt{{Stmt: stmt}}})
+	version, err := treeVersion()
+	if err != nil {
+		return "", dberr.New(dberr.Internal, "write a statement: %w", err)
+	}
+	text, err := pg.Deparse(&pg.ParseResult{Version: version, Stmts: []*pg.RawStmt{{Stmt: stmt}}})
 	if err != nil {
 		return "", dberr.New(dberr.Internal, "write a statement: %w", err)
 	}
@@ -81,6 +92,20 @@ func Deparse(stmt *Node) (string, error) {
 
 // Clone copies a node with everything below it. Parsed statements are shared and must not be changed.
 func Clone(n *Node) *Node { return proto.Clone(n).(*Node) }
+
+// Location is where a node stands in the parsed text: the least location of it and what is below it
+// (an operator's own is in its middle); -1 when none is known.
+func Location(n *Node) int32 {
+	least := int32(-1)
+	Walk(n, func(m proto.Message) bool {
+		located, ok := m.(interface{ GetLocation() int32 })
+		if ok && located.GetLocation() >= 0 && (least < 0 || located.GetLocation() < least) {
+			least = located.GetLocation()
+		}
+		return true
+	})
+	return least
+}
 
 // Walk calls visit for every message of a parse tree below root, root included, parents first. When
 // visit returns false, what is below is left out.
