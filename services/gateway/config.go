@@ -32,7 +32,8 @@ type Listen struct {
 	PublicOrigin string `toml:"public_origin" doc:"what clients reach the server as, e.g. https://db.example"`
 }
 
-// RateLimit are the limits of spec 3.8 and 5.6. Zero switches a limit off; Defaults has the usual values.
+// RateLimit are the limits of spec 3.8 and 5.6. Zero switches a limit off, except for messages,
+// subscriptions and body bytes, where it means the usual value. Defaults has the usual values of all.
 type RateLimit struct {
 	QueriesPerSec       int             `toml:"max_queries_per_sec" doc:"SQL requests of one user per second; 0 = no limit"`
 	MessagesPerSec      int             `toml:"max_messages_per_sec" doc:"WebSocket messages of one connection per second"`
