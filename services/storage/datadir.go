@@ -37,7 +37,7 @@ func openDataDir(fs vfs.FS, path string) (*dataDir, error) {
 	if fs == nil {
 		d.fs = vfs.Default
 	}
-	if err := d.fs.MkdirAll(path, dirMode); err != nil {
+	if err := errors.Join(d.fs.MkdirAll(path, dirMode), syncDir(d.fs, d.fs.PathDir(path))); err != nil {
 		return nil, dberr.New(dberr.Unavailable, "make the data directory: %w", err)
 	}
 	lock, err := d.fs.Lock(d.join(lockFile))
@@ -107,7 +107,7 @@ func (d *dataDir) writeFormat() error {
 		err = d.fs.Rename(temp, d.join(formatFile))
 	}
 	if err == nil {
-		err = d.syncDir()
+		err = syncDir(d.fs, d.path)
 	}
 	if err != nil {
 		return dberr.New(dberr.Unavailable, "write the data format: %w", err)
@@ -115,8 +115,9 @@ func (d *dataDir) writeFormat() error {
 	return nil
 }
 
-func (d *dataDir) syncDir() error {
-	dir, err := d.fs.OpenDir(d.path)
+// syncDir makes new names in a directory durable.
+func syncDir(fs vfs.FS, path string) error {
+	dir, err := fs.OpenDir(path)
 	if err != nil {
 		return err
 	}

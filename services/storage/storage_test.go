@@ -167,7 +167,6 @@ func (r *role) wantRows(t *catalog.Table, user string, want int) {
 	}
 }
 
-
 func TestWhatIsWrittenIsReadAlsoAfterARestart(t *testing.T) {
 	for name, cfg := range map[string]Config{"disk": {Dir: t.TempDir()}, "memory": {FS: vfs.NewMem()}} {
 		t.Run(name, func(t *testing.T) {

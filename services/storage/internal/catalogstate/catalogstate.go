@@ -112,6 +112,9 @@ func (s *State) open() error {
 	if err = prepare(db); err == nil {
 		err = s.load(db)
 	}
+	if err == nil {
+		err = syncDir(s.cfg.Path) // the file may be new
+	}
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}

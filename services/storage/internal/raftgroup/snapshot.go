@@ -46,7 +46,7 @@ type snapshots struct {
 
 func openSnapshots(group uint32, log *raftlog.Store, fs vfs.FS, dir string, state State) (*snapshots, error) {
 	s := &snapshots{group: group, log: log, fs: fs, dir: dir, state: state}
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(fs.MkdirAll(dir, 0o700), syncDir(fs, fs.PathDir(dir))); err != nil {
 		return nil, dberr.New(dberr.Unavailable, "make the snapshot directory: %w", err)
 	}
 	raw, err := log.Snapshot()
@@ -267,7 +267,7 @@ func (k *sink) Write(p []byte) (int, error) {
 // Close makes the snapshot the group's newest.
 func (k *sink) Close() error {
 	if k.file != nil {
-		err := errors.Join(k.file.Sync(), k.file.Close(), k.store.syncDir())
+		err := errors.Join(k.file.Sync(), k.file.Close(), syncDir(k.store.fs, k.store.dir))
 		k.file = nil
 		if err != nil {
 			return dberr.New(dberr.Unavailable, "store a received snapshot: %w", err)
@@ -278,8 +278,9 @@ func (k *sink) Close() error {
 	return k.store.save(&k.meta)
 }
 
-func (s *snapshots) syncDir() error {
-	d, err := s.fs.OpenDir(s.dir)
+// syncDir makes new names in a directory durable.
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
 	if err != nil {
 		return err
 	}

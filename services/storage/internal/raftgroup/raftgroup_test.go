@@ -1,0 +1,334 @@
+package raftgroup
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/raft"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)         {}
+func (quiet) Errorf(string, ...any)        {}
+func (quiet) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
+
+// bytesState is a state that is one byte string.
+type bytesState struct {
+	content  []byte
+	applied  uint64
+	torn     bool
+	restored int
+}
+
+func (s *bytesState) Apply(logs []*raft.Log) []any {
+	for _, l := range logs {
+		s.content, s.applied = append(s.content, l.Data...), l.Index
+	}
+	return make([]any, len(logs))
+}
+func (s *bytesState) Applied() uint64        { return s.applied }
+func (*bytesState) MakeDurable(uint64) error { return nil }
+func (s *bytesState) Torn() (bool, error)    { return s.torn, nil }
+func (s *bytesState) WriteSnapshot(w io.Writer) error {
+	_, err := w.Write(append(binary.BigEndian.AppendUint64(nil, s.applied), s.content...))
+	return err
+}
+
+func (s *bytesState) Restore(r io.Reader) error {
+	s.restored++
+	s.torn = true
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	s.applied, s.content, s.torn = binary.BigEndian.Uint64(b), b[8:], false
+	return nil
+}
+
+func testSnapshots(t *testing.T, fs vfs.FS, log *raftlog.DB, state State) *snapshots {
+	t.Helper()
+	store, err := log.Group(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := openSnapshots(4, store, fs, "spool", state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func openLog(t *testing.T, fs vfs.FS) *raftlog.DB {
+	t.Helper()
+	db, err := raftlog.Open("raft", raftlog.Options{FS: fs, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func files(t *testing.T, fs vfs.FS) []string {
+	t.Helper()
+	names, err := fs.List("spool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// receive runs a snapshot from one store into another, up to the end of the transfer.
+func receive(t *testing.T, from, to *snapshots) {
+	t.Helper()
+	metas, err := from.List()
+	if err != nil || len(metas) != 1 {
+		t.Fatalf("%d snapshots, %v", len(metas), err)
+	}
+	meta, r, err := from.Open(metas[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := to.Create(meta.Version, meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(sink, r); n != meta.Size || err != nil {
+		t.Fatalf("%d of %d bytes, %v", n, meta.Size, err)
+	}
+	if err := errors.Join(r.Close(), sink.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func localSnapshot(t *testing.T, s *snapshots, index uint64) {
+	t.Helper()
+	conf := raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "n1/raft"}}}
+	sink, err := s.Create(1, index, 2, conf, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestASnapshotThatWasReceivedIsRestoredAfterACrash(t *testing.T) {
+	fs := vfs.NewMem()
+	source := &bytesState{content: bytes.Repeat([]byte("state"), 200_000), applied: 9}
+	from := testSnapshots(t, fs, openLog(t, fs), source)
+	localSnapshot(t, from, 10)
+
+	for name, torn := range map[string]bool{"before the restore": false, "during the restore": true} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewCrashableMem()
+			log := openLog(t, fs)
+			receive(t, from, testSnapshots(t, fs, log, &bytesState{}))
+			crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+			state := &bytesState{torn: torn}
+			again := testSnapshots(t, crashed, openLog(t, crashed), state)
+			if err := again.repair(); err != nil {
+				t.Fatal(err)
+			}
+			if state.restored != 1 || !bytes.Equal(state.content, source.content) || state.applied != 9 {
+				t.Errorf("restored %d times, %d bytes, applied %d", state.restored, len(state.content), state.applied)
+			}
+			if f := files(t, crashed); len(f) != 0 {
+				t.Errorf("files left: %v", f)
+			}
+			if metas, _ := again.List(); len(metas) != 1 || metas[0].Index != 10 || len(metas[0].Configuration.Servers) != 1 {
+				t.Errorf("snapshots %v", metas)
+			}
+		})
+	}
+	if f := files(t, fs); len(f) != 0 {
+		t.Errorf("the sender left %v", f)
+	}
+}
+
+func TestATornStateWithoutItsSnapshotIsAnError(t *testing.T) {
+	fs := vfs.NewMem()
+	s := testSnapshots(t, fs, openLog(t, fs), &bytesState{torn: true})
+	if err := s.repair(); !dberr.Is(err, dberr.Corrupt) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestACancelledTransferLeavesNothing(t *testing.T) {
+	fs := vfs.NewMem()
+	s := testSnapshots(t, fs, openLog(t, fs), &bytesState{})
+	sink, err := s.Create(1, 5, 1, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sink.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(sink.Cancel(), sink.Cancel()); err != nil {
+		t.Fatal(err)
+	}
+	if metas, _ := s.List(); len(metas) != 0 || len(files(t, fs)) != 0 {
+		t.Errorf("left %v, %v", metas, files(t, fs))
+	}
+}
+
+func frame(content []byte) []byte {
+	var b bytes.Buffer
+	w := newChunkWriter(&b)
+	_, _ = w.Write(content)
+	_ = w.Close()
+	return b.Bytes()
+}
+
+func TestChunksAreCheckedAndComplete(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	content := make([]byte, 2*chunkBytes+777)
+	for i := range content {
+		content[i] = byte(rng.Uint32())
+	}
+	framed := frame(content)
+	got, err := io.ReadAll(newChunkReader(bytes.NewReader(framed)))
+	if err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	for range 300 {
+		cut := framed[:rng.IntN(len(framed))]
+		if _, err := io.ReadAll(newChunkReader(bytes.NewReader(cut))); !dberr.Is(err, dberr.Corrupt) {
+			t.Fatalf("cut at %d: %v", len(cut), err)
+		}
+		flipped := bytes.Clone(framed)
+		at := rng.IntN(len(flipped))
+		flipped[at] ^= 1 << rng.IntN(8)
+		if _, err := io.ReadAll(newChunkReader(bytes.NewReader(flipped))); !dberr.Is(err, dberr.Corrupt) {
+			t.Fatalf("a bit of byte %d flipped: %v", at, err)
+		}
+	}
+	// A whole chunk that is missing keeps every other chunk's sum right.
+	first := len(streamMagic) + 1
+	missing := append(bytes.Clone(framed[:first]), framed[first+chunkHeaderBytes+chunkBytes:]...)
+	if _, err := io.ReadAll(newChunkReader(bytes.NewReader(missing))); !dberr.Is(err, dberr.Corrupt) {
+		t.Fatalf("a chunk is missing: %v", err)
+	}
+}
+
+func FuzzChunkReader(f *testing.F) {
+	f.Add(frame(nil))
+	f.Add(frame([]byte("content")))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		got, err := io.ReadAll(newChunkReader(bytes.NewReader(src)))
+		if err != nil {
+			if !dberr.Is(err, dberr.Corrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, err := io.ReadAll(newChunkReader(bytes.NewReader(frame(got))))
+		if err != nil || !bytes.Equal(again, got) {
+			t.Fatalf("%d bytes became %d (%v)", len(got), len(again), err)
+		}
+	})
+}
+
+func TestTheMuxHandsConnectionsToTheirGroup(t *testing.T) {
+	network := rpcnet.NewLocal()
+	m, err := Listen(network, "n1/raft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := m.layer(1), m.layer(2)
+	for _, l := range []*layer{two, one} {
+		c, err := l.Dial("n1/raft", time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = c.Write([]byte{byte(l.group)}) }()
+		b := make([]byte, 1)
+		if _, err := io.ReadFull(got, b); err != nil || b[0] != byte(l.group) {
+			t.Fatalf("group %d got %v, %v", l.group, b, err)
+		}
+		_, _ = c.Close(), got.Close()
+	}
+	for what, hello := range map[string][]byte{"unknown group": {helloVersion, 0, 0, 0, 9}, "unknown version": {99, 0, 0, 0, 1}} {
+		c, err := network.DialContext(t.Context(), "n1/raft")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = c.Write(hello)
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%s: the connection stays open", what)
+		}
+	}
+	silent, err := network.DialContext(t.Context(), "n1/raft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	m.Close() // does not wait for connections that never say hello
+	if _, err := one.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after Close: %v", err)
+	}
+}
+
+func TestReadsShareOneConfirmation(t *testing.T) {
+	network := rpcnet.NewLocal()
+	groups := make([]*Group, 2)
+	leads := make(chan uint64, 8)
+	for i, id := range []string{"n1", "n2"} {
+		fs := vfs.NewMem()
+		m, err := Listen(network, id+"/raft")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		groups[i], err = Open(t.Context(), Config{Group: 7, NodeID: id, State: &bytesState{}, Log: openLog(t, fs), Mux: m, FS: fs,
+			SpoolDir: "spool", Bootstrap: i == 0, OnLead: func(term uint64) { leads <- term }, OnFollow: func() {}, Logger: discard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+			defer cancel()
+			if err := groups[i].Stop(ctx); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	if term := <-leads; term != groups[0].Term() || term == 0 {
+		t.Errorf("leads in term %d, says %d", term, groups[0].Term())
+	}
+	if err := groups[0].AddVoter(t.Context(), "n2", "n2/raft"); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 100)
+	for range cap(done) {
+		go func() { done <- groups[0].ReadBarrier(t.Context()) }()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := groups[1].ReadBarrier(t.Context()); !dberr.Is(err, dberr.NotLeader) || dberr.FieldOf(err, dberr.FieldLeader) != "n1" {
+		t.Errorf("on the follower: %v, leader %q", err, dberr.FieldOf(err, dberr.FieldLeader))
+	}
+}
