@@ -172,6 +172,12 @@ func (w *world) dial(t testing.TB, path string, header http.Header) (*websocket.
 	return c, resp, err
 }
 
+// pass lets time pass, after the sweeper has noted what was heard before.
+func (w *world) pass(d time.Duration) {
+	w.handler.sweep()
+	w.clock.advance(d)
+}
+
 // login opens a socket as a user.
 func (w *world) login(t testing.TB, user string) *websocket.Conn {
 	t.Helper()

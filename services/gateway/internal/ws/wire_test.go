@@ -80,8 +80,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		if err != nil {
 			d.Fatalf(t, "%v", err)
 		}
-		s.handler.sweep() // notes what was heard before time passes
-		s.clock.advance(add)
+		s.pass(add)
 	case "revoke":
 		s.auth.revoke(arg(d, "user", ""))
 	case "cut":
