@@ -12,7 +12,9 @@ import (
 type Projection struct {
 	table *catalog.Table
 	want  []bool
-	last  int // position of the last column wanted, -1 for none
+	// chosen are the positions wanted, last the highest of them, -1 for none.
+	chosen []int
+	last   int
 }
 
 // NewProjection chooses columns of t by id; ids that t does not have are ignored.
@@ -20,8 +22,9 @@ func NewProjection(t *catalog.Table, columnIDs []uint32) *Projection {
 	p := &Projection{table: t, want: make([]bool, len(t.Columns)), last: -1}
 	for _, id := range columnIDs {
 		for i := range t.Columns {
-			if t.Columns[i].ID == id {
+			if t.Columns[i].ID == id && !p.want[i] {
 				p.want[i] = true
+				p.chosen = append(p.chosen, i)
 				p.last = max(p.last, i)
 			}
 		}
@@ -29,11 +32,13 @@ func NewProjection(t *catalog.Table, columnIDs []uint32) *Projection {
 	return p
 }
 
-// DecodeShared reads the chosen columns into r, which must have been made for the table; others are
-// absent. Text shares src's memory: r is good until src changes. Columns after the last one chosen are not
-// looked at.
+// DecodeShared reads the chosen columns into r, which must have been made for the table; the others are
+// left as they are. Text shares src's memory: r is good until src changes. Columns after the last one
+// chosen are not looked at.
 func (p *Projection) DecodeShared(src []byte, r *Row) error {
-	r.Reset()
+	for _, i := range p.chosen {
+		r.Values[i], r.Set[i] = datum.Null, false
+	}
 	if len(src) == 0 || src[0] != version1 {
 		return dberr.New(dberr.Corrupt, "decode row of %s: unknown format", p.table.QualifiedName())
 	}

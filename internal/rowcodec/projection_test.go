@@ -35,6 +35,10 @@ func TestProjectionDecodesWhatWasChosen(t *testing.T) {
 	if err := rowcodec.NewProjection(tab, []uint32{3, 4, 77}).DecodeShared(encoded(tab), &row); err != nil {
 		t.Fatal(err)
 	}
+	row.Put(2, datum.Timestamp(1)) // of the row before
+	if err := rowcodec.NewProjection(tab, []uint32{3, 4, 3}).DecodeShared(encoded(tab), &row); err != nil {
+		t.Fatal(err)
+	}
 	if row.Set[0] || !row.Set[1] || row.Set[2] || row.Set[3] || row.Values[1] != datum.Text("hello") {
 		t.Fatalf("got %v %v", row.Values, row.Set)
 	}

@@ -28,8 +28,11 @@ type output struct {
 }
 
 func newOutput(alloc memory.Allocator, p *plan, to rowbatch.FlightSender) *output {
-	return &output{plan: p, builder: rowbatch.NewBuilder(alloc, p.schema, p.columns),
-		writer: rowbatch.NewFlightWriter(to, alloc), rowsMax: firstBatchRows}
+	b := rowbatch.NewBuilder(alloc, p.schema, p.columns)
+	if limit := p.req.GetLimit(); limit > 0 {
+		b.Reserve(int(min(limit, firstBatchRows)))
+	}
+	return &output{plan: p, builder: b, writer: rowbatch.NewFlightWriter(to, alloc), rowsMax: firstBatchRows}
 }
 
 func (o *output) release() { o.builder.Release() }
