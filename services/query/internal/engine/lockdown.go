@@ -30,7 +30,7 @@ var settings = []string{
 	"SET GLOBAL integer_division = true",
 	"SET GLOBAL default_null_order = 'nulls_last_on_asc_first_on_desc'",
 	"SET GLOBAL preserve_insertion_order = true",
-	// UUIDs leave as 16 bytes, not as text.
+	// UUIDs leave as 16 bytes, not as text; and booleans as bytes (see finish).
 	"SET GLOBAL arrow_lossless_conversion = true",
 	"SET GLOBAL lock_configuration = true",
 }

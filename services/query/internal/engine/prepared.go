@@ -139,17 +139,22 @@ func resultField(name string, t catalog.Type) arrow.Field {
 		Metadata: arrow.MetadataFrom(map[string]string{typeKey: t.WireJSON()})}
 }
 
+// bind gives the statement its parameters. Not every number need occur in it.
 func (p *prepared) bind(params []datum.Datum) error {
 	duckdb.ClearBindings(p.stmt)
-	for i := duckdb.IdxT(1); i <= duckdb.NParams(p.stmt); i++ {
-		name := duckdb.ParameterName(p.stmt, i) // "2" for $2: not every number need occur
-		n, err := strconv.Atoi(name)
-		if err != nil || n < 1 || n > len(params) {
-			return dberr.New(dberr.InvalidArgument, "the statement has parameter $%s, but %d were given", name, len(params))
+	bound := 0
+	for i, d := range params {
+		var index duckdb.IdxT
+		if duckdb.BindParameterIndex(p.stmt, &index, strconv.Itoa(i+1)) == duckdb.StateError {
+			continue
 		}
-		if d := params[n-1]; bindValue(p.stmt, i, d) == duckdb.StateError {
-			return dberr.New(dberr.InvalidArgument, "parameter $%d cannot be bound: a %s", n, d.Kind())
+		if bindValue(p.stmt, index, d) == duckdb.StateError {
+			return dberr.New(dberr.InvalidArgument, "parameter $%d cannot be bound: a %s", i+1, d.Kind())
 		}
+		bound++
+	}
+	if n := int(duckdb.NParams(p.stmt)); n != bound {
+		return dberr.New(dberr.InvalidArgument, "the statement has %d parameters, of which %d were given", n, bound)
 	}
 	return nil
 }

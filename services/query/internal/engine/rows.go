@@ -12,7 +12,9 @@ import (
 	"unsafe"
 
 	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/cdata"
+	"github.com/apache/arrow-go/v18/arrow/memory"
 	duckdb "github.com/duckdb/duckdb-go-bindings"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -75,11 +77,51 @@ func (r *Rows) convert(chunk duckdb.DataChunk) (arrow.RecordBatch, error) {
 	if msg := C.kalam_chunk_to_arrow(r.options.Ptr, chunk.Ptr, arr); msg != nil {
 		return nil, classify(takeString(msg))
 	}
-	batch, err := cdata.ImportCRecordBatchWithSchema((*cdata.CArrowArray)(unsafe.Pointer(arr)), r.schema)
+	batch, err := cdata.ImportCRecordBatchWithSchema((*cdata.CArrowArray)(unsafe.Pointer(arr)), exported(r.schema))
 	if err != nil {
 		return nil, dberr.New(dberr.Internal, "read a result of the engine: %w", err)
 	}
-	return batch, nil
+	defer batch.Release()
+	return finish(batch, r.schema), nil
+}
+
+// exported is the schema DuckDB exports for ours: booleans come as bytes.
+func exported(schema *arrow.Schema) *arrow.Schema {
+	fields := schema.Fields()
+	for i := range fields {
+		if fields[i].Type.ID() == arrow.BOOL {
+			fields[i].Type = arrow.PrimitiveTypes.Int8
+		}
+	}
+	return arrow.NewSchema(fields, nil)
+}
+
+// finish makes bits of the booleans.
+func finish(batch arrow.RecordBatch, schema *arrow.Schema) arrow.RecordBatch {
+	columns := make([]arrow.Array, batch.NumCols())
+	for i, c := range batch.Columns() {
+		if bytes, ok := c.(*array.Int8); ok {
+			columns[i] = toBits(bytes)
+			defer columns[i].Release()
+		} else {
+			columns[i] = c
+		}
+	}
+	return array.NewRecordBatch(schema, columns, batch.NumRows())
+}
+
+func toBits(bytes *array.Int8) arrow.Array {
+	b := array.NewBooleanBuilder(memory.DefaultAllocator)
+	defer b.Release()
+	b.Reserve(bytes.Len())
+	for i := range bytes.Len() {
+		if bytes.IsNull(i) {
+			b.AppendNull()
+		} else {
+			b.UnsafeAppend(bytes.Value(i) != 0)
+		}
+	}
+	return b.NewArray()
 }
 
 // explain turns what a statement failed with into what really happened: a reader's error, the end of

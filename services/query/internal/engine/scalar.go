@@ -36,8 +36,10 @@ const (
 	RegexpReplace = "kalam_regexp_replace"
 	// BoundedJSON(j) is j, a JSON value, unless a chunk's values are too long together.
 	BoundedJSON = "kalam_bounded_json"
-	// NaNIsOne(x) is x, and 1 for NaN.
-	NaNIsOne = "kalam_nan_is_one"
+	// JSONGet, JSONGetText and JSONHas are the operators ->, ->> and ?; see json.go.
+	JSONGet     = "kalam_json_get"
+	JSONGetText = "kalam_json_get_text"
+	JSONHas     = "kalam_json_has"
 	// SnowflakeID(), UUIDv7() and ULID() are fresh for each row.
 	SnowflakeID = "kalam_snowflake_id"
 	UUIDv7      = "kalam_uuid_v7"
@@ -63,7 +65,9 @@ func scalarFunctions(cfg Config) []*scalar {
 	return []*scalar{
 		{name: NonZero, run: nonZero, overloads: [][]duckdb.Type{{duckdb.TypeSmallInt}, {duckdb.TypeInteger},
 			{duckdb.TypeBigInt}, {duckdb.TypeHugeInt}, {duckdb.TypeFloat}, {duckdb.TypeDouble}}},
-		{name: NaNIsOne, run: nanIsOne, overloads: [][]duckdb.Type{{duckdb.TypeFloat}}},
+		{name: JSONGet, run: jsonFunction("->"), overloads: jsonKeys, json: true},
+		{name: JSONGetText, run: jsonFunction("->>"), overloads: jsonKeys},
+		{name: JSONHas, run: jsonFunction("?"), overloads: jsonKeys[:1], resultLike: -1, result: duckdb.TypeBoolean},
 		{name: BoundedJSON, run: boundedJSON, overloads: [][]duckdb.Type{{duckdb.TypeVarchar}}, json: true},
 		{name: Concat, run: textFunction(concat), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar},
 			{duckdb.TypeBlob, duckdb.TypeBlob}}},
@@ -168,19 +172,6 @@ func hasZero[T comparable](vals []T, valid func(int) bool) bool {
 		}
 	}
 	return false
-}
-
-func nanIsOne(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
-	v := duckdb.DataChunkGetVector(in, 0)
-	from, to, ok := values[float32](v, rows), values[float32](out, rows), valid(v)
-	for i, x := range from {
-		if !ok(i) {
-			setNull(out, i)
-		} else if to[i] = x; x != x {
-			to[i] = 1
-		}
-	}
-	return nil
 }
 
 func setNull(v duckdb.Vector, row int) {

@@ -21,8 +21,13 @@ func TestTextFunctions(t *testing.T) {
 		{`kalam_regexp_replace('aAa', 'a', '<\&>', 'gi')`, "<a><A><a>"},
 		{`kalam_regexp_replace('a', 'x', 'y', '')`, "a"},
 		{"kalam_concat(kalam_repeat('a text longer than inline ', 2), 'x')", "a text longer than inline a text longer than inline x"},
-		{"kalam_nan_is_one('nan'::FLOAT)", "1"},
-		{"kalam_nan_is_one(0.5::FLOAT)", "0.5"},
+		{"kalam_json_get('{\"a.b\": {\"c\": 1.50}}', 'a.b')", `{"c":1.50}`},
+		{"kalam_json_get('[1,[2]]', -1)", `[2]`},
+		{"kalam_json_get_text('{\"$.a\": \"x\"}', '$.a')", "x"},
+		{"kalam_json_get_text('{\"a\": null}', 'a')", "(null)"},
+		{"kalam_json_get_text(NULL, 'a')", "(null)"},
+		{"kalam_json_has('[\"k\"]', 'k')", "true"},
+		{"kalam_json_has('{}', 'k')", "false"},
 		{"kalam_bounded_json(to_json([1,2]))", "[1,2]"},
 	} {
 		got, err := collect(t, e, Statement{SQL: "SELECT " + c.expr + " FROM range(1) t(i)"})

@@ -120,13 +120,13 @@ func described(schema *arrow.Schema, output []plan.Output) *arrow.Schema {
 	columns := make([]catalog.Column, len(output))
 	for i, o := range output {
 		f := schema.Field(i)
-		columns[i] = catalog.Column{Name: f.Name, Type: rowbatch.TypeOf(f)}
-		if o.Column == nil {
-			continue
-		}
-		if o.Column.Type == columns[i].Type {
+		t := rowbatch.TypeOf(f)
+		if o.Column != nil && o.Column.Type == t {
 			columns[i] = *o.Column
-			columns[i].Name = f.Name
+		}
+		columns[i].Name, columns[i].Type = f.Name, t
+		if o.Name != "" {
+			columns[i].Name = o.Name
 		}
 	}
 	out, err := rowbatch.SchemaOf(columns)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 )
@@ -105,14 +106,16 @@ func showDatum(d datum.Datum) string {
 	switch d.Kind() {
 	case datum.KindNull:
 		return "NULL"
-	case datum.KindBool:
-		return fmt.Sprint(d.AsBool())
-	case datum.KindInt:
-		return fmt.Sprint(d.AsInt())
-	case datum.KindFloat:
-		return fmt.Sprint(d.AsFloat())
 	case datum.KindText:
 		return "'" + strings.ReplaceAll(d.AsText(), "'", "''") + "'"
 	}
-	return d.Kind().String() + fmt.Sprintf("(%v)", d.AsInt())
+	if t, ok := kindTypes[d.Kind()]; ok {
+		return datum.FormatText(d, catalog.Type{Kind: t})
+	}
+	return d.Kind().String()
 }
+
+// kindTypes are types whose text form fits any value of a kind.
+var kindTypes = map[datum.Kind]catalog.TypeKind{datum.KindBool: catalog.Boolean, datum.KindInt: catalog.BigInt,
+	datum.KindFloat: catalog.Double, datum.KindDecimal: catalog.Decimal, datum.KindTimestamp: catalog.Timestamp,
+	datum.KindDate: catalog.Date, datum.KindTime: catalog.Time, datum.KindUUID: catalog.UUID, datum.KindBytes: catalog.Bytes}

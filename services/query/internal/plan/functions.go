@@ -32,7 +32,7 @@ var functions = map[string]string{
 	"last_day": "=", "dayname": "=", "monthname": "=", "timezone": "=", "epoch": "=", "epoch_ms": "=", "epoch_us": "=",
 
 	// JSON.
-	"json_extract": "=", "json_extract_string": "=", "json_extract_path": "json_extract", "json_array_length": "=",
+	"json_extract": "=", "json_extract_string": "=", "json_array_length": "=",
 	"jsonb_array_length": "json_array_length", "json_length": "json_array_length", "json_valid": "=", "json_type": "=",
 	"json_typeof": "json_type", "jsonb_typeof": "json_type", "json_keys": "=", "json_object_keys": "json_keys",
 

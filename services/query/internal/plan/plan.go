@@ -44,8 +44,9 @@ type Plan struct {
 	// expression. For engine plans it may be shorter than the result.
 	Output []Output
 
-	// params is how many parameters the text has; the engine's own follow them.
-	params int
+	// params says what each of the engine's parameters is: the number of one of the statement's, or one
+	// of paramUser and the following.
+	params []int
 	// refs are the column names the text uses, for errors of the engine.
 	refs   []columnRef
 	locate func(location int32) (line, column int)
@@ -113,20 +114,33 @@ func (p *Plan) Bind(env *Env) (*Bound, error) {
 			return nil, err
 		}
 	}
-	if p.Kind == Engine {
-		b.Params = append(append(b.Params, env.Params[:p.params]...), datum.Text(env.Identity.UserID),
-			datum.Text(env.Identity.Role.String()), datum.Int(env.NowUS), datum.Text(env.Namespace))
+	for _, which := range p.params {
+		b.Params = append(b.Params, env.param(which))
 	}
 	return b, nil
 }
 
-// The engine's own parameters follow the statement's, in this order.
+// What the engine is told of a statement's surroundings, as parameters.
 const (
-	paramUser = iota + 1
+	paramUser = -1 - iota
 	paramRole
 	paramNow
 	paramNamespace
 )
+
+func (e *Env) param(which int) datum.Datum {
+	switch which {
+	case paramUser:
+		return datum.Text(e.Identity.UserID)
+	case paramRole:
+		return datum.Text(e.Identity.Role.String())
+	case paramNow:
+		return datum.Int(e.NowUS)
+	case paramNamespace:
+		return datum.Text(e.Namespace)
+	}
+	return e.Params[which-1]
+}
 
 func (b *BoundScan) bind(params []datum.Datum) error {
 	var err error

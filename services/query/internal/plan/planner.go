@@ -63,7 +63,7 @@ func (p *planning) plan(sel *sqlfront.Select) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	fast.params, fast.locate = len(p.params), p.tree.Locate
+	fast.locate = p.tree.Locate
 	return fast, nil
 }
 
@@ -80,7 +80,7 @@ func (p *planning) engine(q *pg.SelectStmt) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Plan{Kind: Engine, Scans: p.scans, SQL: sql, Output: p.output, refs: p.refs}, nil
+	return &Plan{Kind: Engine, Scans: p.scans, SQL: sql, Output: p.output, params: p.used, refs: p.refs}, nil
 }
 
 // asError keeps an error of ours and wraps any other.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 )
 
 // functionName is a call's name, without PostgreSQL's schema; ok is false for another schema's.
@@ -51,11 +52,11 @@ var specials = map[string]special{
 	"extract": datePart, "date_part": datePart,
 	"substring": substring, "substr": substring,
 	"cosine_distance": cosineDistance,
-	"json_get":        jsonGet("json_extract", ""), "json_get_json": jsonGet("json_extract", ""),
-	"json_get_str": jsonGet("json_extract_string", ""), "json_as_text": jsonGet("json_extract_string", ""),
-	"json_get_int": jsonGet("json_extract_string", "int8"), "json_get_float": jsonGet("json_extract_string", "float8"),
-	"json_get_bool": jsonGet("json_extract_string", "bool"), "json_contains": jsonGet("json_exists", ""),
-	"json_extract_path_text": jsonGet("json_extract_string", ""),
+	"json_get":        jsonGet(engine.JSONGet, ""), "json_get_json": jsonGet(engine.JSONGet, ""),
+	"json_get_str": jsonGet(engine.JSONGetText, ""), "json_as_text": jsonGet(engine.JSONGetText, ""),
+	"json_get_int": jsonGet(engine.JSONGetText, "int8"), "json_get_float": jsonGet(engine.JSONGetText, "float8"),
+	"json_get_bool": jsonGet(engine.JSONGetText, "bool"), "json_contains": jsonGet(engine.JSONHas, ""),
+	"json_extract_path": jsonGet(engine.JSONGet, ""), "json_extract_path_text": jsonGet(engine.JSONGetText, ""),
 	likeEscape: func(_ *planning, f *pg.FuncCall, args []*pg.Node) (*pg.Node, error) {
 		f.Args = args // only as the pattern of LIKE, which unwraps it
 		return &pg.Node{Node: &pg.Node_FuncCall{FuncCall: f}}, nil
@@ -273,20 +274,45 @@ func cosineDistance(_ *planning, f *pg.FuncCall, args []*pg.Node) (*pg.Node, err
 	if err := argumentCount(f, args, 2, 2); err != nil {
 		return nil, err
 	}
+	var zero []*pg.Node
 	for i, a := range args {
-		t, ok := str(a)
-		if !ok {
-			continue
+		v, err := vector(a)
+		if err != nil {
+			return nil, err
 		}
-		dimension := strings.Count(t, ",") + 1
-		if dimension > 8192 {
-			return nil, dberr.New(dberr.InvalidSQL, "cosine_distance: the vector has more than 8192 elements")
-		}
-		args[i] = &pg.Node{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{Arg: a, Location: -1,
-			TypeName: named("float4", nil, []*pg.Node{pg.MakeIntNode(int64(dimension))})}}}
+		args[i] = v
+		length := call("array_inner_product", sqlfront.Clone(v), sqlfront.Clone(v))
+		zero = append(zero, operator("=", length, number(0)))
 	}
-	return call(engine.NaNIsOne, call("array_cosine_distance", args...)), nil
+	either := pg.MakeBoolExprNode(pg.BoolExprType_OR_EXPR, zero, -1)
+	c := pg.MakeCaseExprNode(nil, []*pg.Node{pg.MakeCaseWhenNode(either, cast(number(1), "float4"), -1)}, -1)
+	c.GetCaseExpr().Defresult = call("array_cosine_distance", args...)
+	return c, nil
 }
+
+// vector checks an argument of cosine_distance, which is written several times: it must be small.
+func vector(n *pg.Node) (*pg.Node, error) {
+	inner := n
+	for inner.GetTypeCast() != nil {
+		inner = inner.GetTypeCast().GetArg()
+	}
+	if inner.GetColumnRef() == nil && inner.GetAConst() == nil && inner.GetParamRef() == nil {
+		return nil, dberr.New(dberr.Unsupported, "the arguments of cosine_distance must be columns, literals or parameters")
+	}
+	t, ok := str(n)
+	if !ok {
+		return n, nil
+	}
+	dimension := strings.Count(t, ",") + 1
+	if dimension > vectorMax {
+		return nil, dberr.New(dberr.InvalidSQL, "cosine_distance: the vector has more than %d elements", vectorMax)
+	}
+	return &pg.Node{Node: &pg.Node_TypeCast{TypeCast: &pg.TypeCast{Arg: n, Location: -1,
+		TypeName: named("float4", nil, []*pg.Node{pg.MakeIntNode(int64(dimension))})}}}, nil
+}
+
+// vectorMax is the largest dimension of an EMBEDDING.
+const vectorMax = 8192
 
 // jsonGet walks the keys one after another and reads the last with fn, as typeName if there is one.
 func jsonGet(fn, typeName string) special {
@@ -296,9 +322,9 @@ func jsonGet(fn, typeName string) special {
 		}
 		v := args[0]
 		for _, key := range args[1 : len(args)-1] {
-			v = call("json_extract", v, jsonPath(key))
+			v = call(engine.JSONGet, v, key)
 		}
-		v = call(fn, v, jsonPath(args[len(args)-1]))
+		v = call(fn, v, args[len(args)-1])
 		if typeName != "" {
 			v = cast(v, typeName)
 		}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -168,10 +169,11 @@ func (p *planning) param(ref *pg.ParamRef) (*pg.Node, error) {
 	if n < 1 || n > len(p.params) {
 		return nil, p.at(dberr.New(dberr.InvalidArgument, "the statement has parameter $%d, but %d were given", n, len(p.params)), ref.GetLocation())
 	}
-	node := pg.MakeParamRefNode(ref.GetNumber(), -1)
-	switch p.params[n-1].Kind() {
-	case datum.KindNull:
+	if p.params[n-1].IsNull() {
 		return null(), nil
+	}
+	node := p.own(n)
+	switch p.params[n-1].Kind() {
 	case datum.KindBool:
 		return cast(node, "bool"), nil
 	case datum.KindInt:
@@ -184,9 +186,15 @@ func (p *planning) param(ref *pg.ParamRef) (*pg.Node, error) {
 	return node, nil
 }
 
-// own is one of the engine's own parameters, as text or as the given type.
+// own refers to one of the engine's parameters. They are numbered as they are used: the engine wants
+// numbers without gaps, and conditions that were pushed down take theirs with them.
 func (p *planning) own(which int) *pg.Node {
-	return pg.MakeParamRefNode(int32(len(p.params)+which), -1)
+	i := slices.Index(p.used, which)
+	if i < 0 {
+		i = len(p.used)
+		p.used = append(p.used, which)
+	}
+	return pg.MakeParamRefNode(int32(i+1), -1)
 }
 
 // now is the statement's time.

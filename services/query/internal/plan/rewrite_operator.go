@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"strings"
 
 	pg "github.com/pganalyze/pg_query_go/v6"
@@ -20,6 +19,9 @@ var sameOperators = map[string]bool{"+": true, "-": true, "*": true, "&": true, 
 
 // operator rewrites an operator; one that is not known here is refused.
 func (p *planning) operator(e *pg.A_Expr, s *scope) (*pg.Node, error) {
+	if e.GetKind() == pg.A_Expr_Kind_AEXPR_SIMILAR {
+		return nil, p.at(dberr.New(dberr.Unsupported, "SIMILAR TO is not supported; use LIKE or a regular expression (~)"), e.GetLocation())
+	}
 	n := &pg.Node{Node: &pg.Node_AExpr{AExpr: e}}
 	if err := p.operand(&e.Lexpr, s); err != nil {
 		return nil, err
@@ -49,8 +51,6 @@ func (p *planning) operator(e *pg.A_Expr, s *scope) (*pg.Node, error) {
 		return like(n, e, "ilike_escape", "not_ilike_escape", op == "!~~*"), nil
 	case pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
 		return nil, p.at(dberr.New(dberr.Unsupported, "BETWEEN SYMMETRIC is not supported"), e.GetLocation())
-	case pg.A_Expr_Kind_AEXPR_SIMILAR:
-		return nil, p.at(dberr.New(dberr.Unsupported, "SIMILAR TO is not supported; use LIKE or a regular expression (~)"), e.GetLocation())
 	}
 	return nil, p.noOperator(op, e)
 }
@@ -108,11 +108,11 @@ func (p *planning) binary(n *pg.Node, e *pg.A_Expr, op string, s *scope) (*pg.No
 	case "!~*":
 		return not(call("regexp_matches", l, r, text("i"))), nil
 	case "->":
-		return call("json_extract", l, jsonPath(r)), nil
+		return call(engine.JSONGet, l, r), nil
 	case "->>":
-		return call("json_extract_string", l, jsonPath(r)), nil
+		return call(engine.JSONGetText, l, r), nil
 	case "?":
-		return call("json_exists", l, jsonPath(r)), nil
+		return call(engine.JSONHas, l, r), nil
 	case "~~":
 		return like(n, e, "like_escape", "", false), nil
 	}
@@ -168,21 +168,3 @@ func like(n *pg.Node, e *pg.A_Expr, positive, negative string, negated bool) *pg
 
 // likeEscape is what the parser makes of ESCAPE; expr lets it through to like.
 const likeEscape = "like_escape"
-
-// jsonPath makes the engine's path of a key or an index. The engine reads a text that starts with $ or /
-// as a path of several steps, PostgreSQL always as one key.
-func jsonPath(key *pg.Node) *pg.Node {
-	if _, ok := integer(key); ok {
-		return key
-	}
-	if t, ok := str(key); ok {
-		return text(fmt.Sprintf(`$."%s"`, strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(t)))
-	}
-	if c := key.GetTypeCast(); c != nil && key.GetTypeCast().GetTypeName() != nil {
-		if t := typeSpelling(c.GetTypeName()); t == "int8" || t == "int4" || t == "int2" {
-			return key
-		}
-	}
-	quoted := call(engine.Replace, call(engine.Replace, cast(key, "text"), text(`\`), text(`\\`)), text(`"`), text(`\"`))
-	return call(engine.Concat, call(engine.Concat, text(`$."`), quoted), text(`"`))
-}

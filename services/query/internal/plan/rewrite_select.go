@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"fmt"
+
 	pg "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -24,8 +26,9 @@ type planning struct {
 	scans  []*Scan
 	refs   []columnRef
 	output []Output
-	copies int // see multiply
-	stars  int // see expand
+	used   []int // see Plan.params
+	copies int   // see multiply
+	stars  int   // see expand
 }
 
 // columnRef is a name the text uses and where.
@@ -62,6 +65,11 @@ func (p *planning) query(q *pg.SelectStmt, outer *scope, top bool) error {
 	case len(q.GetValuesLists()) > 0:
 		if err := p.exprs(q.GetValuesLists(), s); err != nil {
 			return err
+		}
+		if top {
+			for i := range q.GetValuesLists()[0].GetList().GetItems() {
+				p.output = append(p.output, Output{Name: fmt.Sprintf("column%d", i+1)})
+			}
 		}
 	default:
 		if err := p.body(q, s, top); err != nil {
@@ -207,6 +215,9 @@ func (p *planning) targets(q *pg.SelectStmt, s *scope) error {
 		if err != nil {
 			return err
 		}
+		if parts, _ := path(v.GetColumnRef()); len(parts) > 0 && parts[len(parts)-1] == name {
+			name = "" // the column's own name, which must not become an alias that others can refer to
+		}
 		out = append(out, pg.MakeResTargetNodeWithNameAndVal(name, v, -1))
 	}
 	q.TargetList = out
@@ -256,6 +267,10 @@ func (p *planning) describe(q *pg.SelectStmt, s *scope) {
 			return // how many columns it stands for is not known here
 		}
 		out := Output{Name: t.GetName()}
+		if ref != nil && out.Name == "" {
+			parts, _ := path(ref)
+			out.Name = parts[len(parts)-1]
+		}
 		if ref != nil {
 			if it, c := s.resolve(ref); c != nil {
 				shown := *c
