@@ -176,6 +176,7 @@ func (w *world) dial(t testing.TB, path string, header http.Header) (*websocket.
 func (w *world) pass(d time.Duration) {
 	w.handler.sweep()
 	w.clock.advance(d)
+	w.handler.sweep()
 }
 
 // login opens a socket as a user.
