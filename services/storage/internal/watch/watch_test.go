@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -631,18 +630,15 @@ func BenchmarkPublishWatched(b *testing.B) {
 	n := newNode(b)
 	c := connect(b, n)
 	c.add(1, userTable, "alice", 0)
+	c.started(b)
 	go func() {
-		for {
+		for c.ctx.Err() == nil {
 			select {
 			case <-c.events:
 			case <-c.ctx.Done():
-				return
 			}
 		}
 	}()
-	for !n.hub.Watched(userTable, "alice") {
-		time.Sleep(time.Millisecond)
-	}
 	for b.Loop() {
 		n.write(userTable, "alice", 1)
 	}
