@@ -1,262 +1,212 @@
-package stream
+package ws
 
 import (
-	"sort"
-	"time"
+	"strconv"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog"
-	"github.com/kalamdb/kalamdb-go/internal/datum"
-	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
-	"github.com/kalamdb/kalamdb-go/internal/snowflake"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
-	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/ws/wsconn"
 )
 
-const (
-	// writeRowsMax bounds the rows of one write, as in other tables.
-	writeRowsMax = 100_000
-	// keyBytesMax bounds a row's key, as in other tables.
-	keyBytesMax = 16 << 10
-)
+type event = *livev1.ConnectResponse
 
-// statement is one write on its way: prepare needs only the rows, decide the state, apply cannot fail.
-type statement struct {
-	table    *catalog.Table
-	user     string
-	deleting bool
-	skip     bool // on conflict, do nothing
-	rows     []pending
-
-	keep  bool
-	bytes int
+// item is something to send: an event or the end of a subscription, or a payload ready as it is.
+type item struct {
+	sub     *subscription
+	ev      event
+	err     error
+	payload []byte
+	plain   bool // as JSON text, whatever was negotiated
+	size    int
 }
 
-// pending is one row to write. old is the row a delete removes.
-type pending struct {
-	key      string
-	row      []byte
-	expected uint64
-	old      *entry
+// itemBytes is what an item weighs besides its rows.
+const itemBytes = 256
+
+// enqueue adds an item and sees to it that somebody writes it. It returns false when the queue is
+// full; what ends something is forced in, of which there is at most one per subscription and socket.
+func (s *socket) enqueue(it item, forced bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.gone {
+		return true // nobody is there to miss it
+	}
+	full := len(s.queue) >= queueFramesMax || s.bytes+it.size > queueBytesMax
+	if full && len(s.queue) > 0 && !forced {
+		return false
+	}
+	s.queue = append(s.queue, it)
+	s.bytes += it.size
+	s.startWriting()
+	return true
 }
 
-func (s *Store) prepare(t *catalog.Table, user string, w *storagev1.TableWrite) (*statement, error) {
-	if w.GetSchemaVersion() != t.SchemaVersion {
-		return nil, dberr.New(dberr.SchemaChanged, "%s has schema version %d, the statement was bound to %d",
-			t.QualifiedName(), t.SchemaVersion, w.GetSchemaVersion())
+// startWriting lets a goroutine drain the queue, one at a time. It lives only as long as there is
+// something to write. Callers hold mu.
+func (s *socket) startWriting() {
+	if s.writing {
+		return
 	}
-	if len(w.GetRows()) > writeRowsMax {
-		return nil, dberr.New(dberr.LimitExceeded, "a write of %d rows, the limit is %d (writeRowsMax): use several", len(w.GetRows()), writeRowsMax)
-	}
-	st := &statement{table: t, user: user, rows: make([]pending, 0, len(w.GetRows())),
-		skip: w.GetOnConflict() == storagev1.OnConflict_ON_CONFLICT_DO_NOTHING}
-	switch w.GetOperation() {
-	case storagev1.Operation_OPERATION_INSERT:
-	case storagev1.Operation_OPERATION_DELETE:
-		st.deleting = true
-	case storagev1.Operation_OPERATION_UPDATE:
-		return nil, dberr.New(dberr.InvalidOperation, "UPDATE is not supported for STREAM tables")
-	default:
-		return nil, dberr.New(dberr.InvalidArgument, "unknown operation %d", w.GetOperation())
-	}
-	if n := len(w.GetExpectedSeqs()); n != 0 && n != len(w.GetRows()) {
-		return nil, dberr.New(dberr.InvalidArgument, "%d rows with %d expected versions", len(w.GetRows()), n)
-	}
-	row := rowcodec.NewRow(t)
-	for i, src := range w.GetRows() {
-		if err := rowcodec.Decode(src, t, &row); err != nil {
-			return nil, err
-		}
-		var p pending
-		if len(w.GetExpectedSeqs()) > 0 {
-			p.expected = w.GetExpectedSeqs()[i]
-		}
-		if err := s.complete(st, &p, &row, i+1); err != nil {
-			return nil, err
-		}
-		st.rows = append(st.rows, p)
-	}
-	return st, nil
+	s.writing = true
+	s.h.goroutines.Add(1) // the socket's own place is still held: no race with Stop's Wait
+	go func() {
+		defer s.h.goroutines.Done()
+		s.drain()
+	}()
 }
 
-func (s *Store) complete(st *statement, p *pending, row *rowcodec.Row, n int) error {
-	t := st.table
-	if !st.deleting {
-		if err := s.cfg.Complete(t, st.user, row, n); err != nil {
-			return err
-		}
-		p.row = rowcodec.Append(nil, t, row)
-	}
-	var kbuf [4]datum.Datum
-	key := kbuf[:0]
-	for _, i := range t.Key() {
-		if row.Values[i].IsNull() {
-			return dberr.New(dberr.NotNullViolation, "NOT NULL constraint violation: column '%s' cannot be NULL (row %d)", t.Columns[i].Name, n)
-		}
-		key = append(key, row.Values[i])
-	}
-	p.key = string(keycodec.AppendKeyValues(nil, key))
-	if len(p.key) > keyBytesMax {
-		return dberr.New(dberr.LimitExceeded, "a key of %s is longer than %d bytes (keyBytesMax)", t.QualifiedName(), keyBytesMax)
-	}
-	return nil
+// reply sends an answer to the client's own message. A client that asks without reading the answers is
+// cut off.
+func (s *socket) reply(build func(e *envelope)) {
+	s.mu.Lock()
+	packed := s.packed
+	s.mu.Unlock()
+	s.sendReply(packed, false, build)
 }
 
-// decide drops the rows that change nothing, and refuses the statement if a row conflicts or memory is full.
-func (st *statement) decide(s *Store) error {
-	st.keep = !st.table.Options.Ephemeral || s.cfg.Hub.Watched(st.table.ID, st.user)
-	p := s.current(st.partition(), st.table)
-	if !st.keep && p != nil { // the last watch has just gone
-		s.forget(st.partition())
-		p = nil
+// replyJSON is reply for messages that are JSON whatever was negotiated.
+func (s *socket) replyJSON(build func(e *envelope)) { s.sendReply(false, true, build) }
+
+func (s *socket) sendReply(packed, plain bool, build func(e *envelope)) {
+	e := envelope{packed: packed}
+	build(&e)
+	if !s.enqueue(item{payload: e.buf, plain: plain, size: len(e.buf) + itemBytes}, false) {
+		s.h.cfg.Logger.Info("a client does not read its answers; closing its socket", "remote", s.remote)
+		s.conn.Abort()
 	}
-	accept := st.acceptInsert
-	if st.deleting {
-		accept = st.acceptDelete
-	}
-	seen := make(map[string]bool, len(st.rows))
-	kept := st.rows[:0]
-	for _, r := range st.rows {
-		var old *entry
-		if p != nil {
-			old = p.rows[r.key]
-		}
-		ok, err := accept(&r, old, seen[r.key])
-		if err != nil {
-			return err
-		}
-		if ok {
-			seen[r.key] = true
-			kept = append(kept, r)
-		}
-	}
-	st.rows = kept
-	return st.reserve(s)
 }
 
-func (st *statement) partition() partitionKey { return partitionKey{st.table.ID, st.user} }
-
-func (st *statement) acceptInsert(r *pending, old *entry, again bool) (bool, error) {
-	if old == nil && !again {
-		return true, nil
+// close sends what is queued, then a close frame.
+func (s *socket) close(code int, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.gone {
+		return
 	}
-	if st.skip {
-		return false, nil
-	}
-	return false, dberr.New(dberr.PrimaryKeyViolation, "Primary key violation: a row of %s with this key exists", st.table.QualifiedName())
+	s.closing, s.closeCode, s.closeText = true, code, reason
+	s.h.metrics.closed.WithLabelValues(strconv.Itoa(code)).Inc()
+	s.startWriting()
 }
 
-func (st *statement) acceptDelete(r *pending, old *entry, again bool) (bool, error) {
-	if old == nil || again { // never there, or expired since it was read
-		return false, nil
-	}
-	if r.expected != 0 && r.expected != old.change.GetSeq() {
-		return false, dberr.New(dberr.Conflict, "a row of %s changed since it was read", st.table.QualifiedName())
-	}
-	r.old = old
-	return true, nil
+func (s *socket) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing || s.gone
 }
 
-// reserve takes memory for the statement. What has expired elsewhere in the shard makes room first.
-func (st *statement) reserve(s *Store) error {
-	if !st.keep {
-		return nil
+// writer builds frames of one socket.
+type writer struct {
+	s            *socket
+	packed, gzip bool
+	env          envelope
+	out          []byte
+	frames       int
+}
+
+// begin starts a message in w.env; end makes it a frame.
+func (w *writer) begin() *envelope {
+	w.env.reset(w.packed)
+	return &w.env
+}
+
+func (w *writer) end() { w.append(w.env.buf, false) }
+
+// append frames a payload: compressed when it is long enough and the client takes that.
+func (w *writer) append(payload []byte, plain bool) {
+	w.frames++
+	if w.gzip && !plain && len(payload) >= compressFrom {
+		out, err := w.s.h.gzips.appendCompressed(w.out, payload)
+		if err == nil {
+			w.out = out
+			return
+		}
+		w.s.h.cfg.Logger.Error("sending a frame uncompressed", "error", err)
 	}
-	st.bytes = 0
-	for i := range st.rows {
-		r := &st.rows[i]
-		st.bytes += (&entry{key: r.key, change: st.change(r, 0)}).bytes()
+	kind := wsconn.Text
+	if w.packed && !plain {
+		kind = wsconn.Binary
 	}
-	err := s.cfg.Memory.reserve(st.bytes)
+	w.out = wsconn.AppendFrame(w.out, kind, payload)
+}
+
+// drain writes until the queue is empty, many frames with one system call.
+func (s *socket) drain() {
+	buf, env := writeBuffers.Get().(*[]byte), writeBuffers.Get().(*[]byte)
+	w := writer{s: s, out: (*buf)[:0], env: envelope{buf: (*env)[:0]}}
+	defer func() {
+		*buf, *env = w.out, w.env.buf
+		recycle(writeBuffers, buf)
+		recycle(writeBuffers, env)
+	}()
+	for {
+		items, done := s.takeQueue(&w)
+		for i := range items {
+			w.add(&items[i])
+			items[i] = item{} // rows are shared with others; let go of them as soon as possible
+			if len(w.out) >= writeBytes && !w.flush() {
+				return
+			}
+		}
+		if !w.flush() || done {
+			return
+		}
+	}
+}
+
+// takeQueue hands over what waits. done means that the caller's work is finished after that.
+func (s *socket) takeQueue(w *writer) (items []item, done bool) {
+	s.mu.Lock()
+	items = s.queue
+	s.queue, s.bytes = nil, 0
+	w.packed, w.gzip = s.packed, s.gzip
+	closing := s.closing && len(items) == 0 && !s.gone
+	if len(items) == 0 {
+		s.writing = false
+	}
+	code, text := s.closeCode, s.closeText
+	s.mu.Unlock()
+	if closing {
+		if err := s.conn.Close(code, text); err != nil {
+			s.conn.Abort()
+		}
+	}
+	return items, len(items) == 0
+}
+
+// flush writes what was gathered. After an error the socket is gone.
+func (w *writer) flush() bool {
+	if len(w.out) == 0 {
+		return true
+	}
+	err := w.s.conn.Write(w.out)
+	w.s.h.metrics.frames.Add(float64(w.frames))
+	w.s.h.metrics.bytes.Add(float64(len(w.out)))
+	w.out, w.frames = w.out[:0], 0
 	if err == nil {
-		return nil
+		return true
 	}
-	s.evictLocked()
-	return s.cfg.Memory.reserve(st.bytes)
+	w.s.mu.Lock()
+	w.s.gone = true
+	w.s.queue, w.s.bytes, w.s.writing = nil, 0, false
+	w.s.mu.Unlock()
+	w.s.conn.Abort() // the reading goroutine wakes and takes the socket down
+	return false
 }
 
-func (st *statement) change(r *pending, seq uint64) *storagev1.Change {
-	ch := &storagev1.Change{Kind: storagev1.ChangeKind_CHANGE_KIND_INSERT, Seq: seq,
-		SchemaVersion: st.table.SchemaVersion, Row: r.row}
-	if st.deleting {
-		ch.Kind, ch.OldRow, ch.OldSeq = storagev1.ChangeKind_CHANGE_KIND_DELETE, r.old.change.GetRow(), r.old.change.GetSeq()
-	}
-	return ch
-}
-
-// apply makes the changes and publishes them.
-func (st *statement) apply(s *Store, returnRows bool) *storagev1.TableWriteResult {
-	res := &storagev1.TableWriteResult{RowsAffected: uint64(len(st.rows)), Seqs: make([]uint64, 0, len(st.rows))}
-	if len(st.rows) == 0 {
-		return res
-	}
-	var p *partition
-	if st.keep {
-		p = st.open(s)
-	}
-	changes := make([]*storagev1.Change, len(st.rows))
-	for i := range st.rows {
-		r := &st.rows[i]
-		ch := st.change(r, s.cfg.NextSeq())
-		changes[i] = ch
-		res.Seqs = append(res.Seqs, ch.GetSeq())
-		if returnRows {
-			res.Rows = append(res.Rows, shown(ch))
-		}
-		if p != nil {
-			s.cfg.Memory.release(st.put(p, r, ch))
+// add turns an item into frames.
+func (w *writer) add(it *item) {
+	switch {
+	case it.payload != nil:
+		w.append(it.payload, it.plain)
+	case it.sub.stopped.Load():
+		// unsubscribed while this was waiting
+	case it.err != nil:
+		it.sub.wire.ended(w, it.sub, it.err)
+	default:
+		if err := it.sub.wire.event(w, it.sub, it.ev); err != nil {
+			w.s.h.cfg.Logger.Error("an event cannot be sent", "subscription", it.sub.id, "error", err)
+			it.sub.abandon()
+			it.sub.wire.ended(w, it.sub, err)
 		}
 	}
-	s.position = changes[len(changes)-1].GetSeq()
-	s.cfg.Hub.PublishUnlogged(st.table.ID, st.user, changes)
-	return res
-}
-
-// shown is the row as RETURNING shows it.
-func shown(ch *storagev1.Change) []byte {
-	if ch.GetKind() == storagev1.ChangeKind_CHANGE_KIND_DELETE {
-		return ch.GetOldRow()
-	}
-	return ch.GetRow()
-}
-
-func (st *statement) put(p *partition, r *pending, ch *storagev1.Change) (freed int) {
-	e := &entry{change: ch, key: r.key}
-	if st.deleting {
-		return p.remove(r.old, e)
-	}
-	return p.insert(e)
-}
-
-// open returns the partition to write to, a new one if need be: its history starts here.
-func (st *statement) open(s *Store) *partition {
-	k := st.partition()
-	p := s.partitions[k]
-	if p == nil {
-		p = newPartition(s.absentFloor(st.table))
-		s.partitions[k] = p
-	}
-	p.configure(st.table, s.cfg.RowsMax)
-	return p
-}
-
-// after returns the number of entries up to a position.
-func (p *partition) after(seq uint64) int {
-	return sort.Search(len(p.entries), func(i int) bool { return p.entries[i].change.GetSeq() > seq })
-}
-
-// oldestVisible is the position up to which everything has expired. The bits below a _seq's milliseconds
-// are left at zero, which is at most a millisecond too careful.
-func oldestVisible(now time.Time, ttl time.Duration) uint64 {
-	return seqAt(now.Add(-ttl))
-}
-
-// seqAt is the lowest _seq of a time.
-func seqAt(t time.Time) uint64 {
-	const seqTimeShift = 22 // of the snowflake layout, see the RFC
-	ms := t.Sub(snowflake.SeqEpoch).Milliseconds()
-	if ms < 0 {
-		return 0
-	}
-	return uint64(ms) << seqTimeShift
 }
