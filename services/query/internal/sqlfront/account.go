@@ -13,7 +13,7 @@ func (r *reader) userID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := CheckUserID(id); err != nil {
+	if err := catalog.CheckUserID(id); err != nil {
 		return "", r.fail(dberr.InvalidSQL, -1, "%w", err)
 	}
 	return id, nil

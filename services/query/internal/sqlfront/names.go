@@ -66,19 +66,3 @@ func checkNamespaceName(name string) error {
 	}
 	return checkName("namespace", name)
 }
-
-// userIDMax bounds user ids; they become parts of keys and paths.
-const userIDMax = 256
-
-// CheckUserID applies the rules for user ids: they become a path segment (spec 1.1).
-func CheckUserID(id string) error {
-	switch {
-	case id == "":
-		return dberr.New(dberr.InvalidArgument, "a user id must not be empty")
-	case len(id) > userIDMax:
-		return dberr.New(dberr.InvalidArgument, "a user id has at most %d bytes", userIDMax)
-	case strings.Contains(id, "..") || strings.ContainsAny(id, "/\\\x00"):
-		return dberr.New(dberr.InvalidArgument, "user id %q must not contain .., /, \\ or NUL", id)
-	}
-	return nil
-}

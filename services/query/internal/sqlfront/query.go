@@ -4,6 +4,7 @@ import (
 	pg "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
@@ -206,7 +207,7 @@ func (r *reader) restoreUser(s *Update) (Statement, error) {
 		return nil, nil
 	}
 	id := name.Sval.GetSval()
-	if err := CheckUserID(id); err != nil {
+	if err := catalog.CheckUserID(id); err != nil {
 		return nil, s.Tree.errorAt(dberr.InvalidSQL, e.GetLocation(), "%w", err)
 	}
 	return &RestoreUser{Source: s.Source, User: id}, nil
