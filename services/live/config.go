@@ -25,8 +25,9 @@ const (
 	defaultBufferRows       = 1024
 	defaultBufferBytes      = 1 << 20
 	defaultBufferTotalBytes = 64 << 20
-	// defaultPageRows is what storage orders in memory for one scan.
-	defaultPageRows         = 10_000
+	// defaultPageRows is well below what storage orders in a heap (10,000), and mostly more than the
+	// megabyte that a page may hold.
+	defaultPageRows         = 5000
 	defaultPageTimeout      = time.Minute
 	defaultOpenTimeout      = 10 * time.Second
 	defaultProgressInterval = 5 * time.Second
@@ -47,7 +48,7 @@ type Config struct {
 	BufferRows       int             `toml:"buffer_rows" doc:"changes kept in memory while one subscription gets its initial rows"`
 	BufferBytes      int             `toml:"buffer_bytes" doc:"bytes of these changes"`
 	BufferTotalBytes int             `toml:"buffer_total_bytes" doc:"bytes of these changes for all subscriptions"`
-	PageRows         int             `toml:"page_rows" doc:"initial rows read by one scan, and the highest last_rows"`
+	PageRows         int             `toml:"page_rows" doc:"initial rows read by one scan"`
 	PageTimeout      config.Duration `toml:"page_timeout" doc:"how long one scan of initial rows may take"`
 	OpenTimeout      config.Duration `toml:"open_timeout" doc:"how long a subscription waits for storage and the catalog"`
 	ProgressInterval config.Duration `toml:"progress_interval" doc:"least time between two bookmarks for an idle subscription, 1s or more"`

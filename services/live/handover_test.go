@@ -169,17 +169,190 @@ func TestSnapshotAheadOfTheWatch(t *testing.T) {
 	}
 }
 
+// Changes between the registration and the scan are in the buffer and in the snapshot.
+func TestChangeBetweenRegistrationAndScan(t *testing.T) {
+	w := newWorld(t, Config{})
+	g := w.gateway()
+	probe := g.subscribe("alice")
+	probe.waitSubscribed()
+	var once sync.Once
+	w.storage.BeforeScan(func() {
+		once.Do(func() {
+			w.put("alice", 1, "a", "one")
+			w.put("alice", 1, "a", "uno")
+			probe.waitChanged() // the subscription registered before this scan, so it has them too
+			probe.waitChanged()
+		})
+	})
+	c := g.subscribe("alice", withSnapshot)
+	c.waitSubscribed()
+	if r := c.waitRows(); r.GetRowCount() != 1 || r.GetHasMore() {
+		t.Fatalf("%v", r)
+	}
+	seq := w.put("alice", 2, "a", "two")
+	if ch := c.waitChanged(); ch.GetSeq() != seq {
+		t.Fatalf("%v", ch)
+	}
+}
+
+// A page is read ahead of the watch, so the changes it has seen arrive after the snapshot.
+func TestLaterPageAheadOfTheWatch(t *testing.T) {
+	w := newWorld(t, Config{PageRows: 10})
+	for i := range 20 {
+		w.put("alice", int64(i), "a", "old")
+	}
+	g := w.gateway()
+	probe := g.subscribe("alice")
+	probe.waitSubscribed()
+	c := g.subscribe("alice", withSnapshot, withBatch(10))
+	c.waitSubscribed()
+	c.waitRows()
+	release := w.storage.Hold()
+	unsent := w.put("alice", 15, "a", "new")
+	w.storage.Delete(messages, "alice", 16)
+	sent := w.put("alice", 5, "a", "new")
+	c.nextBatch()
+	if r := c.waitRows(); r.GetRowCount() != 8 || r.GetHasMore() {
+		t.Fatalf("%v", r)
+	}
+	release()
+	if ch := c.waitChanged(); ch.GetSeq() != unsent || ch.GetKind() != livev1.Kind_KIND_INSERT {
+		t.Fatalf("%v", ch)
+	}
+	if ch := c.waitChanged(); ch.GetSeq() != sent || ch.GetKind() != livev1.Kind_KIND_UPDATE {
+		t.Fatalf("%v", ch)
+	}
+}
+
+// A scan that is behind the watch: the changes between are in neither rows nor buffer.
+func TestSnapshotBehindTheWatch(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.put("alice", 1, "a", "one")
+	g := w.gateway()
+	probe := g.subscribe("alice")
+	probe.waitSubscribed()
+	thaw := w.storage.FreezeScans()
+	missing := w.put("alice", 2, "a", "two")
+	probe.waitChanged()
+	c := g.subscribe("alice", withSnapshot)
+	if s := c.waitSubscribed(); s.GetPosition() != missing-1 {
+		t.Fatalf("%v", s)
+	}
+	if r := c.waitRows(); r.GetRowCount() != 1 || r.GetHasMore() {
+		t.Fatalf("%v", r)
+	}
+	thaw()
+	if ch := c.waitChanged(); ch.GetSeq() != missing {
+		t.Fatalf("%v", ch)
+	}
+}
+
+func TestRowsTooLargeToOrder(t *testing.T) {
+	w := newWorld(t, Config{PageRows: 1000})
+	w.storage.LimitScans(20)
+	for i := range 50 {
+		w.put("alice", int64(i), "a", "x")
+	}
+	g := w.gateway()
+	c := g.subscribe("alice", withSnapshot, withPush)
+	c.waitSubscribed()
+	rows := 0
+	for more := true; more; {
+		r := c.waitRows()
+		rows += int(r.GetRowCount())
+		more = r.GetHasMore()
+	}
+	if rows != 50 {
+		t.Fatalf("%d rows", rows)
+	}
+	w.storage.LimitScans(1)
+	if e := g.subscribe("alice", withSnapshot).waitEnded(); e.GetCode() != string(dberr.LimitExceeded) {
+		t.Fatalf("%v", e)
+	}
+}
+
+// The newest rows are more than a page may hold: the rest is read by further pages.
+func TestLastRowsOfLargeRows(t *testing.T) {
+	w := newWorld(t, Config{})
+	for i := range 500 {
+		w.put("alice", int64(i), "a", strings.Repeat("x", 10_000))
+	}
+	c := w.gateway().subscribe("alice", withSnapshot, withLast(300), withPush)
+	c.waitSubscribed()
+	next := int64(200)
+	for more := true; more; {
+		r := c.waitRows()
+		more = r.GetHasMore()
+		got := decodeRows(r.GetRows())
+		for range got {
+			if _, ok := got[next]; !ok {
+				t.Fatalf("row %d is missing", next)
+			}
+			next++
+		}
+		if len(r.GetRows()) > 2<<20 {
+			t.Fatalf("a batch of %d bytes", len(r.GetRows()))
+		}
+	}
+	if next != 500 {
+		t.Fatalf("ended before row %d", next)
+	}
+}
+
+// A message that waits names who was subscribed when it was made, whoever leaves meanwhile.
+func TestLeavingDoesNotRenameWaitingMessages(t *testing.T) {
+	w := newWorld(t, Config{})
+	g, other := w.gateway(), w.gateway()
+	var all []*client
+	for range 4 {
+		c := g.subscribe("alice")
+		c.waitSubscribed()
+		all = append(all, c)
+	}
+	probe := other.subscribe("alice")
+	probe.waitSubscribed()
+	thaw := g.freeze()
+	var want []uint64
+	for i := range 20 {
+		want = append(want, w.put("alice", int64(i), "a", "x"))
+		probe.waitChanged()
+	}
+	all[0].unsubscribe()
+	for w.live.hub.Stats().Subscriptions != 4 {
+		w.storage.Position()
+	}
+	thaw()
+	want = append(want, w.put("alice", 100, "a", "x"))
+	for _, c := range all[1:] {
+		for _, seq := range want {
+			if ch := c.waitChanged(); ch.GetSeq() != seq {
+				t.Fatalf("subscription %d got %v, want %d", c.id, ch, seq)
+			}
+		}
+	}
+}
+
 func TestNoGapWhenTheChangeStreamBreaks(t *testing.T) {
 	w := newWorld(t, Config{})
 	g := w.gateway()
 	c := g.subscribe("alice")
 	c.waitSubscribed()
 	var want []uint64
-	for i := range 50 {
+	read := 0
+	catchUp := func() {
+		for ; read < len(want); read++ {
+			if ch := c.waitChanged(); ch.GetSeq() != want[read] {
+				t.Fatalf("got %v, want %d", ch, want[read])
+			}
+		}
+	}
+	for i := range 30 {
 		switch i % 10 {
 		case 3:
+			catchUp()
 			w.storage.Break()
 		case 5:
+			catchUp()
 			w.storage.Refuse(true)
 			w.storage.Break()
 		case 8:
@@ -187,11 +360,7 @@ func TestNoGapWhenTheChangeStreamBreaks(t *testing.T) {
 		}
 		want = append(want, w.put("alice", int64(i), "a", "x"))
 	}
-	for _, seq := range want {
-		if ch := c.waitChanged(); ch.GetSeq() != seq {
-			t.Fatalf("got %v, want %d", ch, seq)
-		}
-	}
+	catchUp()
 	// Out of reach for longer than the change log: the client is told where to resume.
 	w.storage.Refuse(true)
 	w.storage.Break()

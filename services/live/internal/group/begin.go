@@ -82,7 +82,7 @@ func (p *Partition) load(s *Subscription, st *start) {
 			return
 		}
 		p.mu.Lock()
-		again := s.mode == loading && p.sendBatch(s)
+		again := s.mode == loading && (len(st.ready) == 0 || p.sendBatch(s))
 		p.unlock()
 		if !again {
 			return
@@ -90,7 +90,8 @@ func (p *Partition) load(s *Subscription, st *start) {
 	}
 }
 
-// fetch makes sure that a batch is ready. It reports false when the subscription has ended.
+// fetch makes sure that a batch is ready, or that the next attempt asks for less. It reports false when
+// the subscription has ended.
 func (p *Partition) fetch(s *Subscription, st *start) bool {
 	p.mu.Lock()
 	if s.mode != loading || len(st.ready) > 0 {
@@ -109,18 +110,25 @@ func (p *Partition) fetch(s *Subscription, st *start) bool {
 	if s.mode != loading {
 		return false
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		p.addPage(s, page)
+	case dberr.Is(err, dberr.LimitExceeded) && !req.Newest && req.Rows > 1:
+		st.pageRows = max(req.Rows/pageShrink, 1) // the rows are large: storage cannot order so many
+	default:
 		p.end(s, dberr.CodeOf(dberr.FromStatus(err)), "read the initial rows: "+err.Error())
 		return false
 	}
-	p.addPage(s, page)
 	return true
 }
+
+// pageShrink divides the rows of a page that storage could not order in its memory.
+const pageShrink = 4
 
 func (p *Partition) request(s *Subscription) snapshot.Request {
 	st := s.start
 	req := snapshot.Request{Shape: s.shape, Identity: catalog.IdentityToProto(*st.identity), Shard: p.key.Shard, User: p.key.User,
-		After: st.lastRead, UpTo: st.pages.Position(), Rows: p.hub.cfg.PageRows, BatchRows: st.rows, NowUS: st.nowUS}
+		After: st.lastRead, UpTo: st.pages.Position(), Rows: st.pageRows, BatchRows: st.rows, NowUS: st.nowUS}
 	if st.lastRows != nil && !st.announced {
 		req.Rows, req.Newest = int(*st.lastRows), true
 	}

@@ -36,7 +36,7 @@ type Config struct {
 	// Buffer bounds the changes that wait for one snapshot, BufferBytes those of the node.
 	Buffer      subscription.Limits
 	BufferBytes int
-	// PageRows is how many rows of a snapshot one scan reads; it bounds last_rows too.
+	// PageRows is how many rows of a snapshot one scan reads.
 	PageRows int
 	// PageTimeout bounds one scan.
 	PageTimeout time.Duration

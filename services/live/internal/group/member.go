@@ -87,6 +87,7 @@ type start struct {
 	registered uint64 // the buffer holds every change after it
 	pages      subscription.Pages
 	buffer     *subscription.Buffer
+	pageRows   int
 	ready      []snapshot.Batch
 	more       bool   // rows follow after those ready
 	lastRead   uint64 // highest _seq of the pages

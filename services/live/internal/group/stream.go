@@ -15,6 +15,8 @@ import (
 const (
 	// BatchRowsMax is the most rows in a batch, and the default (spec 4.1 rule 3).
 	BatchRowsMax = 1000
+	// LastRowsMax bounds last_rows: so many rows storage orders without ordering all.
+	LastRowsMax = 10_000
 	// loadsMax bounds the snapshots read at the same time for one gateway. Each holds a page, and one
 	// that waits for room in the outbox keeps its place, so a gateway that does not read stops itself.
 	loadsMax = 16
@@ -152,8 +154,8 @@ func (st *Stream) make(req *livev1.Subscribe, t *catalog.Table) (*Subscription, 
 		return nil, dberr.New(dberr.PermissionDenied, "the rows of another user of %s cannot be subscribed to", t.QualifiedName())
 	case !t.Kind.PerUser() && plan.GetUserId() != "":
 		return nil, dberr.New(dberr.InvalidArgument, "%s is a shared table and has no partition of a user", t.QualifiedName())
-	case req.GetLastRows() > uint64(hub.cfg.PageRows):
-		return nil, dberr.New(dberr.LimitExceeded, "last_rows %d is more than allowed (%d)", req.GetLastRows(), hub.cfg.PageRows)
+	case req.GetLastRows() > LastRowsMax:
+		return nil, dberr.New(dberr.LimitExceeded, "last_rows %d is more than allowed (%d)", req.GetLastRows(), LastRowsMax)
 	}
 	shape, err := hub.shapes.Get(match.Spec{Table: t, Columns: plan.GetColumnIds(), Filter: plan.GetFilter(),
 		Encoding: req.GetEncoding(), UserID: identity.UserID, Role: identity.Role})
@@ -171,7 +173,7 @@ func (st *Stream) make(req *livev1.Subscribe, t *catalog.Table) (*Subscription, 
 		clientID: req.GetClientSubscriptionId(), sql: plan.GetSql(), options: req.GetOptionsJson(), created: now,
 		start: &start{identity: &identity, resume: req.FromSeq != nil, after: max(req.GetFromSeq(), beginning),
 			snapshot: req.GetSnapshot() && (req.LastRows == nil || req.GetLastRows() > 0), lastRows: req.LastRows,
-			rows: rows, push: req.GetPushBatches(), deadline: now.Add(hub.cfg.OpenTimeout), nowUS: now.UnixMicro(),
+			rows: rows, pageRows: hub.cfg.PageRows, push: req.GetPushBatches(), deadline: now.Add(hub.cfg.OpenTimeout), nowUS: now.UnixMicro(),
 			ctx: ctx, cancel: cancel}}, nil
 }
 

@@ -51,8 +51,12 @@ func (s *Storage) read(req *storagev1.ScanRequest) (*catalog.Table, []tableRow, 
 	if err != nil {
 		return nil, nil, 0, err
 	}
+	if s.scanRows > 0 && req.GetLimit() > s.scanRows {
+		return nil, nil, 0, dberr.New(dberr.LimitExceeded, "more than %d rows to order", s.scanRows)
+	}
 	var rows []tableRow
-	for _, r := range s.partition(partitionKey{req.GetTableId(), req.GetUserId()}).rows {
+	all, position := s.now(partitionKey{req.GetTableId(), req.GetUserId()})
+	for _, r := range all {
 		tr := tableRow{table: t, row: r}
 		env := predicate.Env{NowUS: req.GetNowUs(), UserID: req.GetIdentity().GetUserId()}
 		ok, err := filter.Matches(&env, tr)
@@ -68,7 +72,7 @@ func (s *Storage) read(req *storagev1.ScanRequest) (*catalog.Table, []tableRow, 
 	if n := req.GetLimit(); n > 0 && n < uint64(len(rows)) {
 		rows = rows[:n]
 	}
-	return t, rows, s.seq, nil
+	return t, rows, position, nil
 }
 
 // scanBatch is small, so that tests see several records.

@@ -39,6 +39,8 @@ type Storage struct {
 	refuse     bool          // watches are answered with Unavailable
 	scans      int           // scans served
 	beforeScan func()        // called before a scan reads, without the lock
+	scanRows   uint64        // scans for more are refused, unless zero
+	view       *view         // scans read it instead of what is there now
 	held       chan struct{} // watch streams send nothing until it is closed
 }
 
@@ -119,6 +121,48 @@ func (s *Storage) BeforeScan(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beforeScan = f
+}
+
+// LimitScans refuses scans that ask for more than n rows with LimitExceeded.
+func (s *Storage) LimitScans(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scanRows = n
+}
+
+// view is the rows at a position.
+type view struct {
+	seq  uint64
+	rows map[partitionKey][]*row
+}
+
+// FreezeScans makes scans read what is there now until the result is called, as a replica that is
+// behind would.
+func (s *Storage) FreezeScans() (thaw func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view = &view{seq: s.seq, rows: map[partitionKey][]*row{}}
+	for key, p := range s.partitions {
+		for _, r := range p.rows {
+			s.view.rows[key] = append(s.view.rows[key], r)
+		}
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.view = nil
+	}
+}
+
+// now is the view of what is there. s.mu is held.
+func (s *Storage) now(key partitionKey) (rows []*row, seq uint64) {
+	if s.view != nil {
+		return s.view.rows[key], s.view.seq
+	}
+	for _, r := range s.partition(key).rows {
+		rows = append(rows, r)
+	}
+	return rows, s.seq
 }
 
 // Scans is the number of scans served.
