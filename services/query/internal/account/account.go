@@ -4,7 +4,6 @@ package account
 import (
 	"context"
 	"encoding/json"
-	"strings"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/authn"
@@ -17,8 +16,6 @@ import (
 )
 
 const (
-	// userIDBytesMax is what the login endpoint takes (spec 5.2).
-	userIDBytesMax = 128
 	// emailBytesMax is the longest address mail servers must accept.
 	emailBytesMax = 320
 	// metadataBytesMax bounds METADATA and OAUTH documents, which every cache of users holds.
@@ -36,23 +33,10 @@ type Accounts struct {
 	PasswordCost int
 }
 
-// CheckUserID refuses ids that could not be a segment of a path (spec 1.1).
-func CheckUserID(id string) error {
-	switch {
-	case id == "":
-		return dberr.New(dberr.InvalidArgument, "the user id is empty")
-	case len(id) > userIDBytesMax:
-		return dberr.New(dberr.InvalidArgument, "the user id has %d bytes, at most %d are allowed", len(id), userIDBytesMax)
-	case id == ".", strings.Contains(id, ".."), strings.ContainsAny(id, "/\\\x00"):
-		return dberr.New(dberr.InvalidArgument, "the user id %q is not allowed: it may not be \".\" or contain \"..\", \"/\", \"\\\" or NUL", id)
-	}
-	return nil
-}
-
 // TargetRole finds the role of EXECUTE AS USER's target. An account that does not exist counts as a
 // plain user, whose rows may be written before it exists; a dropped one is refused.
 func TargetRole(ctx context.Context, view *catalogview.View, userID string) (catalog.Role, error) {
-	if err := CheckUserID(userID); err != nil {
+	if err := catalog.CheckUserID(userID); err != nil {
 		return 0, err
 	}
 	u, err := view.User(ctx, userID)
@@ -94,7 +78,7 @@ func (a *Accounts) Create(ctx context.Context, id catalog.Identity, s *sqlfront.
 }
 
 func newUser(s *sqlfront.CreateUser) (*catalogv1.User, error) {
-	if err := CheckUserID(s.User); err != nil {
+	if err := catalog.CheckUserID(s.User); err != nil {
 		return nil, err
 	}
 	if s.Role < catalog.RoleUser || s.Role > catalog.RoleSystem {

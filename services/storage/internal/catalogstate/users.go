@@ -1,23 +1,10 @@
 package catalogstate
 
 import (
-	"strings"
-	"unicode/utf8"
-
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
-
-// userIDBytesMax bounds a user's id: it is part of every key and path of the user's rows.
-const userIDBytesMax = 255
-
-// checkUserID refuses what could leave its place in a path (spec 1.1).
-func checkUserID(id string) error {
-	if id == "" || len(id) > userIDBytesMax || !utf8.ValidString(id) || strings.Contains(id, "..") || strings.ContainsAny(id, "/\\\x00") {
-		return refuse(dberr.InvalidArgument, "user id %q is not valid: 1 to %d bytes without \"..\", \"/\", \"\\\" and NUL", id, userIDBytesMax)
-	}
-	return nil
-}
 
 func checkRole(r catalogv1.Role) error {
 	if r < catalogv1.Role_ROLE_USER || r > catalogv1.Role_ROLE_SYSTEM {
@@ -31,8 +18,8 @@ func (t *transaction) createUser(c *catalogv1.CreateUser) (*catalogv1.ApplyRespo
 	if u == nil {
 		return nil, refuse(dberr.InvalidArgument, "CREATE USER without a user")
 	}
-	if err := checkUserID(u.GetUserId()); err != nil {
-		return nil, err
+	if err := catalog.CheckUserID(u.GetUserId()); err != nil {
+		return nil, refuse(dberr.CodeOf(err), "%w", err)
 	}
 	old, err := readUser(t.tx, u.GetUserId())
 	if err != nil {
