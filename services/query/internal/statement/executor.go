@@ -112,9 +112,8 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 	for i, s := range c.parsed.statements {
 		result, err := e.run(ctx, c, s)
 		if err != nil {
-			err = numbered(err, i, len(c.parsed.statements))
 			if i == 0 {
-				return nil, err
+				return nil, numbered(err, i, len(c.parsed.statements))
 			}
 			resp.Error, resp.FailedStatement = dml.ErrorToProto(err), uint32(i+1)
 			return resp, nil
