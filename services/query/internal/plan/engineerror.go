@@ -10,7 +10,7 @@ import (
 
 // What the engine says about names it cannot find.
 var (
-	noColumn      = regexp.MustCompile(`^Referenced column "([^"]*)" (?:was )?not found`)
+	noColumn      = regexp.MustCompile(`^(?:Referenced column "([^"]*)" (?:was )?not found|Column "([^"]*)" referenced that exists in the SELECT clause)`)
 	noTableColumn = regexp.MustCompile(`^Table "([^"]*)" does not have a column named "([^"]*)"`)
 	noTable       = regexp.MustCompile(`^Referenced table "([^"]*)" not found`)
 	ambiguous     = regexp.MustCompile(`^Ambiguous reference to column name "([^"]*)"`)
@@ -27,7 +27,8 @@ func (p *Plan) ExplainError(err error) error {
 		return p.named(dberr.New(dberr.ColumnNotFound, "column %s.%s does not exist", m[1], m[2]), m[1], m[2])
 	}
 	if m := noColumn.FindStringSubmatch(e.Message); m != nil {
-		return p.named(dberr.New(dberr.ColumnNotFound, "column \"%s\" does not exist", m[1]), "", m[1])
+		name := m[1] + m[2] // one of the two forms matched
+		return p.named(dberr.New(dberr.ColumnNotFound, "column \"%s\" does not exist", name), "", name)
 	}
 	if m := noTable.FindStringSubmatch(e.Message); m != nil {
 		return p.named(dberr.New(dberr.InvalidSQL, "missing FROM-clause entry for table \"%s\"", m[1]), m[1], "")
