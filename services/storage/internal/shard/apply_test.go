@@ -109,17 +109,20 @@ func TestAnEntryThatCannotBeAppliedStopsTheNode(t *testing.T) {
 	}
 }
 
-// crashingReader takes a crash clone of a file system before each piece it returns.
+// crashingReader takes crash clones of a file system while it is read.
 type crashingReader struct {
 	src    io.Reader
+	reads  int
 	fs     *vfs.MemFS
 	rng    *rand.Rand
 	clones []*vfs.MemFS
 }
 
 func (r *crashingReader) Read(p []byte) (int, error) {
-	r.clones = append(r.clones, r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.rng.IntN(101), RNG: r.rng}))
-	return r.src.Read(p[:min(len(p), 64<<10)])
+	if r.reads++; r.reads%20 == 1 {
+		r.clones = append(r.clones, r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: r.rng.IntN(101), RNG: r.rng}))
+	}
+	return r.src.Read(p[:min(len(p), 4<<10)])
 }
 
 // TestARestoreThatACrashCutIsNoticed crashes at many moments of a restore: what comes up afterwards is
