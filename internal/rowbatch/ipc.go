@@ -69,14 +69,23 @@ func Decode(alloc memory.Allocator, data []byte, bytesMax int) (schema *arrow.Sc
 			schema, batches = nil, nil
 		}
 	}()
+	if err := checkFrames(data); err != nil {
+		return nil, nil, decodeFailed(bounded, err)
+	}
 	r, err := ipc.NewReader(bytes.NewReader(data), ipc.WithAllocator(bounded),
 		ipc.WithBodySizeLimit(int64(bytesMax)), ipc.WithMetadataSizeLimit(int64(bytesMax)))
 	if err != nil {
 		return nil, nil, decodeFailed(bounded, err)
 	}
 	defer r.Release()
+	if err := checkSchema(r.Schema()); err != nil {
+		return nil, nil, decodeFailed(bounded, err)
+	}
 	for r.Next() {
 		rec := r.RecordBatch()
+		if rec.NumRows() < 0 || rec.NumRows() > rowsPerByteMax*int64(bytesMax) { // NULLs and no columns need no bytes
+			return nil, batches, dberr.New(dberr.LimitExceeded, "decode batches: %d rows are more than %d bytes can hold", rec.NumRows(), bytesMax)
+		}
 		if err := array.ValidateRecordFull(rec); err != nil {
 			return nil, batches, decodeFailed(bounded, err)
 		}
@@ -88,6 +97,57 @@ func Decode(alloc memory.Allocator, data []byte, bytesMax int) (schema *arrow.Sc
 	}
 	return r.Schema(), batches, nil
 }
+
+// decimalDigitsMax is the precision of the widest decimal, Decimal256.
+const decimalDigitsMax = 76
+
+// checkSchema refuses types whose parameters Arrow's code would trip over, and types that no column and no
+// engine result has.
+func checkSchema(schema *arrow.Schema) error {
+	for _, f := range schema.Fields() {
+		if err := checkType(f.Type); err != nil {
+			return fmt.Errorf("column %s: %w", f.Name, err)
+		}
+	}
+	return nil
+}
+
+func checkType(dt arrow.DataType) error {
+	ok := true
+	switch t := dt.(type) {
+	case arrow.DecimalType:
+		ok = t.GetPrecision() >= 1 && t.GetPrecision() <= decimalDigitsMax && t.GetScale() >= 0 && t.GetScale() <= t.GetPrecision()
+	case *arrow.FixedSizeBinaryType:
+		ok = t.ByteWidth >= 0
+	case *arrow.FixedSizeListType:
+		if t.Len() < 0 {
+			return fmt.Errorf("a list of %d elements", t.Len())
+		}
+		return checkType(t.Elem())
+	case *arrow.DictionaryType:
+		return checkType(t.ValueType)
+	case arrow.ExtensionType:
+		if t.ExtensionName() != uuidExtension {
+			return fmt.Errorf("extension type %s is not supported", t.ExtensionName())
+		}
+		return checkType(t.StorageType())
+	case *arrow.ListType, *arrow.LargeListType, *arrow.MapType:
+		return checkType(dt.(arrow.ListLikeType).Elem())
+	case *arrow.StructType:
+		return checkSchema(arrow.NewSchema(t.Fields(), nil))
+	case *arrow.NullType, *arrow.BooleanType, *arrow.StringType, *arrow.LargeStringType, *arrow.BinaryType, *arrow.LargeBinaryType,
+		*arrow.TimestampType, *arrow.Time32Type, *arrow.Time64Type, *arrow.Date32Type, *arrow.Date64Type:
+	default:
+		ok = arrow.IsInteger(dt.ID()) || arrow.IsFloating(dt.ID())
+	}
+	if !ok {
+		return fmt.Errorf("type %s is not supported", dt.Name())
+	}
+	return nil
+}
+
+// rowsPerByteMax is what the narrowest column needs: one bit.
+const rowsPerByteMax = 8
 
 func decodeFailed(a *boundedAllocator, err error) error {
 	if a.exceeded {

@@ -65,6 +65,9 @@ func ArrowType(t catalog.Type) (arrow.DataType, error) {
 	case catalog.UUID:
 		return uuidType, nil
 	case catalog.Embedding:
+		if t.Dimension == 0 {
+			return nil, dberr.New(dberr.Internal, "an EMBEDDING without a dimension has no Arrow type")
+		}
 		return arrow.FixedSizeListOf(int32(t.Dimension), arrow.PrimitiveTypes.Float32), nil
 	}
 	return nil, dberr.New(dberr.Internal, "column type %d has no Arrow type", t.Kind)
@@ -182,9 +185,11 @@ func parseType(s string) (catalog.Type, bool) {
 	}
 	switch {
 	case p.Decimal != nil:
-		return catalog.Type{Kind: catalog.Decimal, Precision: p.Decimal.Precision, Scale: p.Decimal.Scale}, true
+		d := *p.Decimal
+		return catalog.Type{Kind: catalog.Decimal, Precision: d.Precision, Scale: d.Scale},
+			d.Precision >= 1 && d.Precision <= decimalPrecisionMax && d.Scale <= d.Precision
 	case p.Embedding != nil:
-		return catalog.Type{Kind: catalog.Embedding, Dimension: *p.Embedding}, true
+		return catalog.Type{Kind: catalog.Embedding, Dimension: *p.Embedding}, *p.Embedding >= 1 && *p.Embedding <= maxDimension
 	}
 	return catalog.Type{}, false
 }
@@ -209,7 +214,7 @@ func nearest(dt arrow.DataType) catalog.Type {
 	case *arrow.Float64Type:
 		return catalog.Type{Kind: catalog.Double}
 	case arrow.DecimalType:
-		if t.GetPrecision() <= 38 && t.GetScale() >= 0 && t.GetScale() <= t.GetPrecision() {
+		if t.GetPrecision() <= decimalPrecisionMax && t.GetScale() >= 0 && t.GetScale() <= t.GetPrecision() {
 			return catalog.Type{Kind: catalog.Decimal, Precision: uint8(t.GetPrecision()), Scale: uint8(t.GetScale())}
 		}
 	case *arrow.BinaryType, *arrow.LargeBinaryType, *arrow.BinaryViewType:
@@ -235,7 +240,7 @@ func nearest(dt arrow.DataType) catalog.Type {
 	case *arrow.DictionaryType:
 		return nearest(t.ValueType)
 	case arrow.ExtensionType:
-		if t.ExtensionName() == "arrow.uuid" {
+		if t.ExtensionName() == uuidExtension {
 			return catalog.Type{Kind: catalog.UUID}
 		}
 		return nearest(t.StorageType())
@@ -243,5 +248,11 @@ func nearest(dt arrow.DataType) catalog.Type {
 	return catalog.Type{Kind: catalog.Text}
 }
 
-// maxDimension is EMBEDDING's limit (spec 1.6).
-const maxDimension = 8192
+// uuidExtension is Arrow's canonical extension type of UUIDs.
+const uuidExtension = "arrow.uuid"
+
+// Limits of type parameters (spec 1.6).
+const (
+	maxDimension        = 8192
+	decimalPrecisionMax = 38
+)
