@@ -86,6 +86,8 @@ type Store struct {
 	// mu guards first and last, which follow what is durable.
 	mu          sync.RWMutex
 	first, last uint64 // both zero while the log is empty
+
+	ahead readAhead
 }
 
 func (s *Store) prefix(space byte) []byte {
@@ -133,8 +135,7 @@ func (s *Store) LastIndex() (uint64, error) {
 	return s.last, nil
 }
 
-// GetLog reads one entry.
-func (s *Store) GetLog(index uint64, l *raft.Log) error {
+func (s *Store) getOne(index uint64, l *raft.Log) error {
 	v, closer, err := s.db.Get(s.logKey(nil, index))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return raft.ErrLogNotFound
@@ -177,6 +178,7 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 		s.first = logs[0].Index
 	}
 	s.last = max(s.last, logs[len(logs)-1].Index)
+	s.ahead.forget(logs[0].Index)
 	return b.Close()
 }
 
@@ -191,6 +193,7 @@ func (s *Store) DeleteRange(lo, hi uint64) error {
 	if err := s.db.DeleteRange(s.logKey(nil, lo), end, pebble.Sync); err != nil {
 		return dberr.New(dberr.Unavailable, "truncate the log of group %d: %w", s.group, err)
 	}
+	s.ahead.forget(0)
 	return s.loadBounds()
 }
 
