@@ -26,7 +26,7 @@ var functions = map[string]string{
 	"radians": "=", "random": "=", "gcd": "=", "lcm": "=", "isnan": "=", "isfinite": "=", "greatest": "=", "least": "=",
 
 	// Time.
-	"date_trunc": "=", "date_bin": "time_bucket", "age": "=", "to_timestamp": "=", "make_date": "=", "make_time": "=",
+	"date_bin": "time_bucket", "age": "=", "to_timestamp": "=", "make_date": "=", "make_time": "=",
 	"make_timestamp": "=", "date_diff": "=", "datediff": "date_diff", "strptime": "=", "year": "=",
 	"month": "=", "day": "=", "hour": "=", "minute": "=", "quarter": "=", "week": "=", "dayofweek": "=", "dayofyear": "=",
 	"last_day": "=", "dayname": "=", "monthname": "=", "timezone": "=", "epoch": "=", "epoch_ms": "=", "epoch_us": "=",

@@ -76,7 +76,8 @@ func (p *planning) engine(q *pg.SelectStmt) (*Plan, error) {
 	if err := p.query(q, nil, true); err != nil {
 		return nil, err
 	}
-	sql, err := sqlfront.Deparse(&pg.Node{Node: &pg.Node_SelectStmt{SelectStmt: q}})
+	quoteKeywords(q)
+	sql, err := write(q)
 	if err != nil {
 		return nil, err
 	}

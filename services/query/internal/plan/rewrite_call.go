@@ -50,7 +50,8 @@ var specials = map[string]special{
 	"strftime": strftime,
 	"mod":      divides, "div": divides, "fdiv": divides, "fmod": divides,
 	"extract": datePart, "date_part": datePart,
-	"substring": substring, "substr": substring,
+	"date_trunc": dateTrunc,
+	"substring":  substring, "substr": substring,
 	"cosine_distance": cosineDistance,
 	"json_get":        jsonGet(engine.JSONGet, ""), "json_get_json": jsonGet(engine.JSONGet, ""),
 	"json_get_str": jsonGet(engine.JSONGetText, ""), "json_as_text": jsonGet(engine.JSONGetText, ""),
@@ -243,6 +244,16 @@ func datePart(_ *planning, f *pg.FuncCall, args []*pg.Node) (*pg.Node, error) {
 	}
 	us := call("date_part", text("microseconds"), args[1])
 	return operator("/", cast(us, "float8"), cast(number(int64(per)), "float8")), nil
+}
+
+// dateTrunc hides the call from a rewrite of the engine's (DuckDB 1.5) that compares date_trunc(…, t)
+// with a constant as if t were never NULL. greatest() of one value is the value.
+func dateTrunc(_ *planning, f *pg.FuncCall, args []*pg.Node) (*pg.Node, error) {
+	if err := argumentCount(f, args, 2, 2); err != nil {
+		return nil, err
+	}
+	return &pg.Node{Node: &pg.Node_MinMaxExpr{MinMaxExpr: &pg.MinMaxExpr{Op: pg.MinMaxOp_IS_GREATEST,
+		Args: []*pg.Node{call("date_trunc", args...)}}}}, nil
 }
 
 // substring counts from the start of the text, where the engine takes a position before it from the
