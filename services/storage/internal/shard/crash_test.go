@@ -138,11 +138,8 @@ func TestACrashLosesNothingAcknowledged(t *testing.T) {
 				own := rand.New(rand.NewPCG(seed, w))
 				writers.Go(func() { l.write(ctx, n, own) })
 			}
-			for goal := rng.IntN(400); ; { // any moment is as good: wait for some progress
-				if acked, _ := l.read(); len(acked) >= goal {
-					break
-				}
-			}
+			goal := rng.IntN(400) // any moment is as good: wait for some progress
+			until(t, "some writes", func() bool { acked, _ := l.read(); return len(acked) >= goal })
 			acked, position := l.read()
 			crashed := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 			cancel()
