@@ -58,15 +58,15 @@ func (s *RowStreams) Wait() { s.receivers.Wait() }
 // Serve runs one client stream until it ends. Batches go out on one storage stream in the order they
 // came, and are acknowledged in that order; one that is refused does not stop the others.
 func (s *RowStreams) Serve(client clientStream) error {
-	ctx, cancel := context.WithCancel(client.Context())
+	whole, cancel := context.WithCancel(client.Context())
 	defer cancel()
 	requests := make(chan received)
 	s.receivers.Add(1)
 	go func() {
 		defer s.receivers.Done()
-		receive(ctx, client, requests)
+		receive(whole, client, requests)
 	}()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(whole)
 	storage, err := s.Storage.WriteStream(ctx)
 	if err != nil {
 		return err
