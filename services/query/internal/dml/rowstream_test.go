@@ -335,7 +335,7 @@ func TestRowStreamArrow(t *testing.T) {
 func TestExecuteAsOnAStream(t *testing.T) {
 	f := &fakeStorage{tables: []*catalog.Table{notes()}}
 	client := startStreams(t, f)
-	for i, as := range []string{"bob", "boss", "a/b"} {
+	for i, as := range []string{"bob", "boss", "a\x00b"} {
 		r := rowSet("app.notes", int64(i))
 		r.Identity = &catalogv1.Identity{UserId: "admin", Role: catalogv1.Role_ROLE_DBA}
 		r.AsUser = as
