@@ -25,6 +25,10 @@ const seqTimeShift = 22
 
 const bucketMS = uint64(time.Hour / time.Millisecond)
 
+// Beginning is the position of a shard without changes: before all of them, and not zero, which in a request
+// means "now".
+const Beginning = 1
+
 // Bucket is the hour bucket of a position.
 func Bucket(seq uint64) uint32 { return uint32(seq >> seqTimeShift / bucketMS) }
 
@@ -293,7 +297,7 @@ func (l Log) Read(table uint32, user string, afterSeq uint64) ([]*storagev1.Chan
 			return nil, false, err
 		}
 	}
-	if afterSeq > applied.Seq {
+	if afterSeq > max(applied.Seq, Beginning) {
 		return nil, false, dberr.New(dberr.PositionGone,
 			"position %d is ahead of shard %d, which is at %d: read the table again", afterSeq, l.Shard, applied.Seq)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
@@ -47,7 +48,7 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan) (rows, uint64, er
 	if err != nil {
 		return nil, 0, errors.Join(readFailed(err), it.Close())
 	}
-	return &storedRows{it: it, reverse: p.reverse, spans: p.spans}, applied.Seq, nil
+	return &storedRows{it: it, reverse: p.reverse, spans: p.spans}, max(applied.Seq, changelog.Beginning), nil
 }
 
 func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
 )
 
 // A watch's queue is bounded in both; past either it reads the log instead. They cover a burst of a few
@@ -65,7 +66,7 @@ type Hub struct {
 
 // NewHub makes a hub for a shard whose state has been applied up to position; log reads its change log.
 func NewHub(shard uint32, position uint64, log History) *Hub {
-	return &Hub{shard: shard, position: position, log: log, watches: map[partition][]*watch{}}
+	return &Hub{shard: shard, position: max(position, changelog.Beginning), log: log, watches: map[partition][]*watch{}}
 }
 
 // ServeUnlogged connects the shard's STREAM tables; call it before the hub is used.

@@ -250,6 +250,29 @@ func TestWatchFromNow(t *testing.T) {
 	checkRun(t, c.follow(t, base+5), base+3, base+5)
 }
 
+// A shard without changes has a position that can be resumed from: zero would mean "now".
+func TestWatchFromTheBeginning(t *testing.T) {
+	n := newNode(t)
+	n.last = 0
+	n.hub = watch.NewHub(shard, 0, n)
+	n.commit(0, "")
+	c := connect(t, n)
+	c.add(1, userTable, "alice", 0)
+	p := c.started(t)
+	if p == 0 {
+		t.Fatal("started at zero")
+	}
+	n.last = base
+	n.write(userTable, "alice", 2)
+	checkRun(t, c.follow(t, base+2), base, base+2)
+	again := connect(t, n)
+	again.add(1, userTable, "alice", p)
+	if again.started(t) != p {
+		t.Fatal("started elsewhere")
+	}
+	checkRun(t, again.follow(t, base+2), base, base+2)
+}
+
 func TestWatchFromAPosition(t *testing.T) {
 	n := newNode(t)
 	n.write(userTable, "alice", 5)
