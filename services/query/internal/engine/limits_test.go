@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -133,6 +134,37 @@ func TestMoreStatementsThanConnectionsWait(t *testing.T) {
 		t.Errorf("after one was given back: %q, %v", got, err)
 	}
 	b.Release()
+}
+
+// After a fault DuckDB refuses every statement; the next one finds a new DuckDB, while those that run
+// end with the old one.
+func TestABrokenEngineIsReplaced(t *testing.T) {
+	e := newEngine(t, Config{Logger: slog.New(slog.DiscardHandler)})
+	running, err := e.Query(t.Context(), Statement{SQL: "SELECT i FROM range(100000) t(i)"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, err := e.Query(t.Context(), Statement{SQL: "SELECT 1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.err = classify("INTERNAL Error: Attempted to dereference unique_ptr that is NULL!")
+	if !dberr.Is(broken.err, dberr.Internal) {
+		t.Errorf("a fault is %v", broken.err)
+	}
+	old := e.current
+	broken.Release()
+	if e.current == old {
+		t.Fatal("the engine was not replaced")
+	}
+	if got, err := collect(t, e, Statement{SQL: "SELECT 42"}); err != nil || got[0] != "42" {
+		t.Errorf("afterwards: %q, %v", got, err)
+	}
+	if rows, err := drain(t, running); err != nil || len(rows) != 100000 {
+		t.Errorf("what was running: %d rows, %v", len(rows), err)
+	}
+	running.Release()
+	<-old.closed
 }
 
 // forbidden reach out of the process, or change the engine. Each must fail even if the planner let it

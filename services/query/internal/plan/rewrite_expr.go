@@ -109,7 +109,7 @@ func (p *planning) plainExpr(n *pg.Node, s *scope) (*pg.Node, error) {
 		return p.collate(e.CollateClause, s)
 	}
 	return nil, dberr.New(dberr.Unsupported, "this kind of expression is not supported (%s)",
-		strings.TrimPrefix(strings.TrimPrefix(nodeName(n), "*pg_query.Node_"), "A"))
+		strings.TrimPrefix(nodeName(n), "*pg_query.Node_"))
 }
 
 // columnRef leaves the name to the engine, with the table's alias at most: the engine knows no
