@@ -165,3 +165,49 @@ func TestRunawayStatements(t *testing.T) {
 		t.Error("a canceled statement succeeded")
 	}
 }
+
+// TestWriteStream writes batches without SQL to the real storage role.
+func TestWriteStream(t *testing.T) {
+	c := cluster.Start(t)
+	run(t, c, root, "CREATE NAMESPACE app; CREATE USER TABLE app.t (id INT PRIMARY KEY, v TEXT DEFAULT 'none')")
+	s, err := c.Query().WriteStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batches, rows = 50, 20
+	for b := range int64(batches) {
+		set := &queryv1.RowSet{Columns: []string{"ID"}}
+		for r := range int64(rows) {
+			set.Rows = append(set.Rows, &queryv1.RowValues{Values: []*queryv1.Param{integer(b*rows + r)}})
+		}
+		req := &queryv1.WriteStreamRequest{Namespace: "app", Table: "t", Rows: &queryv1.WriteStreamRequest_RowSet{RowSet: set}}
+		if b == 0 {
+			req.Identity = catalog.IdentityToProto(alice)
+		}
+		if b == batches-1 { // a key that exists: this batch alone is refused, whole
+			set.Rows[rows-1].Values[0] = integer(0)
+		}
+		if err := s.Send(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	for b := range batches {
+		resp, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refused := resp.GetError().GetCode() == string(dberr.PrimaryKeyViolation); refused != (b == batches-1) || !refused && resp.GetRows() != rows {
+			t.Errorf("batch %d: %v", b, resp)
+		}
+	}
+	if _, err := s.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the last answer: %v", err)
+	}
+	want := fmt.Sprintf("n:BIGINT | v:TEXT\n%d | none\n", (batches-1)*rows)
+	if got := resultText(t, run(t, c, alice, "SELECT count(*) AS n, min(v) AS v FROM t")); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
