@@ -220,7 +220,7 @@ func (s *RowStreams) tableName(req *queryv1.WriteStreamRequest) (namespace, name
 }
 
 func (b *batch) addRowSet(set *queryv1.RowSet) error {
-	positions, err := writableAll(b.table, set.GetColumns())
+	positions, err := writableAll(b.table, folded(set.GetColumns()))
 	if err != nil {
 		return err
 	}
@@ -255,14 +255,14 @@ func (b *batch) addArrow(data []byte) error {
 			r.Release()
 		}
 	}()
-	names := make([]string, schema.NumFields())
-	for i, f := range schema.Fields() {
-		names[i] = strings.ToLower(f.Name)
-	}
-	if len(names) == 0 {
+	if schema.NumFields() == 0 {
 		return dberr.New(dberr.InvalidArgument, "the batch has no columns")
 	}
-	positions, err := writableAll(b.table, names)
+	names := make([]string, schema.NumFields())
+	for i, f := range schema.Fields() {
+		names[i] = f.Name
+	}
+	positions, err := writableAll(b.table, folded(names))
 	if err != nil {
 		return err
 	}
@@ -272,6 +272,15 @@ func (b *batch) addArrow(data []byte) error {
 		}
 	}
 	return nil
+}
+
+// folded writes names as SQL folds them.
+func folded(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = strings.ToLower(n)
+	}
+	return out
 }
 
 // addRecord encodes a record's rows. Field from[i], or i when from is nil, goes to column positions[i].
