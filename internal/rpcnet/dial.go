@@ -51,20 +51,20 @@ type directConn struct {
 	addr    string
 }
 
-func (c *directConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	ch := c.network.channel(c.addr)
-	if ch == nil {
+func (c *directConn) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
+	s := c.network.server(c.addr)
+	if s == nil {
 		return dberr.New(dberr.Unavailable, "call %s: %q is not serving", method, c.addr)
 	}
-	return dberr.FromStatus(ch.Invoke(ctx, method, args, reply, opts...))
+	return s.invoke(ctx, method, args, reply)
 }
 
 func (c *directConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	ch := c.network.channel(c.addr)
-	if ch == nil {
+	server := c.network.server(c.addr)
+	if server == nil {
 		return nil, dberr.New(dberr.Unavailable, "call %s: %q is not serving", method, c.addr)
 	}
-	s, err := ch.NewStream(ctx, desc, method, opts...)
+	s, err := server.streams.NewStream(ctx, desc, method, opts...)
 	return convertingStream{s}, dberr.FromStatus(err)
 }
 

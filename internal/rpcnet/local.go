@@ -5,7 +5,6 @@ import (
 	"net"
 	"sync"
 
-	"github.com/fullstorydev/grpchan/inprocgrpc"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -16,14 +15,14 @@ const localBufferBytes = 1 << 20
 
 // Local is the Network of one process: names instead of ports, memory instead of sockets.
 type Local struct {
-	mu        sync.Mutex
+	mu        sync.RWMutex
 	listeners map[string]*localListener
-	channels  map[string]*inprocgrpc.Channel // of gRPC servers, by name
+	servers   map[string]*directServer // of gRPC servers, by name
 }
 
 // NewLocal makes an empty network.
 func NewLocal() *Local {
-	return &Local{listeners: map[string]*localListener{}, channels: map[string]*inprocgrpc.Channel{}}
+	return &Local{listeners: map[string]*localListener{}, servers: map[string]*directServer{}}
 }
 
 // Listen takes a name until the listener is closed.
@@ -49,21 +48,21 @@ func (n *Local) DialContext(ctx context.Context, addr string) (net.Conn, error) 
 	return l.DialContext(ctx)
 }
 
-// offer publishes a server's direct channel under its name; channel finds it.
-func (n *Local) offer(addr string, ch *inprocgrpc.Channel) {
+// offer publishes a server under its name, nil takes it back; server finds it.
+func (n *Local) offer(addr string, s *directServer) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if ch == nil {
-		delete(n.channels, addr)
+	if s == nil {
+		delete(n.servers, addr)
 		return
 	}
-	n.channels[addr] = ch
+	n.servers[addr] = s
 }
 
-func (n *Local) channel(addr string) *inprocgrpc.Channel {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.channels[addr]
+func (n *Local) server(addr string) *directServer {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.servers[addr]
 }
 
 type localListener struct {

@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
-	"github.com/fullstorydev/grpchan/inprocgrpc"
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -31,7 +30,7 @@ type ServerOptions struct {
 // Server serves gRPC services on one address of a Network.
 type Server struct {
 	grpc     *grpc.Server
-	direct   *inprocgrpc.Channel // nil unless the network is Local
+	direct   *directServer // nil unless the network is Local
 	local    *Local
 	addr     string
 	listener net.Listener
@@ -57,8 +56,7 @@ func NewServer(n Network, addr string, opt ServerOptions) (*Server, error) {
 	s.grpc = grpc.NewServer(grpcOpts...)
 	if local, ok := n.(*Local); ok {
 		s.local = local
-		s.direct = new(inprocgrpc.Channel).WithCloner(sharingCloner{}).
-			WithServerUnaryInterceptor(chainUnary(unary)).WithServerStreamInterceptor(chainStream(stream))
+		s.direct = newDirectServer(unary, stream)
 	}
 	return s, nil
 }
@@ -71,7 +69,7 @@ type registrar struct{ s *Server }
 func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	r.s.grpc.RegisterService(desc, impl)
 	if r.s.direct != nil {
-		r.s.direct.RegisterService(desc, impl)
+		r.s.direct.register(desc, impl)
 	}
 }
 
