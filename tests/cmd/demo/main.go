@@ -59,7 +59,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	d := &demo{addr: addr, root: c, chat: chat}
-	for _, step := range []func(context.Context) error{d.createTables, d.loadPeople, d.loadChannelLog, d.checkCounts, d.show} {
+	for _, step := range []func(context.Context) error{d.createTables, d.loadPeople, d.loadChannelLog, d.checkCounts, d.checkIsolation, d.show} {
 		if err := step(ctx); err != nil {
 			return err
 		}

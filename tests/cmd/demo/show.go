@@ -46,6 +46,28 @@ func (d *demo) checkCounts(ctx context.Context) error {
 	return nil
 }
 
+// checkIsolation compares the rows of the two busiest people: they must have none in common.
+func (d *demo) checkIsolation(ctx context.Context) error {
+	if len(d.chat.people) < 2 {
+		return nil
+	}
+	owner := map[any]string{}
+	for _, person := range d.chat.people[:2] {
+		r, err := d.as(ctx, person, "SELECT id FROM chat.messages")
+		if err != nil {
+			return err
+		}
+		for _, row := range r.Rows {
+			if other, taken := owner[row[0]]; taken {
+				return fmt.Errorf("row %v is in the tables of both %q and %q", row[0], other, person)
+			}
+			owner[row[0]] = person
+		}
+	}
+	fmt.Printf("%q and %q share none of their %d rows\n", d.chat.people[0], d.chat.people[1], len(owner))
+	return nil
+}
+
 func (d *demo) writeCounts(path string) error {
 	people := make([]string, 0, len(d.counts))
 	for p := range d.counts {
