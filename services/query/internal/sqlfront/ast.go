@@ -1,6 +1,8 @@
 package sqlfront
 
 import (
+	"sync/atomic"
+
 	pg "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -57,6 +59,10 @@ type Tree struct {
 	parsed  string
 	request string
 	shift   int
+
+	// reads remembers Reads: statements are cached, and walking a tree takes longer than the rest of a
+	// small SELECT's checks.
+	reads atomic.Pointer[[]Name]
 }
 
 // CreateNamespace is CREATE NAMESPACE [IF NOT EXISTS] name.

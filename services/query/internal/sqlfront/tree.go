@@ -56,9 +56,29 @@ func (t *Tree) Locate(location int32) (line, column int) {
 
 // With returns a tree of the same text for another node of it.
 func (t *Tree) With(stmt *Node) *Tree {
-	c := *t
-	c.Stmt = stmt
-	return &c
+	return &Tree{Stmt: stmt, parsed: t.parsed, request: t.request, shift: t.shift}
+}
+
+// Reads returns the tables a statement names, without the names that WITH gives anywhere in it.
+func (t *Tree) Reads() []Name {
+	if known := t.reads.Load(); known != nil {
+		return *known
+	}
+	given := map[string]bool{}
+	Walk(t.Stmt, func(m proto.Message) bool {
+		if q, ok := m.(*pg.CommonTableExpr); ok {
+			given[q.GetCtename()] = true
+		}
+		return true
+	})
+	names := []Name{}
+	for _, ref := range Tables(t.Stmt) {
+		if ref.GetSchemaname() != "" || !given[ref.GetRelname()] {
+			names = append(names, Name{Namespace: ref.GetSchemaname(), Name: ref.GetRelname()})
+		}
+	}
+	t.reads.Store(&names)
+	return names
 }
 
 // errorAt makes an error about a node.

@@ -4,9 +4,6 @@ import (
 	"context"
 	"strings"
 
-	pg "github.com/pganalyze/pg_query_go/v6"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
@@ -115,29 +112,12 @@ func (e *Executor) checkReads(c call, s *sqlfront.Select) error {
 	if err := access.Can(c.id.Role, access.UseOwnRows); err != nil {
 		return err
 	}
-	named := namedQueries(s)
-	for _, ref := range sqlfront.Tables(s.Tree.Stmt) {
-		name := sqlfront.Name{Namespace: ref.GetSchemaname(), Name: ref.GetRelname()}
-		if name.Namespace == "" && named[name.Name] {
-			continue
-		}
+	for _, name := range s.Tree.Reads() {
 		if err := e.checkRead(c, name); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// namedQueries are the names that WITH gives, wherever in the statement.
-func namedQueries(s *sqlfront.Select) map[string]bool {
-	names := map[string]bool{}
-	sqlfront.Walk(s.Tree.Stmt, func(m proto.Message) bool {
-		if q, ok := m.(*pg.CommonTableExpr); ok {
-			names[q.GetCtename()] = true
-		}
-		return true
-	})
-	return names
 }
 
 func (e *Executor) checkRead(c call, name sqlfront.Name) error {
