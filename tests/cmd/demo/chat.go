@@ -83,7 +83,7 @@ func sample() []message {
 	var all []message
 	for i := range 500 {
 		all = append(all, message{Channel: []string{"#ubuntu", "#help"}[i%2], At: at.Add(time.Duration(i) * 7 * time.Minute),
-			Nick: people[i*i%len(people)], Kind: "message", Text: lines[i%len(lines)]})
+			Nick: people[i*3/2%len(people)], Kind: "message", Text: lines[i*7/3%len(lines)]})
 	}
 	return all
 }
