@@ -3,7 +3,7 @@
 //
 // The struct's `toml` tags name the keys. Each key section.key has the environment variable
 // KALAMDB_SECTION_KEY and the flag --section.key; an `env` tag adds further variables (comma
-// separated), a `doc` tag is the flag's help, and `secret:"true"` keeps a value out of everything
+// separated; NAME=h is one whose plain numbers are hours, NAME=s seconds), a `doc` tag is the flag's help, and `secret:"true"` keeps a value out of everything
 // that is printed. Unknown keys and values that do not parse are errors that name the place.
 package config
 
@@ -47,6 +47,15 @@ type Key struct {
 	Doc    string
 	Secret bool
 	value  reflect.Value
+}
+
+// variables are the names in Env without their units.
+func (k Key) variables() (names []string) {
+	for _, e := range k.Env {
+		name, _, _ := strings.Cut(e, "=")
+		names = append(names, name)
+	}
+	return names
 }
 
 // Value formats the current value; a secret is shown as *** when set.
@@ -114,7 +123,7 @@ func Load(dst any, src Source) error {
 	file := flags.String("config", "", "TOML configuration file (variable "+Prefix+"CONFIG)")
 	given := map[string]*string{}
 	for _, k := range keys {
-		given[k.Name] = flags.String(k.Name, format(k.value), k.Doc+" (variable "+strings.Join(k.Env, " or ")+")")
+		given[k.Name] = flags.String(k.Name, format(k.value), k.Doc+" (variable "+strings.Join(k.variables(), " or ")+")")
 		if k.Secret {
 			flags.Lookup(k.Name).DefValue = ""
 		}
@@ -180,11 +189,12 @@ func loadFile(dst any, path string, src Source) error {
 
 func loadEnv(k Key, lookup func(string) (string, bool)) error {
 	for _, name := range k.Env {
+		name, unit, _ := strings.Cut(name, "=")
 		text, ok := lookup(name)
 		if !ok || text == "" {
 			continue // an empty variable counts as unset: compose files pass those
 		}
-		if err := set(k.value, text); err != nil {
+		if err := set(k.value, text+unit); err != nil {
 			return dberr.New(dberr.InvalidArgument, "variable %s: %w", name, err)
 		}
 		return nil

@@ -20,7 +20,7 @@ type settings struct {
 	} `toml:"storage"`
 	Auth struct {
 		Secret string   `toml:"jwt_secret" env:"KALAMDB_JWT_SECRET" secret:"true"`
-		Expiry Duration `toml:"expiry"`
+		Expiry Duration `toml:"expiry" env:"KALAMDB_EXPIRY_HOURS=h"`
 		Issuer []string `toml:"issuers"`
 	} `toml:"auth"`
 }
@@ -48,6 +48,17 @@ func TestLaterSourcesWin(t *testing.T) {
 	if s.Server.Host != "file" || s.Server.Port != 3 || s.Storage.DataPath != "/d" ||
 		s.Auth.Expiry != Duration(2*time.Hour) || strings.Join(s.Auth.Issuer, "|") != "x|y" {
 		t.Fatalf("%+v", s)
+	}
+}
+
+func TestVariablesWithAUnit(t *testing.T) {
+	var s settings
+	if err := load(t, &s, "", map[string]string{"KALAMDB_EXPIRY_HOURS": "36"}); err != nil || s.Auth.Expiry != Duration(36*time.Hour) {
+		t.Fatalf("%v, %v", s.Auth.Expiry, err)
+	}
+	if err := load(t, &s, "", map[string]string{"KALAMDB_EXPIRY_HOURS": "soon"}); !dberr.Is(err, dberr.InvalidArgument) ||
+		!strings.Contains(err.Error(), "KALAMDB_EXPIRY_HOURS:") {
+		t.Fatal(err)
 	}
 }
 

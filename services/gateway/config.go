@@ -56,7 +56,7 @@ type Security struct {
 // Auth are the settings of accounts and tokens.
 type Auth struct {
 	JWTSecret        string          `toml:"jwt_secret" env:"KALAMDB_JWT_SECRET" secret:"true" doc:"signs tokens; at least 32 bytes unless only this machine is served; empty = random per start"`
-	JWTLifetime      config.Duration `toml:"jwt_expiry" doc:"lifetime of access tokens; refresh tokens live seven times as long"`
+	JWTLifetime      config.Duration `toml:"jwt_expiry" env:"KALAMDB_JWT_EXPIRY_HOURS=h" doc:"lifetime of access tokens; refresh tokens live seven times as long"`
 	BcryptCost       int             `toml:"bcrypt_cost" doc:"cost of new password hashes"`
 	MaxFailures      int             `toml:"max_failed_logins" doc:"failed logins that lock an account"`
 	LockFor          config.Duration `toml:"lock_duration" doc:"how long a locked account stays locked"`
@@ -67,8 +67,8 @@ type Auth struct {
 
 // WebSocket are the timeouts of sockets.
 type WebSocket struct {
-	ClientTimeout config.Duration `toml:"client_timeout" doc:"silence after which a socket is closed"`
-	AuthTimeout   config.Duration `toml:"auth_timeout" doc:"time a new socket has to log in"`
+	ClientTimeout config.Duration `toml:"client_timeout" env:"KALAMDB_WEBSOCKET_CLIENT_TIMEOUT_SECS=s" doc:"silence after which a socket is closed"`
+	AuthTimeout   config.Duration `toml:"auth_timeout" env:"KALAMDB_WEBSOCKET_AUTH_TIMEOUT_SECS=s" doc:"time a new socket has to log in"`
 	SocketsMax    int             `toml:"sockets_max" doc:"open sockets of this gateway"`
 }
 
