@@ -349,6 +349,119 @@ func (AccessLevel) EnumDescriptor() ([]byte, []int) {
 	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{4}
 }
 
+type NodeStatus int32
+
+const (
+	NodeStatus_NODE_STATUS_UNSPECIFIED NodeStatus = 0
+	// Serving.
+	NodeStatus_NODE_STATUS_ACTIVE NodeStatus = 1
+	// No heartbeat for a while. Its replicas stay until the grace time has passed.
+	NodeStatus_NODE_STATUS_OFFLINE NodeStatus = 2
+	// Its replicas and clients are being moved away.
+	NodeStatus_NODE_STATUS_DRAINING NodeStatus = 3
+	// Drained: it holds nothing and may be removed.
+	NodeStatus_NODE_STATUS_LEFT NodeStatus = 4
+)
+
+// Enum value maps for NodeStatus.
+var (
+	NodeStatus_name = map[int32]string{
+		0: "NODE_STATUS_UNSPECIFIED",
+		1: "NODE_STATUS_ACTIVE",
+		2: "NODE_STATUS_OFFLINE",
+		3: "NODE_STATUS_DRAINING",
+		4: "NODE_STATUS_LEFT",
+	}
+	NodeStatus_value = map[string]int32{
+		"NODE_STATUS_UNSPECIFIED": 0,
+		"NODE_STATUS_ACTIVE":      1,
+		"NODE_STATUS_OFFLINE":     2,
+		"NODE_STATUS_DRAINING":    3,
+		"NODE_STATUS_LEFT":        4,
+	}
+)
+
+func (x NodeStatus) Enum() *NodeStatus {
+	p := new(NodeStatus)
+	*p = x
+	return p
+}
+
+func (x NodeStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodeStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_catalog_v1_catalog_proto_enumTypes[5].Descriptor()
+}
+
+func (NodeStatus) Type() protoreflect.EnumType {
+	return &file_catalog_v1_catalog_proto_enumTypes[5]
+}
+
+func (x NodeStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodeStatus.Descriptor instead.
+func (NodeStatus) EnumDescriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
+}
+
+type ReplicaState int32
+
+const (
+	ReplicaState_REPLICA_STATE_UNSPECIFIED ReplicaState = 0
+	// Gets the log, does not vote.
+	ReplicaState_REPLICA_STATE_LEARNER ReplicaState = 1
+	ReplicaState_REPLICA_STATE_VOTER   ReplicaState = 2
+	// Being taken out of the Raft configuration.
+	ReplicaState_REPLICA_STATE_LEAVING ReplicaState = 3
+)
+
+// Enum value maps for ReplicaState.
+var (
+	ReplicaState_name = map[int32]string{
+		0: "REPLICA_STATE_UNSPECIFIED",
+		1: "REPLICA_STATE_LEARNER",
+		2: "REPLICA_STATE_VOTER",
+		3: "REPLICA_STATE_LEAVING",
+	}
+	ReplicaState_value = map[string]int32{
+		"REPLICA_STATE_UNSPECIFIED": 0,
+		"REPLICA_STATE_LEARNER":     1,
+		"REPLICA_STATE_VOTER":       2,
+		"REPLICA_STATE_LEAVING":     3,
+	}
+)
+
+func (x ReplicaState) Enum() *ReplicaState {
+	p := new(ReplicaState)
+	*p = x
+	return p
+}
+
+func (x ReplicaState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReplicaState) Descriptor() protoreflect.EnumDescriptor {
+	return file_catalog_v1_catalog_proto_enumTypes[6].Descriptor()
+}
+
+func (ReplicaState) Type() protoreflect.EnumType {
+	return &file_catalog_v1_catalog_proto_enumTypes[6]
+}
+
+func (x ReplicaState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReplicaState.Descriptor instead.
+func (ReplicaState) EnumDescriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{6}
+}
+
 // Identity is who a request acts for, established by the gateway from a verified credential.
 type Identity struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1174,7 +1287,14 @@ type Command struct {
 	//	*Command_TablePurged
 	//	*Command_RevokeTokens
 	//	*Command_InitCluster
-	Command       isCommand_Command `protobuf_oneof:"command"`
+	//	*Command_RegisterNode
+	//	*Command_SetNodeStatus
+	//	*Command_RemoveNode
+	//	*Command_SetReplica
+	//	*Command_RemoveReplica
+	Command isCommand_Command `protobuf_oneof:"command"`
+	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
+	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1331,6 +1451,58 @@ func (x *Command) GetInitCluster() *InitCluster {
 	return nil
 }
 
+func (x *Command) GetRegisterNode() *RegisterNode {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RegisterNode); ok {
+			return x.RegisterNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetNodeStatus() *SetNodeStatus {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SetNodeStatus); ok {
+			return x.SetNodeStatus
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSetReplica() *SetReplica {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SetReplica); ok {
+			return x.SetReplica
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveReplica() *RemoveReplica {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RemoveReplica); ok {
+			return x.RemoveReplica
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -1383,6 +1555,26 @@ type Command_InitCluster struct {
 	InitCluster *InitCluster `protobuf:"bytes,13,opt,name=init_cluster,json=initCluster,proto3,oneof"`
 }
 
+type Command_RegisterNode struct {
+	RegisterNode *RegisterNode `protobuf:"bytes,15,opt,name=register_node,json=registerNode,proto3,oneof"`
+}
+
+type Command_SetNodeStatus struct {
+	SetNodeStatus *SetNodeStatus `protobuf:"bytes,16,opt,name=set_node_status,json=setNodeStatus,proto3,oneof"`
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,17,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
+type Command_SetReplica struct {
+	SetReplica *SetReplica `protobuf:"bytes,18,opt,name=set_replica,json=setReplica,proto3,oneof"`
+}
+
+type Command_RemoveReplica struct {
+	RemoveReplica *RemoveReplica `protobuf:"bytes,19,opt,name=remove_replica,json=removeReplica,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -1407,6 +1599,536 @@ func (*Command_RevokeTokens) isCommand_Command() {}
 
 func (*Command_InitCluster) isCommand_Command() {}
 
+func (*Command_RegisterNode) isCommand_Command() {}
+
+func (*Command_SetNodeStatus) isCommand_Command() {}
+
+func (*Command_RemoveNode) isCommand_Command() {}
+
+func (*Command_SetReplica) isCommand_Command() {}
+
+func (*Command_RemoveReplica) isCommand_Command() {}
+
+// RegisterNode adds a node or replaces what is known of it. Statuses: see NodeStatus.
+type RegisterNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node_id is chosen before the log.
+	Node          *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterNode) Reset() {
+	*x = RegisterNode{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterNode) ProtoMessage() {}
+
+func (x *RegisterNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
+func (*RegisterNode) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RegisterNode) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+type SetNodeStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Only if this is still the node's server_id.
+	ServerId      string     `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Status        NodeStatus `protobuf:"varint,3,opt,name=status,proto3,enum=catalog.v1.NodeStatus" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNodeStatus) Reset() {
+	*x = SetNodeStatus{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNodeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNodeStatus) ProtoMessage() {}
+
+func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
+func (*SetNodeStatus) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetNodeStatus) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *SetNodeStatus) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *SetNodeStatus) GetStatus() NodeStatus {
+	if x != nil {
+		return x.Status
+	}
+	return NodeStatus_NODE_STATUS_UNSPECIFIED
+}
+
+type RemoveNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RemoveNode) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *RemoveNode) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+// SetReplica adds a replica to a group's placement or changes its state.
+type SetReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Replica       *Replica               `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetReplica) Reset() {
+	*x = SetReplica{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetReplica) ProtoMessage() {}
+
+func (x *SetReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
+func (*SetReplica) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetReplica) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *SetReplica) GetReplica() *Replica {
+	if x != nil {
+		return x.Replica
+	}
+	return nil
+}
+
+type RemoveReplica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplica) Reset() {
+	*x = RemoveReplica{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplica) ProtoMessage() {}
+
+func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
+func (*RemoveReplica) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RemoveReplica) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *RemoveReplica) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+// Node is one process of the cluster.
+type Node struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 511, unique in the cluster; a single node that was never part of one has 0.
+	NodeId uint32 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// storage | query | live | gateway | allinone
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// This incarnation: what Raft knows a storage node by. A node whose disk was wiped comes back with
+	// another one, as it no longer knows what it voted for.
+	ServerId string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	RpcAddr  string `protobuf:"bytes,4,opt,name=rpc_addr,json=rpcAddr,proto3" json:"rpc_addr,omitempty"`
+	// Storage nodes.
+	RaftAddr string `protobuf:"bytes,5,opt,name=raft_addr,json=raftAddr,proto3" json:"raft_addr,omitempty"`
+	// Gateways: where clients reach it, e.g. http://host:8080.
+	ApiAddr string `protobuf:"bytes,6,opt,name=api_addr,json=apiAddr,proto3" json:"api_addr,omitempty"`
+	// Replicas of a group are spread over zones.
+	Zone           string     `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
+	Version        string     `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	Status         NodeStatus `protobuf:"varint,9,opt,name=status,proto3,enum=catalog.v1.NodeStatus" json:"status,omitempty"`
+	RegisteredAtUs int64      `protobuf:"varint,10,opt,name=registered_at_us,json=registeredAtUs,proto3" json:"registered_at_us,omitempty"`
+	StatusSinceUs  int64      `protobuf:"varint,11,opt,name=status_since_us,json=statusSinceUs,proto3" json:"status_since_us,omitempty"`
+	// The highest version of Raft entries and disk formats the node reads. Leaders write only what every
+	// registered storage node reads.
+	Format        uint32 `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Node) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Node) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Node) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *Node) GetRpcAddr() string {
+	if x != nil {
+		return x.RpcAddr
+	}
+	return ""
+}
+
+func (x *Node) GetRaftAddr() string {
+	if x != nil {
+		return x.RaftAddr
+	}
+	return ""
+}
+
+func (x *Node) GetApiAddr() string {
+	if x != nil {
+		return x.ApiAddr
+	}
+	return ""
+}
+
+func (x *Node) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Node) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Node) GetStatus() NodeStatus {
+	if x != nil {
+		return x.Status
+	}
+	return NodeStatus_NODE_STATUS_UNSPECIFIED
+}
+
+func (x *Node) GetRegisteredAtUs() int64 {
+	if x != nil {
+		return x.RegisteredAtUs
+	}
+	return 0
+}
+
+func (x *Node) GetStatusSinceUs() int64 {
+	if x != nil {
+		return x.StatusSinceUs
+	}
+	return 0
+}
+
+func (x *Node) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+type Replica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	State         ReplicaState           `protobuf:"varint,3,opt,name=state,proto3,enum=catalog.v1.ReplicaState" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Replica) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Replica) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *Replica) GetState() ReplicaState {
+	if x != nil {
+		return x.State
+	}
+	return ReplicaState_REPLICA_STATE_UNSPECIFIED
+}
+
+// Placement says where the replicas of one group are.
+type Placement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 is the catalog, n+1 is shard n.
+	Group         uint32     `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Replicas      []*Replica `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Placement) Reset() {
+	*x = Placement{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Placement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Placement) ProtoMessage() {}
+
+func (x *Placement) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Placement.ProtoReflect.Descriptor instead.
+func (*Placement) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Placement) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *Placement) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
 type CreateNamespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1418,7 +2140,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +2152,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +2165,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -1477,7 +2199,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +2211,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +2224,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -1530,7 +2252,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +2264,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +2277,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -1583,7 +2305,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +2317,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +2330,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -1642,7 +2364,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +2376,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +2389,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -1698,7 +2420,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +2432,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +2445,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -1771,7 +2493,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +2505,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +2518,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -1822,7 +2544,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2556,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2569,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -1871,7 +2593,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2605,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2618,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -1937,7 +2659,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2671,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2684,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -1981,7 +2703,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2715,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2728,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -2018,16 +2740,19 @@ func (x *RevokeTokens) GetUserId() string {
 
 // InitCluster is the first command of a cluster; later ones change nothing.
 type InitCluster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Shards        uint32                 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId         string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Shards            uint32                 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
+	ReplicationFactor uint32                 `protobuf:"varint,3,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	// The first storage node: the only voter of every group to begin with.
+	Node          *Node `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2764,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2777,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -2067,6 +2792,20 @@ func (x *InitCluster) GetShards() uint32 {
 		return x.Shards
 	}
 	return 0
+}
+
+func (x *InitCluster) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *InitCluster) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
 }
 
 type ApplyResponse struct {
@@ -2084,7 +2823,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2835,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2848,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -2148,7 +2887,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2899,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2912,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 type WatchResponse struct {
@@ -2188,6 +2927,9 @@ type WatchResponse struct {
 	//	*WatchResponse_TableChanged
 	//	*WatchResponse_TableDropped
 	//	*WatchResponse_UserChanged
+	//	*WatchResponse_NodeChanged
+	//	*WatchResponse_NodeRemoved
+	//	*WatchResponse_PlacementChanged
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2195,7 +2937,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2949,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2962,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -2291,6 +3033,33 @@ func (x *WatchResponse) GetUserChanged() string {
 	return ""
 }
 
+func (x *WatchResponse) GetNodeChanged() *Node {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_NodeChanged); ok {
+			return x.NodeChanged
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetNodeRemoved() uint32 {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_NodeRemoved); ok {
+			return x.NodeRemoved
+		}
+	}
+	return 0
+}
+
+func (x *WatchResponse) GetPlacementChanged() *Placement {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_PlacementChanged); ok {
+			return x.PlacementChanged
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -2320,6 +3089,19 @@ type WatchResponse_UserChanged struct {
 	UserChanged string `protobuf:"bytes,7,opt,name=user_changed,json=userChanged,proto3,oneof"`
 }
 
+type WatchResponse_NodeChanged struct {
+	NodeChanged *Node `protobuf:"bytes,8,opt,name=node_changed,json=nodeChanged,proto3,oneof"`
+}
+
+type WatchResponse_NodeRemoved struct {
+	// Node id of a node that was removed.
+	NodeRemoved uint32 `protobuf:"varint,9,opt,name=node_removed,json=nodeRemoved,proto3,oneof"`
+}
+
+type WatchResponse_PlacementChanged struct {
+	PlacementChanged *Placement `protobuf:"bytes,10,opt,name=placement_changed,json=placementChanged,proto3,oneof"`
+}
+
 func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
 
 func (*WatchResponse_NamespaceCreated) isWatchResponse_Event() {}
@@ -2332,6 +3114,12 @@ func (*WatchResponse_TableDropped) isWatchResponse_Event() {}
 
 func (*WatchResponse_UserChanged) isWatchResponse_Event() {}
 
+func (*WatchResponse_NodeChanged) isWatchResponse_Event() {}
+
+func (*WatchResponse_NodeRemoved) isWatchResponse_Event() {}
+
+func (*WatchResponse_PlacementChanged) isWatchResponse_Event() {}
+
 type Snapshot struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Namespaces []*Namespace           `protobuf:"bytes,1,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
@@ -2340,14 +3128,17 @@ type Snapshot struct {
 	// Number of shards rows are spread over; fixed when the cluster was created.
 	Shards uint32 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
 	// Named in tokens and positions, so that those of another cluster are refused.
-	ClusterId     string `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ClusterId         string       `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Nodes             []*Node      `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Placements        []*Placement `protobuf:"bytes,6,rep,name=placements,proto3" json:"placements,omitempty"`
+	ReplicationFactor uint32       `protobuf:"varint,7,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +3150,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +3163,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -2403,6 +3194,27 @@ func (x *Snapshot) GetClusterId() string {
 	return ""
 }
 
+func (x *Snapshot) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Snapshot) GetPlacements() []*Placement {
+	if x != nil {
+		return x.Placements
+	}
+	return nil
+}
+
+func (x *Snapshot) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
 type GetUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -2412,7 +3224,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +3236,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +3249,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -2457,7 +3269,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +3281,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +3294,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -2503,7 +3315,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +3327,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +3340,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -2555,7 +3367,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +3379,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +3392,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -2677,7 +3489,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
 	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x92\x06\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xf1\b\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -2695,8 +3507,55 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	" \x01(\v2\x17.catalog.v1.RecordLoginH\x00R\vrecordLogin\x12<\n" +
 	"\ftable_purged\x18\v \x01(\v2\x17.catalog.v1.TablePurgedH\x00R\vtablePurged\x12?\n" +
 	"\rrevoke_tokens\x18\f \x01(\v2\x18.catalog.v1.RevokeTokensH\x00R\frevokeTokens\x12<\n" +
-	"\finit_cluster\x18\r \x01(\v2\x17.catalog.v1.InitClusterH\x00R\vinitClusterB\t\n" +
-	"\acommand\"h\n" +
+	"\finit_cluster\x18\r \x01(\v2\x17.catalog.v1.InitClusterH\x00R\vinitCluster\x12?\n" +
+	"\rregister_node\x18\x0f \x01(\v2\x18.catalog.v1.RegisterNodeH\x00R\fregisterNode\x12C\n" +
+	"\x0fset_node_status\x18\x10 \x01(\v2\x19.catalog.v1.SetNodeStatusH\x00R\rsetNodeStatus\x129\n" +
+	"\vremove_node\x18\x11 \x01(\v2\x16.catalog.v1.RemoveNodeH\x00R\n" +
+	"removeNode\x129\n" +
+	"\vset_replica\x18\x12 \x01(\v2\x16.catalog.v1.SetReplicaH\x00R\n" +
+	"setReplica\x12B\n" +
+	"\x0eremove_replica\x18\x13 \x01(\v2\x19.catalog.v1.RemoveReplicaH\x00R\rremoveReplica\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
+	"\acommand\"4\n" +
+	"\fRegisterNode\x12$\n" +
+	"\x04node\x18\x01 \x01(\v2\x10.catalog.v1.NodeR\x04node\"u\n" +
+	"\rSetNodeStatus\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12.\n" +
+	"\x06status\x18\x03 \x01(\x0e2\x16.catalog.v1.NodeStatusR\x06status\"B\n" +
+	"\n" +
+	"RemoveNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\"Q\n" +
+	"\n" +
+	"SetReplica\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12-\n" +
+	"\areplica\x18\x02 \x01(\v2\x13.catalog.v1.ReplicaR\areplica\"B\n" +
+	"\rRemoveReplica\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\"\xeb\x02\n" +
+	"\x04Node\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x19\n" +
+	"\brpc_addr\x18\x04 \x01(\tR\arpcAddr\x12\x1b\n" +
+	"\traft_addr\x18\x05 \x01(\tR\braftAddr\x12\x19\n" +
+	"\bapi_addr\x18\x06 \x01(\tR\aapiAddr\x12\x12\n" +
+	"\x04zone\x18\a \x01(\tR\x04zone\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12.\n" +
+	"\x06status\x18\t \x01(\x0e2\x16.catalog.v1.NodeStatusR\x06status\x12(\n" +
+	"\x10registered_at_us\x18\n" +
+	" \x01(\x03R\x0eregisteredAtUs\x12&\n" +
+	"\x0fstatus_since_us\x18\v \x01(\x03R\rstatusSinceUs\x12\x16\n" +
+	"\x06format\x18\f \x01(\rR\x06format\"o\n" +
+	"\aReplica\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12.\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.catalog.v1.ReplicaStateR\x05state\"R\n" +
+	"\tPlacement\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12/\n" +
+	"\breplicas\x18\x02 \x03(\v2\x13.catalog.v1.ReplicaR\breplicas\"h\n" +
 	"\x0fCreateNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\x12\x1d\n" +
@@ -2739,17 +3598,19 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vTablePurged\x12\x19\n" +
 	"\btable_id\x18\x01 \x01(\rR\atableId\"'\n" +
 	"\fRevokeTokens\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId\"D\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"\x99\x01\n" +
 	"\vInitCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06shards\x18\x02 \x01(\rR\x06shards\"\x92\x01\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\x12-\n" +
+	"\x12replication_factor\x18\x03 \x01(\rR\x11replicationFactor\x12$\n" +
+	"\x04node\x18\x04 \x01(\v2\x10.catalog.v1.NodeR\x04node\"\x92\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
 	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\"\x0e\n" +
-	"\fWatchRequest\"\xe1\x02\n" +
+	"\fWatchRequest\"\x83\x04\n" +
 	"\rWatchResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x122\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x14.catalog.v1.SnapshotH\x00R\bsnapshot\x12D\n" +
@@ -2757,8 +3618,12 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x11namespace_dropped\x18\x04 \x01(\tH\x00R\x10namespaceDropped\x128\n" +
 	"\rtable_changed\x18\x05 \x01(\v2\x11.catalog.v1.TableH\x00R\ftableChanged\x12%\n" +
 	"\rtable_dropped\x18\x06 \x01(\rH\x00R\ftableDropped\x12#\n" +
-	"\fuser_changed\x18\a \x01(\tH\x00R\vuserChangedB\a\n" +
-	"\x05event\"\xa3\x01\n" +
+	"\fuser_changed\x18\a \x01(\tH\x00R\vuserChanged\x125\n" +
+	"\fnode_changed\x18\b \x01(\v2\x10.catalog.v1.NodeH\x00R\vnodeChanged\x12#\n" +
+	"\fnode_removed\x18\t \x01(\rH\x00R\vnodeRemoved\x12D\n" +
+	"\x11placement_changed\x18\n" +
+	" \x01(\v2\x15.catalog.v1.PlacementH\x00R\x10placementChangedB\a\n" +
+	"\x05event\"\xb1\x02\n" +
 	"\bSnapshot\x125\n" +
 	"\n" +
 	"namespaces\x18\x01 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
@@ -2766,7 +3631,12 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06tables\x18\x02 \x03(\v2\x11.catalog.v1.TableR\x06tables\x12\x16\n" +
 	"\x06shards\x18\x03 \x01(\rR\x06shards\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x04 \x01(\tR\tclusterId\")\n" +
+	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12&\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x10.catalog.v1.NodeR\x05nodes\x125\n" +
+	"\n" +
+	"placements\x18\x06 \x03(\v2\x15.catalog.v1.PlacementR\n" +
+	"placements\x12-\n" +
+	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\")\n" +
 	"\x0eGetUserRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"7\n" +
 	"\x0fGetUserResponse\x12$\n" +
@@ -2823,7 +3693,19 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x14ACCESS_LEVEL_PRIVATE\x10\x02\x12\x1b\n" +
 	"\x17ACCESS_LEVEL_RESTRICTED\x10\x03\x12\x14\n" +
 	"\x10ACCESS_LEVEL_DBA\x10\x04\x12\x15\n" +
-	"\x11ACCESS_LEVEL_OPEN\x10\x052\x9c\x02\n" +
+	"\x11ACCESS_LEVEL_OPEN\x10\x05*\x8a\x01\n" +
+	"\n" +
+	"NodeStatus\x12\x1b\n" +
+	"\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12NODE_STATUS_ACTIVE\x10\x01\x12\x17\n" +
+	"\x13NODE_STATUS_OFFLINE\x10\x02\x12\x18\n" +
+	"\x14NODE_STATUS_DRAINING\x10\x03\x12\x14\n" +
+	"\x10NODE_STATUS_LEFT\x10\x04*|\n" +
+	"\fReplicaState\x12\x1d\n" +
+	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
+	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\x9c\x02\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
@@ -2842,94 +3724,120 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
 	(DefaultKind)(0),          // 2: catalog.v1.DefaultKind
 	(TableKind)(0),            // 3: catalog.v1.TableKind
 	(AccessLevel)(0),          // 4: catalog.v1.AccessLevel
-	(*Identity)(nil),          // 5: catalog.v1.Identity
-	(*Type)(nil),              // 6: catalog.v1.Type
-	(*Default)(nil),           // 7: catalog.v1.Default
-	(*Column)(nil),            // 8: catalog.v1.Column
-	(*Table)(nil),             // 9: catalog.v1.Table
-	(*TableOptions)(nil),      // 10: catalog.v1.TableOptions
-	(*Namespace)(nil),         // 11: catalog.v1.Namespace
-	(*User)(nil),              // 12: catalog.v1.User
-	(*ApplyRequest)(nil),      // 13: catalog.v1.ApplyRequest
-	(*Command)(nil),           // 14: catalog.v1.Command
-	(*CreateNamespace)(nil),   // 15: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),     // 16: catalog.v1.DropNamespace
-	(*CreateTable)(nil),       // 17: catalog.v1.CreateTable
-	(*DropTable)(nil),         // 18: catalog.v1.DropTable
-	(*CreateUser)(nil),        // 19: catalog.v1.CreateUser
-	(*AlterUser)(nil),         // 20: catalog.v1.AlterUser
-	(*DropUser)(nil),          // 21: catalog.v1.DropUser
-	(*RestoreUser)(nil),       // 22: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),       // 23: catalog.v1.RecordLogin
-	(*TablePurged)(nil),       // 24: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),      // 25: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),       // 26: catalog.v1.InitCluster
-	(*ApplyResponse)(nil),     // 27: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 28: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 29: catalog.v1.WatchResponse
-	(*Snapshot)(nil),          // 30: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 31: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 32: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 33: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 34: catalog.v1.ListUsersResponse
+	(NodeStatus)(0),           // 5: catalog.v1.NodeStatus
+	(ReplicaState)(0),         // 6: catalog.v1.ReplicaState
+	(*Identity)(nil),          // 7: catalog.v1.Identity
+	(*Type)(nil),              // 8: catalog.v1.Type
+	(*Default)(nil),           // 9: catalog.v1.Default
+	(*Column)(nil),            // 10: catalog.v1.Column
+	(*Table)(nil),             // 11: catalog.v1.Table
+	(*TableOptions)(nil),      // 12: catalog.v1.TableOptions
+	(*Namespace)(nil),         // 13: catalog.v1.Namespace
+	(*User)(nil),              // 14: catalog.v1.User
+	(*ApplyRequest)(nil),      // 15: catalog.v1.ApplyRequest
+	(*Command)(nil),           // 16: catalog.v1.Command
+	(*RegisterNode)(nil),      // 17: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),     // 18: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),        // 19: catalog.v1.RemoveNode
+	(*SetReplica)(nil),        // 20: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),     // 21: catalog.v1.RemoveReplica
+	(*Node)(nil),              // 22: catalog.v1.Node
+	(*Replica)(nil),           // 23: catalog.v1.Replica
+	(*Placement)(nil),         // 24: catalog.v1.Placement
+	(*CreateNamespace)(nil),   // 25: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),     // 26: catalog.v1.DropNamespace
+	(*CreateTable)(nil),       // 27: catalog.v1.CreateTable
+	(*DropTable)(nil),         // 28: catalog.v1.DropTable
+	(*CreateUser)(nil),        // 29: catalog.v1.CreateUser
+	(*AlterUser)(nil),         // 30: catalog.v1.AlterUser
+	(*DropUser)(nil),          // 31: catalog.v1.DropUser
+	(*RestoreUser)(nil),       // 32: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),       // 33: catalog.v1.RecordLogin
+	(*TablePurged)(nil),       // 34: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),      // 35: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),       // 36: catalog.v1.InitCluster
+	(*ApplyResponse)(nil),     // 37: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),      // 38: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),     // 39: catalog.v1.WatchResponse
+	(*Snapshot)(nil),          // 40: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 41: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 42: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 43: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 44: catalog.v1.ListUsersResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
 	1,  // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
 	2,  // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
-	6,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
-	7,  // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
+	8,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
+	9,  // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
 	3,  // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
-	8,  // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
+	10, // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
 	4,  // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
-	10, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
+	12, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
 	0,  // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
-	14, // 10: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	15, // 11: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	16, // 12: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	17, // 13: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	18, // 14: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	19, // 15: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	20, // 16: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	21, // 17: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	22, // 18: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	23, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	24, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	25, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	26, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	9,  // 23: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	12, // 24: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 25: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	9,  // 26: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	12, // 27: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	30, // 28: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	11, // 29: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	9,  // 30: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	11, // 31: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	9,  // 32: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	12, // 33: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	12, // 34: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	13, // 35: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	28, // 36: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	31, // 37: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	33, // 38: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	27, // 39: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	29, // 40: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	32, // 41: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	34, // 42: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	39, // [39:43] is the sub-list for method output_type
-	35, // [35:39] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	16, // 10: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
+	25, // 11: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	26, // 12: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	27, // 13: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	28, // 14: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	29, // 15: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	30, // 16: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	31, // 17: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	32, // 18: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	33, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	34, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	35, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	36, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	17, // 23: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	18, // 24: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	19, // 25: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	20, // 26: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	21, // 27: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	22, // 28: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	5,  // 29: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	23, // 30: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	5,  // 31: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	6,  // 32: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	23, // 33: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	11, // 34: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	14, // 35: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 36: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	22, // 37: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	11, // 38: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	14, // 39: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	40, // 40: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	13, // 41: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	11, // 42: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	22, // 43: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	24, // 44: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	13, // 45: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	11, // 46: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	22, // 47: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	24, // 48: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	14, // 49: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	14, // 50: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	15, // 51: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	38, // 52: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	41, // 53: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	43, // 54: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	37, // 55: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	39, // 56: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	42, // 57: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	44, // 58: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	55, // [55:59] is the sub-list for method output_type
+	51, // [51:55] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -2950,23 +3858,31 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_TablePurged)(nil),
 		(*Command_RevokeTokens)(nil),
 		(*Command_InitCluster)(nil),
+		(*Command_RegisterNode)(nil),
+		(*Command_SetNodeStatus)(nil),
+		(*Command_RemoveNode)(nil),
+		(*Command_SetReplica)(nil),
+		(*Command_RemoveReplica)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[15].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[23].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
 		(*WatchResponse_TableChanged)(nil),
 		(*WatchResponse_TableDropped)(nil),
 		(*WatchResponse_UserChanged)(nil),
+		(*WatchResponse_NodeChanged)(nil),
+		(*WatchResponse_NodeRemoved)(nil),
+		(*WatchResponse_PlacementChanged)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   30,
+			NumEnums:      7,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

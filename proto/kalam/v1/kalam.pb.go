@@ -76,6 +76,62 @@ func (Durability) EnumDescriptor() ([]byte, []int) {
 	return file_kalam_v1_kalam_proto_rawDescGZIP(), []int{0}
 }
 
+// Consistency of a read.
+type Consistency int32
+
+const (
+	// Linearizable.
+	Consistency_CONSISTENCY_UNSPECIFIED  Consistency = 0
+	Consistency_CONSISTENCY_LINEARIZABLE Consistency = 1
+	// Whoever believes to lead, without asking the other replicas.
+	Consistency_CONSISTENCY_LEADER Consistency = 2
+	// Any replica whose state is at most max_staleness_ms old.
+	Consistency_CONSISTENCY_STALE Consistency = 3
+)
+
+// Enum value maps for Consistency.
+var (
+	Consistency_name = map[int32]string{
+		0: "CONSISTENCY_UNSPECIFIED",
+		1: "CONSISTENCY_LINEARIZABLE",
+		2: "CONSISTENCY_LEADER",
+		3: "CONSISTENCY_STALE",
+	}
+	Consistency_value = map[string]int32{
+		"CONSISTENCY_UNSPECIFIED":  0,
+		"CONSISTENCY_LINEARIZABLE": 1,
+		"CONSISTENCY_LEADER":       2,
+		"CONSISTENCY_STALE":        3,
+	}
+)
+
+func (x Consistency) Enum() *Consistency {
+	p := new(Consistency)
+	*p = x
+	return p
+}
+
+func (x Consistency) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Consistency) Descriptor() protoreflect.EnumDescriptor {
+	return file_kalam_v1_kalam_proto_enumTypes[1].Descriptor()
+}
+
+func (Consistency) Type() protoreflect.EnumType {
+	return &file_kalam_v1_kalam_proto_enumTypes[1]
+}
+
+func (x Consistency) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Consistency.Descriptor instead.
+func (Consistency) EnumDescriptor() ([]byte, []int) {
+	return file_kalam_v1_kalam_proto_rawDescGZIP(), []int{1}
+}
+
 type ChangeKind int32
 
 const (
@@ -113,11 +169,11 @@ func (x ChangeKind) String() string {
 }
 
 func (ChangeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_kalam_v1_kalam_proto_enumTypes[1].Descriptor()
+	return file_kalam_v1_kalam_proto_enumTypes[2].Descriptor()
 }
 
 func (ChangeKind) Type() protoreflect.EnumType {
-	return &file_kalam_v1_kalam_proto_enumTypes[1]
+	return &file_kalam_v1_kalam_proto_enumTypes[2]
 }
 
 func (x ChangeKind) Number() protoreflect.EnumNumber {
@@ -126,7 +182,7 @@ func (x ChangeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeKind.Descriptor instead.
 func (ChangeKind) EnumDescriptor() ([]byte, []int) {
-	return file_kalam_v1_kalam_proto_rawDescGZIP(), []int{1}
+	return file_kalam_v1_kalam_proto_rawDescGZIP(), []int{2}
 }
 
 // Value is one bind parameter or cell.
@@ -282,9 +338,15 @@ type ExecuteRequest struct {
 	Sql    string                 `protobuf:"bytes,1,opt,name=sql,proto3" json:"sql,omitempty"`
 	Params []*Value               `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
 	// Namespace of unqualified names; empty means "default".
-	NamespaceId   string `protobuf:"bytes,3,opt,name=namespace_id,json=namespaceId,proto3" json:"namespace_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NamespaceId string `protobuf:"bytes,3,opt,name=namespace_id,json=namespaceId,proto3" json:"namespace_id,omitempty"`
+	// Chosen by the client, the same in every attempt of one request: within five minutes a repeated request
+	// does not write again. Empty: the server makes its own, which covers its own retries.
+	IdempotencyKey string      `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Consistency    Consistency `protobuf:"varint,5,opt,name=consistency,proto3,enum=kalam.v1.Consistency" json:"consistency,omitempty"`
+	// For CONSISTENCY_STALE.
+	MaxStalenessMs uint32 `protobuf:"varint,6,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ExecuteRequest) Reset() {
@@ -336,6 +398,27 @@ func (x *ExecuteRequest) GetNamespaceId() string {
 		return x.NamespaceId
 	}
 	return ""
+}
+
+func (x *ExecuteRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *ExecuteRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *ExecuteRequest) GetMaxStalenessMs() uint32 {
+	if x != nil {
+		return x.MaxStalenessMs
+	}
+	return 0
 }
 
 type ExecuteResponse struct {
@@ -479,12 +562,14 @@ func (x *StatementResult) GetPosition() uint64 {
 }
 
 type QueryRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sql           string                 `protobuf:"bytes,1,opt,name=sql,proto3" json:"sql,omitempty"`
-	Params        []*Value               `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
-	NamespaceId   string                 `protobuf:"bytes,3,opt,name=namespace_id,json=namespaceId,proto3" json:"namespace_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Sql            string                 `protobuf:"bytes,1,opt,name=sql,proto3" json:"sql,omitempty"`
+	Params         []*Value               `protobuf:"bytes,2,rep,name=params,proto3" json:"params,omitempty"`
+	NamespaceId    string                 `protobuf:"bytes,3,opt,name=namespace_id,json=namespaceId,proto3" json:"namespace_id,omitempty"`
+	Consistency    Consistency            `protobuf:"varint,4,opt,name=consistency,proto3,enum=kalam.v1.Consistency" json:"consistency,omitempty"`
+	MaxStalenessMs uint32                 `protobuf:"varint,5,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *QueryRequest) Reset() {
@@ -536,6 +621,20 @@ func (x *QueryRequest) GetNamespaceId() string {
 		return x.NamespaceId
 	}
 	return ""
+}
+
+func (x *QueryRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *QueryRequest) GetMaxStalenessMs() uint32 {
+	if x != nil {
+		return x.MaxStalenessMs
+	}
+	return 0
 }
 
 type QueryResponse struct {
@@ -1325,11 +1424,14 @@ const file_kalam_v1_kalam_proto_rawDesc = "" +
 	"\x05float\x18\x04 \x01(\x01H\x00R\x05float\x12\x14\n" +
 	"\x04text\x18\x05 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06binary\x18\x06 \x01(\fH\x00R\x06binaryB\x06\n" +
-	"\x04kind\"n\n" +
+	"\x04kind\"\xfa\x01\n" +
 	"\x0eExecuteRequest\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\tR\x03sql\x12'\n" +
 	"\x06params\x18\x02 \x03(\v2\x0f.kalam.v1.ValueR\x06params\x12!\n" +
-	"\fnamespace_id\x18\x03 \x01(\tR\vnamespaceId\"F\n" +
+	"\fnamespace_id\x18\x03 \x01(\tR\vnamespaceId\x12'\n" +
+	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x127\n" +
+	"\vconsistency\x18\x05 \x01(\x0e2\x15.kalam.v1.ConsistencyR\vconsistency\x12(\n" +
+	"\x10max_staleness_ms\x18\x06 \x01(\rR\x0emaxStalenessMs\"F\n" +
 	"\x0fExecuteResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.kalam.v1.StatementResultR\aresults\"\xee\x01\n" +
 	"\x0fStatementResult\x12\x1b\n" +
@@ -1341,11 +1443,13 @@ const file_kalam_v1_kalam_proto_rawDesc = "" +
 	"\n" +
 	"durability\x18\x06 \x01(\x0e2\x14.kalam.v1.DurabilityR\n" +
 	"durability\x12\x1a\n" +
-	"\bposition\x18\a \x01(\x06R\bposition\"l\n" +
+	"\bposition\x18\a \x01(\x06R\bposition\"\xcf\x01\n" +
 	"\fQueryRequest\x12\x10\n" +
 	"\x03sql\x18\x01 \x01(\tR\x03sql\x12'\n" +
 	"\x06params\x18\x02 \x03(\v2\x0f.kalam.v1.ValueR\x06params\x12!\n" +
-	"\fnamespace_id\x18\x03 \x01(\tR\vnamespaceId\",\n" +
+	"\fnamespace_id\x18\x03 \x01(\tR\vnamespaceId\x127\n" +
+	"\vconsistency\x18\x04 \x01(\x0e2\x15.kalam.v1.ConsistencyR\vconsistency\x12(\n" +
+	"\x10max_staleness_ms\x18\x05 \x01(\rR\x0emaxStalenessMs\",\n" +
 	"\rQueryResponse\x12\x1b\n" +
 	"\tarrow_ipc\x18\x01 \x01(\fR\barrowIpc\"\xcf\x01\n" +
 	"\fWriteRequest\x12\x19\n" +
@@ -1405,7 +1509,12 @@ const file_kalam_v1_kalam_proto_rawDesc = "" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11DURABILITY_MEMORY\x10\x01\x12\x15\n" +
-	"\x11DURABILITY_QUORUM\x10\x02*q\n" +
+	"\x11DURABILITY_QUORUM\x10\x02*w\n" +
+	"\vConsistency\x12\x1b\n" +
+	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x16\n" +
+	"\x12CONSISTENCY_LEADER\x10\x02\x12\x15\n" +
+	"\x11CONSISTENCY_STALE\x10\x03*q\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1430,55 +1539,58 @@ func file_kalam_v1_kalam_proto_rawDescGZIP() []byte {
 	return file_kalam_v1_kalam_proto_rawDescData
 }
 
-var file_kalam_v1_kalam_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_kalam_v1_kalam_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_kalam_v1_kalam_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_kalam_v1_kalam_proto_goTypes = []any{
 	(Durability)(0),           // 0: kalam.v1.Durability
-	(ChangeKind)(0),           // 1: kalam.v1.ChangeKind
-	(*Value)(nil),             // 2: kalam.v1.Value
-	(*ExecuteRequest)(nil),    // 3: kalam.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),   // 4: kalam.v1.ExecuteResponse
-	(*StatementResult)(nil),   // 5: kalam.v1.StatementResult
-	(*QueryRequest)(nil),      // 6: kalam.v1.QueryRequest
-	(*QueryResponse)(nil),     // 7: kalam.v1.QueryResponse
-	(*WriteRequest)(nil),      // 8: kalam.v1.WriteRequest
-	(*RowSet)(nil),            // 9: kalam.v1.RowSet
-	(*Row)(nil),               // 10: kalam.v1.Row
-	(*WriteResponse)(nil),     // 11: kalam.v1.WriteResponse
-	(*Error)(nil),             // 12: kalam.v1.Error
-	(*SubscribeRequest)(nil),  // 13: kalam.v1.SubscribeRequest
-	(*SubscribeResponse)(nil), // 14: kalam.v1.SubscribeResponse
-	(*Ack)(nil),               // 15: kalam.v1.Ack
-	(*Rows)(nil),              // 16: kalam.v1.Rows
-	(*Change)(nil),            // 17: kalam.v1.Change
+	(Consistency)(0),          // 1: kalam.v1.Consistency
+	(ChangeKind)(0),           // 2: kalam.v1.ChangeKind
+	(*Value)(nil),             // 3: kalam.v1.Value
+	(*ExecuteRequest)(nil),    // 4: kalam.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),   // 5: kalam.v1.ExecuteResponse
+	(*StatementResult)(nil),   // 6: kalam.v1.StatementResult
+	(*QueryRequest)(nil),      // 7: kalam.v1.QueryRequest
+	(*QueryResponse)(nil),     // 8: kalam.v1.QueryResponse
+	(*WriteRequest)(nil),      // 9: kalam.v1.WriteRequest
+	(*RowSet)(nil),            // 10: kalam.v1.RowSet
+	(*Row)(nil),               // 11: kalam.v1.Row
+	(*WriteResponse)(nil),     // 12: kalam.v1.WriteResponse
+	(*Error)(nil),             // 13: kalam.v1.Error
+	(*SubscribeRequest)(nil),  // 14: kalam.v1.SubscribeRequest
+	(*SubscribeResponse)(nil), // 15: kalam.v1.SubscribeResponse
+	(*Ack)(nil),               // 16: kalam.v1.Ack
+	(*Rows)(nil),              // 17: kalam.v1.Rows
+	(*Change)(nil),            // 18: kalam.v1.Change
 }
 var file_kalam_v1_kalam_proto_depIdxs = []int32{
-	2,  // 0: kalam.v1.ExecuteRequest.params:type_name -> kalam.v1.Value
-	5,  // 1: kalam.v1.ExecuteResponse.results:type_name -> kalam.v1.StatementResult
-	0,  // 2: kalam.v1.StatementResult.durability:type_name -> kalam.v1.Durability
-	2,  // 3: kalam.v1.QueryRequest.params:type_name -> kalam.v1.Value
-	9,  // 4: kalam.v1.WriteRequest.row_set:type_name -> kalam.v1.RowSet
-	10, // 5: kalam.v1.RowSet.rows:type_name -> kalam.v1.Row
-	2,  // 6: kalam.v1.Row.values:type_name -> kalam.v1.Value
-	0,  // 7: kalam.v1.WriteResponse.durability:type_name -> kalam.v1.Durability
-	12, // 8: kalam.v1.WriteResponse.error:type_name -> kalam.v1.Error
-	15, // 9: kalam.v1.SubscribeResponse.ack:type_name -> kalam.v1.Ack
-	16, // 10: kalam.v1.SubscribeResponse.initial_rows:type_name -> kalam.v1.Rows
-	17, // 11: kalam.v1.SubscribeResponse.change:type_name -> kalam.v1.Change
-	1,  // 12: kalam.v1.Change.kind:type_name -> kalam.v1.ChangeKind
-	3,  // 13: kalam.v1.KalamService.Execute:input_type -> kalam.v1.ExecuteRequest
-	6,  // 14: kalam.v1.KalamService.Query:input_type -> kalam.v1.QueryRequest
-	8,  // 15: kalam.v1.KalamService.Write:input_type -> kalam.v1.WriteRequest
-	13, // 16: kalam.v1.KalamService.Subscribe:input_type -> kalam.v1.SubscribeRequest
-	4,  // 17: kalam.v1.KalamService.Execute:output_type -> kalam.v1.ExecuteResponse
-	7,  // 18: kalam.v1.KalamService.Query:output_type -> kalam.v1.QueryResponse
-	11, // 19: kalam.v1.KalamService.Write:output_type -> kalam.v1.WriteResponse
-	14, // 20: kalam.v1.KalamService.Subscribe:output_type -> kalam.v1.SubscribeResponse
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	3,  // 0: kalam.v1.ExecuteRequest.params:type_name -> kalam.v1.Value
+	1,  // 1: kalam.v1.ExecuteRequest.consistency:type_name -> kalam.v1.Consistency
+	6,  // 2: kalam.v1.ExecuteResponse.results:type_name -> kalam.v1.StatementResult
+	0,  // 3: kalam.v1.StatementResult.durability:type_name -> kalam.v1.Durability
+	3,  // 4: kalam.v1.QueryRequest.params:type_name -> kalam.v1.Value
+	1,  // 5: kalam.v1.QueryRequest.consistency:type_name -> kalam.v1.Consistency
+	10, // 6: kalam.v1.WriteRequest.row_set:type_name -> kalam.v1.RowSet
+	11, // 7: kalam.v1.RowSet.rows:type_name -> kalam.v1.Row
+	3,  // 8: kalam.v1.Row.values:type_name -> kalam.v1.Value
+	0,  // 9: kalam.v1.WriteResponse.durability:type_name -> kalam.v1.Durability
+	13, // 10: kalam.v1.WriteResponse.error:type_name -> kalam.v1.Error
+	16, // 11: kalam.v1.SubscribeResponse.ack:type_name -> kalam.v1.Ack
+	17, // 12: kalam.v1.SubscribeResponse.initial_rows:type_name -> kalam.v1.Rows
+	18, // 13: kalam.v1.SubscribeResponse.change:type_name -> kalam.v1.Change
+	2,  // 14: kalam.v1.Change.kind:type_name -> kalam.v1.ChangeKind
+	4,  // 15: kalam.v1.KalamService.Execute:input_type -> kalam.v1.ExecuteRequest
+	7,  // 16: kalam.v1.KalamService.Query:input_type -> kalam.v1.QueryRequest
+	9,  // 17: kalam.v1.KalamService.Write:input_type -> kalam.v1.WriteRequest
+	14, // 18: kalam.v1.KalamService.Subscribe:input_type -> kalam.v1.SubscribeRequest
+	5,  // 19: kalam.v1.KalamService.Execute:output_type -> kalam.v1.ExecuteResponse
+	8,  // 20: kalam.v1.KalamService.Query:output_type -> kalam.v1.QueryResponse
+	12, // 21: kalam.v1.KalamService.Write:output_type -> kalam.v1.WriteResponse
+	15, // 22: kalam.v1.KalamService.Subscribe:output_type -> kalam.v1.SubscribeResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_kalam_v1_kalam_proto_init() }
@@ -1510,7 +1622,7 @@ func file_kalam_v1_kalam_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kalam_v1_kalam_proto_rawDesc), len(file_kalam_v1_kalam_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,

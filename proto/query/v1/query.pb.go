@@ -182,9 +182,15 @@ type ExecuteRequest struct {
 	// Namespace of unqualified names; empty means "default".
 	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Rows returned at most per statement; zero means the server's setting.
-	MaxRows       uint64 `protobuf:"varint,5,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxRows uint64 `protobuf:"varint,5,opt,name=max_rows,json=maxRows,proto3" json:"max_rows,omitempty"`
+	// 16 bytes, the same in every attempt of one request: its writes then happen once, whichever query node
+	// runs it.
+	RequestId   []byte          `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Consistency v11.Consistency `protobuf:"varint,7,opt,name=consistency,proto3,enum=storage.v1.Consistency" json:"consistency,omitempty"`
+	// For CONSISTENCY_STALE.
+	MaxStalenessMs uint32 `protobuf:"varint,8,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ExecuteRequest) Reset() {
@@ -248,6 +254,27 @@ func (x *ExecuteRequest) GetNamespace() string {
 func (x *ExecuteRequest) GetMaxRows() uint64 {
 	if x != nil {
 		return x.MaxRows
+	}
+	return 0
+}
+
+func (x *ExecuteRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *ExecuteRequest) GetConsistency() v11.Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return v11.Consistency(0)
+}
+
+func (x *ExecuteRequest) GetMaxStalenessMs() uint32 {
+	if x != nil {
+		return x.MaxStalenessMs
 	}
 	return 0
 }
@@ -433,13 +460,15 @@ func (x *StatementResult) GetSubscriptionJson() string {
 
 // StatementTicket is the content of a query Flight ticket: one SELECT, streamed without row limit.
 type StatementTicket struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Identity      *v1.Identity           `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
-	Sql           string                 `protobuf:"bytes,2,opt,name=sql,proto3" json:"sql,omitempty"`
-	Params        []*Param               `protobuf:"bytes,3,rep,name=params,proto3" json:"params,omitempty"`
-	Namespace     string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Identity       *v1.Identity           `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	Sql            string                 `protobuf:"bytes,2,opt,name=sql,proto3" json:"sql,omitempty"`
+	Params         []*Param               `protobuf:"bytes,3,rep,name=params,proto3" json:"params,omitempty"`
+	Namespace      string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Consistency    v11.Consistency        `protobuf:"varint,5,opt,name=consistency,proto3,enum=storage.v1.Consistency" json:"consistency,omitempty"`
+	MaxStalenessMs uint32                 `protobuf:"varint,6,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatementTicket) Reset() {
@@ -498,6 +527,20 @@ func (x *StatementTicket) GetNamespace() string {
 		return x.Namespace
 	}
 	return ""
+}
+
+func (x *StatementTicket) GetConsistency() v11.Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return v11.Consistency(0)
+}
+
+func (x *StatementTicket) GetMaxStalenessMs() uint32 {
+	if x != nil {
+		return x.MaxStalenessMs
+	}
+	return 0
 }
 
 type DescribeRequest struct {
@@ -1013,11 +1056,13 @@ type SubscriptionPlan struct {
 	ColumnIds []uint32  `protobuf:"varint,6,rep,packed,name=column_ids,json=columnIds,proto3" json:"column_ids,omitempty"`
 	Filter    *v12.Expr `protobuf:"bytes,7,opt,name=filter,proto3" json:"filter,omitempty"`
 	// The SQL as written, for system.live.
-	Sql           string `protobuf:"bytes,8,opt,name=sql,proto3" json:"sql,omitempty"`
-	Namespace     string `protobuf:"bytes,9,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Table         string `protobuf:"bytes,10,opt,name=table,proto3" json:"table,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sql       string `protobuf:"bytes,8,opt,name=sql,proto3" json:"sql,omitempty"`
+	Namespace string `protobuf:"bytes,9,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Table     string `protobuf:"bytes,10,opt,name=table,proto3" json:"table,omitempty"`
+	// The catalog version it was bound to.
+	CatalogVersion uint64 `protobuf:"varint,11,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SubscriptionPlan) Reset() {
@@ -1120,6 +1165,13 @@ func (x *SubscriptionPlan) GetTable() string {
 	return ""
 }
 
+func (x *SubscriptionPlan) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
 var File_query_v1_query_proto protoreflect.FileDescriptor
 
 const file_query_v1_query_proto_rawDesc = "" +
@@ -1132,13 +1184,17 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"\x05float\x18\x04 \x01(\x01H\x00R\x05float\x12\x14\n" +
 	"\x04text\x18\x05 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06binary\x18\x06 \x01(\fH\x00R\x06binaryB\a\n" +
-	"\x05value\"\xb6\x01\n" +
+	"\x05value\"\xba\x02\n" +
 	"\x0eExecuteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12'\n" +
 	"\x06params\x18\x03 \x03(\v2\x0f.query.v1.ParamR\x06params\x12\x1c\n" +
 	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x19\n" +
-	"\bmax_rows\x18\x05 \x01(\x04R\amaxRows\"\x9a\x01\n" +
+	"\bmax_rows\x18\x05 \x01(\x04R\amaxRows\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\x129\n" +
+	"\vconsistency\x18\a \x01(\x0e2\x17.storage.v1.ConsistencyR\vconsistency\x12(\n" +
+	"\x10max_staleness_ms\x18\b \x01(\rR\x0emaxStalenessMs\"\x9a\x01\n" +
 	"\x0fExecuteResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.query.v1.StatementResultR\aresults\x12'\n" +
 	"\x05error\x18\x02 \x01(\v2\x11.storage.v1.ErrorR\x05error\x12)\n" +
@@ -1154,12 +1210,14 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"durability\x12\x1a\n" +
 	"\bposition\x18\a \x01(\x06R\bposition\x12\x18\n" +
 	"\acommand\x18\b \x01(\tR\acommand\x12+\n" +
-	"\x11subscription_json\x18\t \x01(\tR\x10subscriptionJson\"\x9c\x01\n" +
+	"\x11subscription_json\x18\t \x01(\tR\x10subscriptionJson\"\x81\x02\n" +
 	"\x0fStatementTicket\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12'\n" +
 	"\x06params\x18\x03 \x03(\v2\x0f.query.v1.ParamR\x06params\x12\x1c\n" +
-	"\tnamespace\x18\x04 \x01(\tR\tnamespace\"J\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x129\n" +
+	"\vconsistency\x18\x05 \x01(\x0e2\x17.storage.v1.ConsistencyR\vconsistency\x12(\n" +
+	"\x10max_staleness_ms\x18\x06 \x01(\rR\x0emaxStalenessMs\"J\n" +
 	"\x0fDescribeRequest\x127\n" +
 	"\tstatement\x18\x01 \x01(\v2\x19.query.v1.StatementTicketR\tstatement\"1\n" +
 	"\x10DescribeResponse\x12\x1d\n" +
@@ -1198,7 +1256,7 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"\n" +
 	"_last_rowsB\r\n" +
 	"\v_batch_sizeB\v\n" +
-	"\t_from_seq\"\xc1\x02\n" +
+	"\t_from_seq\"\xea\x02\n" +
 	"\x10SubscriptionPlan\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x19\n" +
@@ -1211,7 +1269,8 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"\x03sql\x18\b \x01(\tR\x03sql\x12\x1c\n" +
 	"\tnamespace\x18\t \x01(\tR\tnamespace\x12\x14\n" +
 	"\x05table\x18\n" +
-	" \x01(\tR\x05table2\xbc\x02\n" +
+	" \x01(\tR\x05table\x12'\n" +
+	"\x0fcatalog_version\x18\v \x01(\x04R\x0ecatalogVersion2\xbc\x02\n" +
 	"\fQueryService\x12>\n" +
 	"\aExecute\x12\x18.query.v1.ExecuteRequest\x1a\x19.query.v1.ExecuteResponse\x12N\n" +
 	"\vWriteStream\x12\x1c.query.v1.WriteStreamRequest\x1a\x1d.query.v1.WriteStreamResponse(\x010\x01\x12A\n" +
@@ -1247,42 +1306,45 @@ var file_query_v1_query_proto_goTypes = []any{
 	(*PlanSubscriptionResponse)(nil), // 12: query.v1.PlanSubscriptionResponse
 	(*SubscriptionPlan)(nil),         // 13: query.v1.SubscriptionPlan
 	(*v1.Identity)(nil),              // 14: catalog.v1.Identity
-	(*v11.Error)(nil),                // 15: storage.v1.Error
-	(v11.Durability)(0),              // 16: storage.v1.Durability
-	(*v12.Expr)(nil),                 // 17: expr.v1.Expr
+	(v11.Consistency)(0),             // 15: storage.v1.Consistency
+	(*v11.Error)(nil),                // 16: storage.v1.Error
+	(v11.Durability)(0),              // 17: storage.v1.Durability
+	(*v12.Expr)(nil),                 // 18: expr.v1.Expr
 }
 var file_query_v1_query_proto_depIdxs = []int32{
 	14, // 0: query.v1.ExecuteRequest.identity:type_name -> catalog.v1.Identity
 	0,  // 1: query.v1.ExecuteRequest.params:type_name -> query.v1.Param
-	3,  // 2: query.v1.ExecuteResponse.results:type_name -> query.v1.StatementResult
-	15, // 3: query.v1.ExecuteResponse.error:type_name -> storage.v1.Error
-	16, // 4: query.v1.StatementResult.durability:type_name -> storage.v1.Durability
-	14, // 5: query.v1.StatementTicket.identity:type_name -> catalog.v1.Identity
-	0,  // 6: query.v1.StatementTicket.params:type_name -> query.v1.Param
-	4,  // 7: query.v1.DescribeRequest.statement:type_name -> query.v1.StatementTicket
-	14, // 8: query.v1.WriteStreamRequest.identity:type_name -> catalog.v1.Identity
-	8,  // 9: query.v1.WriteStreamRequest.row_set:type_name -> query.v1.RowSet
-	9,  // 10: query.v1.RowSet.rows:type_name -> query.v1.RowValues
-	0,  // 11: query.v1.RowValues.values:type_name -> query.v1.Param
-	16, // 12: query.v1.WriteStreamResponse.durability:type_name -> storage.v1.Durability
-	15, // 13: query.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	14, // 14: query.v1.PlanSubscriptionRequest.identity:type_name -> catalog.v1.Identity
-	13, // 15: query.v1.PlanSubscriptionResponse.plan:type_name -> query.v1.SubscriptionPlan
-	14, // 16: query.v1.SubscriptionPlan.identity:type_name -> catalog.v1.Identity
-	17, // 17: query.v1.SubscriptionPlan.filter:type_name -> expr.v1.Expr
-	1,  // 18: query.v1.QueryService.Execute:input_type -> query.v1.ExecuteRequest
-	7,  // 19: query.v1.QueryService.WriteStream:input_type -> query.v1.WriteStreamRequest
-	5,  // 20: query.v1.QueryService.Describe:input_type -> query.v1.DescribeRequest
-	11, // 21: query.v1.QueryService.PlanSubscription:input_type -> query.v1.PlanSubscriptionRequest
-	2,  // 22: query.v1.QueryService.Execute:output_type -> query.v1.ExecuteResponse
-	10, // 23: query.v1.QueryService.WriteStream:output_type -> query.v1.WriteStreamResponse
-	6,  // 24: query.v1.QueryService.Describe:output_type -> query.v1.DescribeResponse
-	12, // 25: query.v1.QueryService.PlanSubscription:output_type -> query.v1.PlanSubscriptionResponse
-	22, // [22:26] is the sub-list for method output_type
-	18, // [18:22] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	15, // 2: query.v1.ExecuteRequest.consistency:type_name -> storage.v1.Consistency
+	3,  // 3: query.v1.ExecuteResponse.results:type_name -> query.v1.StatementResult
+	16, // 4: query.v1.ExecuteResponse.error:type_name -> storage.v1.Error
+	17, // 5: query.v1.StatementResult.durability:type_name -> storage.v1.Durability
+	14, // 6: query.v1.StatementTicket.identity:type_name -> catalog.v1.Identity
+	0,  // 7: query.v1.StatementTicket.params:type_name -> query.v1.Param
+	15, // 8: query.v1.StatementTicket.consistency:type_name -> storage.v1.Consistency
+	4,  // 9: query.v1.DescribeRequest.statement:type_name -> query.v1.StatementTicket
+	14, // 10: query.v1.WriteStreamRequest.identity:type_name -> catalog.v1.Identity
+	8,  // 11: query.v1.WriteStreamRequest.row_set:type_name -> query.v1.RowSet
+	9,  // 12: query.v1.RowSet.rows:type_name -> query.v1.RowValues
+	0,  // 13: query.v1.RowValues.values:type_name -> query.v1.Param
+	17, // 14: query.v1.WriteStreamResponse.durability:type_name -> storage.v1.Durability
+	16, // 15: query.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
+	14, // 16: query.v1.PlanSubscriptionRequest.identity:type_name -> catalog.v1.Identity
+	13, // 17: query.v1.PlanSubscriptionResponse.plan:type_name -> query.v1.SubscriptionPlan
+	14, // 18: query.v1.SubscriptionPlan.identity:type_name -> catalog.v1.Identity
+	18, // 19: query.v1.SubscriptionPlan.filter:type_name -> expr.v1.Expr
+	1,  // 20: query.v1.QueryService.Execute:input_type -> query.v1.ExecuteRequest
+	7,  // 21: query.v1.QueryService.WriteStream:input_type -> query.v1.WriteStreamRequest
+	5,  // 22: query.v1.QueryService.Describe:input_type -> query.v1.DescribeRequest
+	11, // 23: query.v1.QueryService.PlanSubscription:input_type -> query.v1.PlanSubscriptionRequest
+	2,  // 24: query.v1.QueryService.Execute:output_type -> query.v1.ExecuteResponse
+	10, // 25: query.v1.QueryService.WriteStream:output_type -> query.v1.WriteStreamResponse
+	6,  // 26: query.v1.QueryService.Describe:output_type -> query.v1.DescribeResponse
+	12, // 27: query.v1.QueryService.PlanSubscription:output_type -> query.v1.PlanSubscriptionResponse
+	24, // [24:28] is the sub-list for method output_type
+	20, // [20:24] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_query_v1_query_proto_init() }

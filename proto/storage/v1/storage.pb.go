@@ -182,6 +182,61 @@ func (OnConflict) EnumDescriptor() ([]byte, []int) {
 	return file_storage_v1_storage_proto_rawDescGZIP(), []int{2}
 }
 
+type Consistency int32
+
+const (
+	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
+	// The leader, which confirms with a majority that it still is (default).
+	Consistency_CONSISTENCY_LINEARIZABLE Consistency = 1
+	// Whoever believes to lead, without asking: may miss what a newer leader wrote.
+	Consistency_CONSISTENCY_LEADER Consistency = 2
+	// Any replica whose state is at most max_staleness_ms old.
+	Consistency_CONSISTENCY_STALE Consistency = 3
+)
+
+// Enum value maps for Consistency.
+var (
+	Consistency_name = map[int32]string{
+		0: "CONSISTENCY_UNSPECIFIED",
+		1: "CONSISTENCY_LINEARIZABLE",
+		2: "CONSISTENCY_LEADER",
+		3: "CONSISTENCY_STALE",
+	}
+	Consistency_value = map[string]int32{
+		"CONSISTENCY_UNSPECIFIED":  0,
+		"CONSISTENCY_LINEARIZABLE": 1,
+		"CONSISTENCY_LEADER":       2,
+		"CONSISTENCY_STALE":        3,
+	}
+)
+
+func (x Consistency) Enum() *Consistency {
+	p := new(Consistency)
+	*p = x
+	return p
+}
+
+func (x Consistency) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Consistency) Descriptor() protoreflect.EnumDescriptor {
+	return file_storage_v1_storage_proto_enumTypes[3].Descriptor()
+}
+
+func (Consistency) Type() protoreflect.EnumType {
+	return &file_storage_v1_storage_proto_enumTypes[3]
+}
+
+func (x Consistency) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Consistency.Descriptor instead.
+func (Consistency) EnumDescriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+}
+
 type ChangeKind int32
 
 const (
@@ -218,11 +273,11 @@ func (x ChangeKind) String() string {
 }
 
 func (ChangeKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_storage_v1_storage_proto_enumTypes[3].Descriptor()
+	return file_storage_v1_storage_proto_enumTypes[4].Descriptor()
 }
 
 func (ChangeKind) Type() protoreflect.EnumType {
-	return &file_storage_v1_storage_proto_enumTypes[3]
+	return &file_storage_v1_storage_proto_enumTypes[4]
 }
 
 func (x ChangeKind) Number() protoreflect.EnumNumber {
@@ -231,7 +286,7 @@ func (x ChangeKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ChangeKind.Descriptor instead.
 func (ChangeKind) EnumDescriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
 }
 
 type WriteRequest struct {
@@ -242,9 +297,14 @@ type WriteRequest struct {
 	UserId string        `protobuf:"bytes,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	Writes []*TableWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
 	// Return the rows as stored (RETURNING).
-	ReturnRows    bool `protobuf:"varint,5,opt,name=return_rows,json=returnRows,proto3" json:"return_rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ReturnRows bool `protobuf:"varint,5,opt,name=return_rows,json=returnRows,proto3" json:"return_rows,omitempty"`
+	// 16 bytes, the same in every attempt of one write: a write that was committed is answered as it was
+	// then, by whichever replica leads now, for at least five minutes. Empty: not remembered.
+	RequestId []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The catalog version the write was bound to: a node that knows only an older one waits for it.
+	CatalogVersion uint64 `protobuf:"varint,7,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WriteRequest) Reset() {
@@ -310,6 +370,20 @@ func (x *WriteRequest) GetReturnRows() bool {
 		return x.ReturnRows
 	}
 	return false
+}
+
+func (x *WriteRequest) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
+func (x *WriteRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
 }
 
 type TableWrite struct {
@@ -706,7 +780,15 @@ type ScanRequest struct {
 	// Only rows with a higher _seq. Zero means all.
 	AfterSeq uint64 `protobuf:"fixed64,12,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
 	// The statement's time: what NOW() means in filter. Microseconds since the Unix epoch.
-	NowUs         int64 `protobuf:"varint,13,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"`
+	NowUs int64 `protobuf:"varint,13,opt,name=now_us,json=nowUs,proto3" json:"now_us,omitempty"`
+	// As in WriteRequest.
+	CatalogVersion uint64      `protobuf:"varint,14,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	Consistency    Consistency `protobuf:"varint,15,opt,name=consistency,proto3,enum=storage.v1.Consistency" json:"consistency,omitempty"`
+	// For CONSISTENCY_STALE.
+	MaxStalenessMs uint32 `protobuf:"varint,16,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
+	// Rows of every user of the shard that the caller's role may act for, instead of one user's. The
+	// column UserIDColumnID (internal/catalog) names the owner. Order and filter may use it.
+	AllUsers      bool `protobuf:"varint,17,opt,name=all_users,json=allUsers,proto3" json:"all_users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +912,34 @@ func (x *ScanRequest) GetNowUs() int64 {
 		return x.NowUs
 	}
 	return 0
+}
+
+func (x *ScanRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+func (x *ScanRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
+}
+
+func (x *ScanRequest) GetMaxStalenessMs() uint32 {
+	if x != nil {
+		return x.MaxStalenessMs
+	}
+	return 0
+}
+
+func (x *ScanRequest) GetAllUsers() bool {
+	if x != nil {
+		return x.AllUsers
+	}
+	return false
 }
 
 // ScanHeader is the app_metadata of the first FlightData message of a scan.
@@ -1058,9 +1168,11 @@ type WatchAdd struct {
 	UserId   string       `protobuf:"bytes,4,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	Identity *v1.Identity `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	// Deliver changes with a higher _seq. Zero: from now on.
-	AfterSeq      uint64 `protobuf:"fixed64,6,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AfterSeq uint64 `protobuf:"fixed64,6,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
+	// As in WriteRequest.
+	CatalogVersion uint64 `protobuf:"varint,7,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WatchAdd) Reset() {
@@ -1131,6 +1243,13 @@ func (x *WatchAdd) GetIdentity() *v1.Identity {
 func (x *WatchAdd) GetAfterSeq() uint64 {
 	if x != nil {
 		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *WatchAdd) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
 	}
 	return 0
 }
@@ -1650,14 +1769,17 @@ var File_storage_v1_storage_proto protoreflect.FileDescriptor
 const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"\x18storage/v1/storage.proto\x12\n" +
-	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\xc0\x01\n" +
+	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\x88\x02\n" +
 	"\fWriteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
 	"\auser_id\x18\x03 \x01(\tR\x06userId\x12.\n" +
 	"\x06writes\x18\x04 \x03(\v2\x16.storage.v1.TableWriteR\x06writes\x12\x1f\n" +
 	"\vreturn_rows\x18\x05 \x01(\bR\n" +
-	"returnRows\"\xf5\x01\n" +
+	"returnRows\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\fR\trequestId\x12'\n" +
+	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\"\xf5\x01\n" +
 	"\n" +
 	"TableWrite\x12\x19\n" +
 	"\btable_id\x18\x01 \x01(\rR\atableId\x12%\n" +
@@ -1688,7 +1810,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x06fields\x18\x03 \x03(\v2\x1d.storage.v1.Error.FieldsEntryR\x06fields\x1a9\n" +
 	"\vFieldsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd4\x04\n" +
 	"\vScanRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x19\n" +
@@ -1704,7 +1826,11 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	" \x01(\x04R\x06offset\x12'\n" +
 	"\x0finclude_deleted\x18\v \x01(\bR\x0eincludeDeleted\x12\x1b\n" +
 	"\tafter_seq\x18\f \x01(\x06R\bafterSeq\x12\x15\n" +
-	"\x06now_us\x18\r \x01(\x03R\x05nowUs\"(\n" +
+	"\x06now_us\x18\r \x01(\x03R\x05nowUs\x12'\n" +
+	"\x0fcatalog_version\x18\x0e \x01(\x04R\x0ecatalogVersion\x129\n" +
+	"\vconsistency\x18\x0f \x01(\x0e2\x17.storage.v1.ConsistencyR\vconsistency\x12(\n" +
+	"\x10max_staleness_ms\x18\x10 \x01(\rR\x0emaxStalenessMs\x12\x1b\n" +
+	"\tall_users\x18\x11 \x01(\bR\ballUsers\"(\n" +
 	"\n" +
 	"ScanHeader\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x06R\bposition\"\xb1\x01\n" +
@@ -1718,14 +1844,15 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\fWatchRequest\x12(\n" +
 	"\x03add\x18\x01 \x01(\v2\x14.storage.v1.WatchAddH\x00R\x03add\x12\x18\n" +
 	"\x06remove\x18\x02 \x01(\x04H\x00R\x06removeB\t\n" +
-	"\arequest\"\xbe\x01\n" +
+	"\arequest\"\xe7\x01\n" +
 	"\bWatchAdd\x12\x19\n" +
 	"\bwatch_id\x18\x01 \x01(\x04R\awatchId\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x19\n" +
 	"\btable_id\x18\x03 \x01(\rR\atableId\x12\x17\n" +
 	"\auser_id\x18\x04 \x01(\tR\x06userId\x120\n" +
 	"\bidentity\x18\x05 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x1b\n" +
-	"\tafter_seq\x18\x06 \x01(\x06R\bafterSeq\"\xe7\x01\n" +
+	"\tafter_seq\x18\x06 \x01(\x06R\bafterSeq\x12'\n" +
+	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\"\xe7\x01\n" +
 	"\rWatchResponse\x124\n" +
 	"\astarted\x18\x01 \x01(\v2\x18.storage.v1.WatchStartedH\x00R\astarted\x123\n" +
 	"\achanges\x18\x02 \x01(\v2\x17.storage.v1.ChangeBatchH\x00R\achanges\x12.\n" +
@@ -1771,7 +1898,12 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"OnConflict\x12\x1b\n" +
 	"\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x1a\n" +
-	"\x16ON_CONFLICT_DO_NOTHING\x10\x01*q\n" +
+	"\x16ON_CONFLICT_DO_NOTHING\x10\x01*w\n" +
+	"\vConsistency\x12\x1b\n" +
+	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x16\n" +
+	"\x12CONSISTENCY_LEADER\x10\x02\x12\x15\n" +
+	"\x11CONSISTENCY_STALE\x10\x03*q\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1798,78 +1930,80 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 	return file_storage_v1_storage_proto_rawDescData
 }
 
-var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),             // 0: storage.v1.Durability
 	(Operation)(0),              // 1: storage.v1.Operation
 	(OnConflict)(0),             // 2: storage.v1.OnConflict
-	(ChangeKind)(0),             // 3: storage.v1.ChangeKind
-	(*WriteRequest)(nil),        // 4: storage.v1.WriteRequest
-	(*TableWrite)(nil),          // 5: storage.v1.TableWrite
-	(*WriteResponse)(nil),       // 6: storage.v1.WriteResponse
-	(*TableWriteResult)(nil),    // 7: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),  // 8: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil), // 9: storage.v1.WriteStreamResponse
-	(*Error)(nil),               // 10: storage.v1.Error
-	(*ScanRequest)(nil),         // 11: storage.v1.ScanRequest
-	(*ScanHeader)(nil),          // 12: storage.v1.ScanHeader
-	(*Change)(nil),              // 13: storage.v1.Change
-	(*WatchRequest)(nil),        // 14: storage.v1.WatchRequest
-	(*WatchAdd)(nil),            // 15: storage.v1.WatchAdd
-	(*WatchResponse)(nil),       // 16: storage.v1.WatchResponse
-	(*WatchStarted)(nil),        // 17: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),         // 18: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),          // 19: storage.v1.WatchEnded
-	(*Progress)(nil),            // 20: storage.v1.Progress
-	(*TableStatsRequest)(nil),   // 21: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),  // 22: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),    // 23: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),   // 24: storage.v1.NodeStatsResponse
-	nil,                         // 25: storage.v1.Error.FieldsEntry
-	nil,                         // 26: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 27: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 28: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 29: expr.v1.OrderBy
+	(Consistency)(0),            // 3: storage.v1.Consistency
+	(ChangeKind)(0),             // 4: storage.v1.ChangeKind
+	(*WriteRequest)(nil),        // 5: storage.v1.WriteRequest
+	(*TableWrite)(nil),          // 6: storage.v1.TableWrite
+	(*WriteResponse)(nil),       // 7: storage.v1.WriteResponse
+	(*TableWriteResult)(nil),    // 8: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),  // 9: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil), // 10: storage.v1.WriteStreamResponse
+	(*Error)(nil),               // 11: storage.v1.Error
+	(*ScanRequest)(nil),         // 12: storage.v1.ScanRequest
+	(*ScanHeader)(nil),          // 13: storage.v1.ScanHeader
+	(*Change)(nil),              // 14: storage.v1.Change
+	(*WatchRequest)(nil),        // 15: storage.v1.WatchRequest
+	(*WatchAdd)(nil),            // 16: storage.v1.WatchAdd
+	(*WatchResponse)(nil),       // 17: storage.v1.WatchResponse
+	(*WatchStarted)(nil),        // 18: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),         // 19: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),          // 20: storage.v1.WatchEnded
+	(*Progress)(nil),            // 21: storage.v1.Progress
+	(*TableStatsRequest)(nil),   // 22: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),  // 23: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),    // 24: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),   // 25: storage.v1.NodeStatsResponse
+	nil,                         // 26: storage.v1.Error.FieldsEntry
+	nil,                         // 27: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),         // 28: catalog.v1.Identity
+	(*v11.Expr)(nil),            // 29: expr.v1.Expr
+	(*v11.OrderBy)(nil),         // 30: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	27, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
-	5,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
+	28, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
 	0,  // 4: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
-	7,  // 5: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
-	4,  // 6: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
-	6,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
-	10, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	25, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	27, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	28, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	29, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
-	3,  // 13: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
-	15, // 14: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	27, // 15: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
-	17, // 16: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
-	18, // 17: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
-	19, // 18: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
-	20, // 19: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
-	13, // 20: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	26, // 21: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	4,  // 22: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	8,  // 23: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	14, // 24: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	21, // 25: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	23, // 26: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	6,  // 27: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	9,  // 28: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	16, // 29: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	22, // 30: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	24, // 31: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	27, // [27:32] is the sub-list for method output_type
-	22, // [22:27] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	8,  // 5: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
+	5,  // 6: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
+	7,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
+	11, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
+	26, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	28, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	29, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	30, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	3,  // 13: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
+	4,  // 14: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
+	16, // 15: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
+	28, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	18, // 17: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
+	19, // 18: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
+	20, // 19: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
+	21, // 20: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
+	14, // 21: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
+	27, // 22: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	5,  // 23: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	9,  // 24: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	15, // 25: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	22, // 26: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	24, // 27: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	7,  // 28: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	10, // 29: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	17, // 30: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	23, // 31: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	25, // 32: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	28, // [28:33] is the sub-list for method output_type
+	23, // [23:28] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -1892,7 +2026,7 @@ func file_storage_v1_storage_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      5,
 			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
