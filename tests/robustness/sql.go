@@ -1,0 +1,98 @@
+package robustness
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
+	"github.com/kalamdb/kalamdb-go/tests/client"
+)
+
+// statement is an operation as SQL on a table.
+func (o *Operation) statement(table string) string {
+	switch o.Kind {
+	case Insert:
+		rows := make([]string, len(o.Keys))
+		for i, k := range o.Keys {
+			rows[i] = fmt.Sprintf("(%d, %d)", k, o.Values[i])
+		}
+		return "INSERT INTO " + table + " (id, v) VALUES " + strings.Join(rows, ", ")
+	case Swap:
+		var cases, where []string
+		for i, k := range o.Keys {
+			cases = append(cases, fmt.Sprintf("WHEN %d THEN %d", k, o.Values[i]))
+			where = append(where, fmt.Sprintf("(id = %d AND v = %d)", k, o.Old[i]))
+		}
+		if len(o.Keys) == 1 { // the fast path of a client that updates one row
+			return fmt.Sprintf("UPDATE %s SET v = %d WHERE id = %d AND v = %d", table, o.Values[0], o.Keys[0], o.Old[0])
+		}
+		return fmt.Sprintf("UPDATE %s SET v = CASE id %s END WHERE %s", table, strings.Join(cases, " "), strings.Join(where, " OR "))
+	case Delete:
+		return fmt.Sprintf("DELETE FROM %s WHERE id = %d AND v = %d", table, o.Keys[0], o.Old[0])
+	}
+	return "SELECT id, v FROM " + table
+}
+
+// run sends the operation once and fills in how it ended. An error is one that no fault explains.
+func (o *Operation) run(ctx context.Context, c *client.Client, table string, staleness time.Duration, now func() int64) error {
+	req := &kalamv1.ExecuteRequest{Sql: o.statement(table)}
+	switch o.Level {
+	case Leader:
+		req.Consistency = kalamv1.Consistency_CONSISTENCY_LEADER
+	case Stale:
+		req.Consistency, req.MaxStalenessMs = kalamv1.Consistency_CONSISTENCY_STALE, uint32(staleness.Milliseconds())
+	}
+	o.Called = now()
+	resp, err := c.RPC.Execute(ctx, req)
+	o.Ended = now()
+	if err != nil {
+		return o.failed(dberr.FromStatus(err))
+	}
+	o.Outcome = Done
+	last := resp.GetResults()[len(resp.GetResults())-1]
+	if o.Kind != Read {
+		o.Affected, o.Position = int(last.GetRowCount()), last.GetPosition()
+		return nil
+	}
+	_, rows, err := client.DecodeIPC(last.GetArrowIpc())
+	if err != nil {
+		return err
+	}
+	o.Got, err = stateOf(rows)
+	return err
+}
+
+func stateOf(rows [][]any) (s State, err error) {
+	for _, r := range rows {
+		id, v := r[0].(int64), r[1].(int64)
+		if id < 0 || id >= keysMax || v == 0 {
+			return s, fmt.Errorf("a row nobody wrote: id %d, v %d", id, v)
+		}
+		if s[id] != 0 {
+			return s, fmt.Errorf("id %d is twice in one answer", id)
+		}
+		s[id] = v
+	}
+	return s, nil
+}
+
+// failed sorts an error: refused by the data, not known, or not explained by any fault.
+func (o *Operation) failed(err error) error {
+	o.Error = err.Error()
+	switch dberr.CodeOf(err) {
+	case dberr.PrimaryKeyViolation:
+		if o.Kind == Insert {
+			o.Outcome = Refused
+			return nil
+		}
+	case dberr.Unavailable, dberr.Timeout, dberr.Canceled, dberr.NotLeader, dberr.Conflict, dberr.RateLimited, dberr.LimitExceeded:
+		// Conflict and the limits say that nothing was written; taking them as unknown only weakens the check.
+		o.Outcome, o.Ended = Unknown, math.MaxInt64
+		return nil
+	}
+	return fmt.Errorf("%s: unexpected error: %w", o.statement("t"), err)
+}
