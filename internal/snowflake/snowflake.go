@@ -119,5 +119,8 @@ func Time(v uint64, epoch time.Time) time.Time {
 	return time.UnixMilli(epoch.UnixMilli() + int64(v>>millisShift&millisOfBits)).UTC()
 }
 
+// Millis is when a number was made, in milliseconds since its epoch.
+func Millis(v uint64) uint64 { return v >> millisShift }
+
 // Node is the node that made a number.
 func Node(v uint64) uint16 { return uint16(v & nodeMask >> counterBits) }

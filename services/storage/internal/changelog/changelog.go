@@ -244,6 +244,19 @@ func Oldest(r pebble.Reader, shard uint32) (uint64, error) {
 	return binary.BigEndian.Uint64(v), nil
 }
 
+// FirstBucket is the oldest bucket that has changes, 0 when there are none.
+func FirstBucket(r pebble.Reader, shard uint32) (bucket uint32, err error) {
+	span := keycodec.PrefixSpan(keycodec.ChangePrefix(shard))
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
+	if err != nil {
+		return 0, dberr.New(dberr.Internal, "read the change log: %w", err)
+	}
+	if it.First() {
+		bucket, err = keycodec.ChangeBucketOf(it.Key())
+	}
+	return bucket, errors.Join(err, it.Error(), it.Close())
+}
+
 // Prune drops the buckets before the given one and records that positions in them are gone. It reports
 // whether there was anything to drop.
 func Prune(db *pebble.DB, shard, before uint32) (bool, error) {

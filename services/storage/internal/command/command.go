@@ -1,10 +1,12 @@
 // Package command is the content of a shard's Raft entries: what the leader decided, complete enough
 // that applying it reads nothing.
 //
-// Format (version 1): version u8, kind u8, term u64, first _seq u64, big-endian; then
+// Format: version u8, kind u8, term u64, first _seq u64, big-endian; then
 //
-//	write   user (length, bytes), number of rows, rows
-//	purge   table
+//	write (version 1)   user (length, bytes), number of rows, rows
+//	purge (version 1)   table
+//	write (version 2)   request id (16 bytes), number of counts, counts, then as in version 1
+//	verify (version 2)  bucket of the change log
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
 // delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
@@ -27,7 +29,21 @@ const (
 	Write Kind = 1
 	// Purge removes a dropped table and refuses later writes to it.
 	Purge Kind = 2
+	// Verify makes every replica compute the sum of its state at this entry.
+	Verify Kind = 3
 )
+
+// The versions of the format. A leader writes an entry of a version only when every replica reads it.
+const (
+	version1 = 1
+	// VersionRequests brought request ids and Verify.
+	VersionRequests = 2
+	// Newest is the highest version this program reads.
+	Newest = VersionRequests
+)
+
+// RequestIDBytes is the length of a request's id.
+const RequestIDBytes = 16
 
 // Command is one decided entry.
 type Command struct {
@@ -42,6 +58,20 @@ type Command struct {
 	Rows []Row
 	// Table is what a Purge removes.
 	Table uint32
+	// RequestID names the write in every attempt of it; nil when it has none. Counts are then the rows of each
+	// table write of the request, in order: together they are the answer to another attempt.
+	RequestID []byte
+	Counts    []uint32
+	// Bucket is the first hour bucket of the change log that a Verify sums up.
+	Bucket uint32
+}
+
+// version is the lowest that can carry c.
+func (c *Command) version() byte {
+	if c.Kind == Verify || len(c.RequestID) > 0 {
+		return VersionRequests
+	}
+	return version1
 }
 
 // Row is the change of one row.
@@ -66,7 +96,6 @@ type Row struct {
 }
 
 const (
-	version1    = 1
 	headerBytes = 2 + 8 + 8
 	seqOffset   = 2 + 8
 
@@ -78,13 +107,23 @@ const (
 	rowBytesMin = 7
 )
 
-// Append encodes c.
+// Append encodes c, in version 1 where that can carry it.
 func Append(dst []byte, c *Command) []byte {
-	dst = append(dst, version1, byte(c.Kind))
+	dst = append(dst, c.version(), byte(c.Kind))
 	dst = binary.BigEndian.AppendUint64(dst, c.Term)
 	dst = binary.BigEndian.AppendUint64(dst, c.FirstSeq)
-	if c.Kind == Purge {
+	switch c.Kind {
+	case Purge:
 		return binary.AppendUvarint(dst, uint64(c.Table))
+	case Verify:
+		return binary.AppendUvarint(dst, uint64(c.Bucket))
+	}
+	if len(c.RequestID) > 0 {
+		dst = append(dst, c.RequestID...)
+		dst = binary.AppendUvarint(dst, uint64(len(c.Counts)))
+		for _, n := range c.Counts {
+			dst = binary.AppendUvarint(dst, uint64(n))
+		}
 	}
 	dst = appendBytes(dst, []byte(c.User))
 	dst = binary.AppendUvarint(dst, uint64(len(c.Rows)))
@@ -136,21 +175,22 @@ func appendList(dst []byte, l [][]byte) []byte {
 // Decode reads a command, which shares memory with src. Malformed input is answered with a Corrupt
 // error.
 func Decode(src []byte) (*Command, error) {
-	if len(src) < headerBytes || src[0] != version1 {
+	if len(src) < headerBytes || src[0] < version1 || src[0] > Newest {
 		return nil, corrupt("unknown format")
 	}
 	c := &Command{Kind: Kind(src[1]), Term: binary.BigEndian.Uint64(src[2:]), FirstSeq: binary.BigEndian.Uint64(src[seqOffset:])}
 	r := reader{src: src[headerBytes:]}
-	switch c.Kind {
-	case Purge:
+	switch {
+	case src[0] == version1 && c.Kind == Purge:
 		c.Table = r.uint32()
-	case Write:
-		c.User = string(r.bytes())
-		n := r.count(rowBytesMin)
-		c.Rows = make([]Row, n)
-		for i := range c.Rows {
-			r.row(&c.Rows[i])
-		}
+	case src[0] == version1 && c.Kind == Write:
+		r.write(c)
+	case src[0] == VersionRequests && c.Kind == Write:
+		r.request(c)
+		r.write(c)
+		r.checkCounts(c)
+	case src[0] == VersionRequests && c.Kind == Verify:
+		c.Bucket = r.uint32()
 	default:
 		return nil, corrupt("unknown kind")
 	}
@@ -218,6 +258,37 @@ func (r *reader) list() [][]byte {
 		l[i] = r.bytes()
 	}
 	return l
+}
+
+func (r *reader) write(c *Command) {
+	c.User = string(r.bytes())
+	c.Rows = make([]Row, r.count(rowBytesMin))
+	for i := range c.Rows {
+		r.row(&c.Rows[i])
+	}
+}
+
+func (r *reader) request(c *Command) {
+	if len(r.src) < RequestIDBytes {
+		r.fail()
+		return
+	}
+	c.RequestID, r.src = r.src[:RequestIDBytes:RequestIDBytes], r.src[RequestIDBytes:]
+	c.Counts = make([]uint32, r.count(1))
+	for i := range c.Counts {
+		c.Counts[i] = r.uint32()
+	}
+}
+
+// checkCounts refuses counts that are not those of the rows: they become an answer.
+func (r *reader) checkCounts(c *Command) {
+	rows := uint64(0)
+	for _, n := range c.Counts {
+		rows += uint64(n)
+	}
+	if rows != uint64(len(c.Rows)) {
+		r.fail()
+	}
 }
 
 func (r *reader) row(row *Row) {

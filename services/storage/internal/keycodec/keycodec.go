@@ -21,6 +21,7 @@ const (
 	spaceDropped byte = 0x04 // shard table → nothing
 	spaceUnique  byte = 0x05 // shard table column user value → key
 	spacePruned  byte = 0x06 // shard → position up to which the change log was pruned
+	spaceRequest byte = 0x07 // shard bucket id → Request
 )
 
 // Span is a range of keys: Start inclusive, End exclusive.
@@ -29,8 +30,8 @@ type Span struct{ Start, End []byte }
 // ShardSpans returns every range that holds keys of the shard, in key order: what a snapshot copies
 // and what a restore clears.
 func ShardSpans(shard uint32) []Span {
-	spans := make([]Span, 0, spacePruned)
-	for space := spaceApplied; space <= spacePruned; space++ {
+	spans := make([]Span, 0, spaceRequest)
+	for space := spaceApplied; space <= spaceRequest; space++ {
 		p := shardPrefix(nil, space, shard)
 		spans = append(spans, Span{Start: p, End: PrefixEnd(p)})
 	}
@@ -77,6 +78,12 @@ func DecodeDroppedKey(k []byte) (table uint32, err error) {
 
 // PrunedKey holds the position up to which the shard's change log was pruned.
 func PrunedKey(shard uint32) []byte { return shardPrefix(nil, spacePruned, shard) }
+
+// RowPrefix starts the rows of all tables of the shard.
+func RowPrefix(shard uint32) []byte { return shardPrefix(nil, spaceRow, shard) }
+
+// UniquePrefix starts the unique index entries of all tables of the shard.
+func UniquePrefix(shard uint32) []byte { return shardPrefix(nil, spaceUnique, shard) }
 
 // TablePrefix starts the rows of a table in the shard, of all users.
 func TablePrefix(shard, table uint32) []byte {
@@ -177,6 +184,44 @@ func ChangeBucketOf(k []byte) (uint32, error) {
 		return 0, corrupt("change key without a bucket")
 	}
 	return binary.BigEndian.Uint32(rest), nil
+}
+
+// RequestPrefix starts the shard's remembered requests.
+func RequestPrefix(shard uint32) []byte { return shardPrefix(nil, spaceRequest, shard) }
+
+// RequestBucketPrefix starts the requests remembered in one bucket.
+func RequestBucketPrefix(dst []byte, shard, bucket uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(dst, spaceRequest, shard), bucket)
+}
+
+// RequestKey is the key of a request's answer.
+func RequestKey(dst []byte, shard, bucket uint32, id []byte) []byte {
+	return append(RequestBucketPrefix(dst, shard, bucket), id...)
+}
+
+// RequestBucketOf reads the bucket of a request's key.
+func RequestBucketOf(k []byte) (uint32, error) {
+	rest, _, err := cutHeader(k, spaceRequest, "request")
+	if err != nil {
+		return 0, err
+	}
+	if len(rest) < 4 {
+		return 0, corrupt("request key without a bucket")
+	}
+	return binary.BigEndian.Uint32(rest), nil
+}
+
+// UserOf cuts the owner's id out of a row's key: its partition's prefix, and the id.
+func UserOf(k []byte) (partition []byte, user string, err error) {
+	rest, _, err := cutHeader(k, spaceRow, "row")
+	if err != nil {
+		return nil, "", err
+	}
+	if len(rest) < 4 {
+		return nil, "", corrupt("row key without a table")
+	}
+	user, rest, err = cutEscaped(rest[4:])
+	return k[:len(k)-len(rest)], user, err
 }
 
 func shardPrefix(dst []byte, space byte, shard uint32) []byte {

@@ -66,3 +66,47 @@ func DecodeApplied(src []byte) (Applied, error) {
 	return Applied{Index: binary.BigEndian.Uint64(src), Term: binary.BigEndian.Uint64(src[8:]),
 		Seq: binary.BigEndian.Uint64(src[16:])}, nil
 }
+
+// Request is the value of a RequestKey: what a write that was done is answered with.
+type Request struct {
+	// FirstSeq is the _seq of its first row.
+	FirstSeq uint64
+	// Counts are the rows of each of its table writes.
+	Counts []uint32
+}
+
+// AppendRequest encodes r: first _seq u64, number of counts uvarint, counts uvarint.
+func AppendRequest(dst []byte, r *Request) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, r.FirstSeq)
+	dst = binary.AppendUvarint(dst, uint64(len(r.Counts)))
+	for _, n := range r.Counts {
+		dst = binary.AppendUvarint(dst, uint64(n))
+	}
+	return dst
+}
+
+// DecodeRequest reads a RequestKey's value.
+func DecodeRequest(src []byte) (Request, error) {
+	bad := func() (Request, error) { return Request{}, dberr.New(dberr.Corrupt, "decode request: malformed") }
+	if len(src) < 8 {
+		return bad()
+	}
+	r := Request{FirstSeq: binary.BigEndian.Uint64(src)}
+	n, w := binary.Uvarint(src[8:])
+	if w <= 0 || n > uint64(len(src)-8-w) { // every count has a byte at least
+		return bad()
+	}
+	src = src[8+w:]
+	r.Counts = make([]uint32, n)
+	for i := range r.Counts {
+		c, w := binary.Uvarint(src)
+		if w <= 0 || c != uint64(uint32(c)) {
+			return bad()
+		}
+		r.Counts[i], src = uint32(c), src[w:]
+	}
+	if len(src) > 0 {
+		return bad()
+	}
+	return r, nil
+}

@@ -25,6 +25,12 @@ type application struct {
 	purged   []uint32
 	outcomes []outcome
 	scratch  []byte
+	key      []byte
+	// buckets of remembered requests, nil as long as none is added; requests are those added.
+	buckets  []uint32
+	requests []rememberedRequest
+	// verify is the entry behind which the state is to be summed up: it is the batch's last.
+	verify *command.Command
 }
 
 // published is a change to hand to the hub once its batch is committed.
@@ -36,8 +42,8 @@ type published struct {
 
 // outcome is what a command's writer is told then.
 type outcome struct {
-	first uint64
-	err   error
+	first, index uint64
+	err          error
 }
 
 // Apply applies committed entries: rows, change log, unique index and applied index of many entries in
@@ -61,7 +67,7 @@ func (s *Shard) Apply(logs []*raft.Log) []any {
 			results[i] = err
 		}
 		a.applied.Index, a.applied.Term = l.Index, l.Term
-		if a.batch.Len() > applyBatchBytesMax {
+		if a.batch.Len() > applyBatchBytesMax || a.verify != nil {
 			if !a.commit() {
 				return refuseAll(results)
 			}
@@ -99,10 +105,12 @@ func (a *application) entry(l *raft.Log) error {
 		err = dberr.New(dberr.Unavailable, "shard %d changed leaders while the write was decided: nothing was written", a.shard.cfg.ID)
 	case c.Kind == command.Purge:
 		err = a.purge(c)
+	case c.Kind == command.Verify:
+		a.verify = c
 	default:
 		err = a.write(c)
 	}
-	a.outcomes = append(a.outcomes, outcome{c.FirstSeq, err})
+	a.outcomes = append(a.outcomes, outcome{c.FirstSeq, l.Index, err})
 	return err
 }
 
@@ -120,7 +128,7 @@ func (a *application) write(c *command.Command) error {
 	if n := len(c.Rows); n > 0 {
 		a.applied.Seq = max(a.applied.Seq, snowflake.At(c.FirstSeq, n-1))
 	}
-	return nil
+	return a.remember(c)
 }
 
 func (a *application) row(c *command.Command, i int) error {
@@ -202,6 +210,7 @@ func (a *application) commit() bool {
 		_ = a.batch.Close() // empty
 		return true
 	}
+	s.requests.applied(a.buckets, a.requests)
 	err := a.batch.Set(keycodec.AppliedKey(s.cfg.ID), keycodec.AppendApplied(nil, a.applied), nil)
 	if err == nil {
 		err = a.batch.Commit(pebble.NoSync)
@@ -212,6 +221,10 @@ func (a *application) commit() bool {
 	}
 	applied := a.applied
 	s.applied.Store(&applied)
+	if a.verify != nil {
+		s.sum(applied.Index, a.verify.Bucket)
+	}
+	s.progress.advance()
 	for _, t := range a.purged {
 		s.hub.DropTable(t)
 	}
@@ -226,6 +239,7 @@ func (a *application) commit() bool {
 	}
 	for _, o := range a.outcomes {
 		if p, ours := s.take(o.first); ours {
+			p.index = o.index
 			p.finish(o.err)
 		}
 	}

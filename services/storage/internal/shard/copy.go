@@ -125,7 +125,11 @@ func (s *Shard) Restore(r io.Reader) error {
 	if err := s.cfg.DB.Flush(); err != nil {
 		return restoreFailed(err)
 	}
-	return s.load()
+	if err := s.load(); err != nil {
+		return err
+	}
+	s.progress.advance()
+	return nil
 }
 
 func restoreFailed(err error) error { return dberr.New(dberr.Unavailable, "restore a shard: %w", err) }

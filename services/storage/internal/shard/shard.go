@@ -56,6 +56,14 @@ type Config struct {
 	// Failed is closed then.
 	Fail   func(error)
 	Failed <-chan struct{}
+	// FormatVersion is the highest version of entries that every storage node reads (see command.Newest); nil
+	// means that all read the newest.
+	FormatVersion func() uint32
+	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
+	WaitVersion func(ctx context.Context, version uint64) error
+	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
+	// only this node can be it.
+	ReadIndex func(context.Context) (uint64, error)
 	// Observe is told of every batch applied; nil means nobody.
 	Observe func(commands, bytes int)
 	Logger  *slog.Logger
@@ -76,6 +84,10 @@ type Shard struct {
 	dropped map[uint32]bool
 	broken  bool
 
+	requests requests
+	fresh    freshness
+	progress progress
+	sums     sums
 	keys     *reservations
 	inFlight *semaphore.Weighted
 	bytes    *semaphore.Weighted
@@ -90,6 +102,9 @@ type Shard struct {
 	failing chan proposal
 	closing sync.Once
 	work    sync.WaitGroup
+	// ended is closed by Close. spawning orders spawn against Close, which waits for work.
+	ended    chan struct{}
+	spawning sync.Mutex
 }
 
 // New reads the shard's applied state.
@@ -104,9 +119,9 @@ func New(cfg Config) (*Shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shard{cfg: cfg, seq: seq, keys: newReservations(), inFlight: semaphore.NewWeighted(inFlightMax),
+	s := &Shard{cfg: cfg, seq: seq, requests: requests{flight: map[requestID]*attempt{}}, keys: newReservations(), inFlight: semaphore.NewWeighted(inFlightMax),
 		bytes: semaphore.NewWeighted(inFlightBytesMax), pending: map[uint64]*Pending{},
-		failing: make(chan proposal, raftgroup.ApplyQueueMax)}
+		failing: make(chan proposal, raftgroup.ApplyQueueMax), ended: make(chan struct{})}
 	if err := s.load(); err != nil {
 		return nil, dberr.New(dberr.CodeOf(err), "open shard %d: %w", cfg.ID, err)
 	}
@@ -122,6 +137,11 @@ func (s *Shard) load() error {
 		return err
 	}
 	s.applied.Store(&a)
+	buckets, err := loadRequests(s.cfg.DB, s.cfg.ID)
+	if err != nil {
+		return err
+	}
+	s.requests.reload(buckets)
 	s.dropped = map[uint32]bool{}
 	span := keycodec.PrefixSpan(keycodec.DroppedPrefix(s.cfg.ID))
 	it, err := s.cfg.DB.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
@@ -194,16 +214,37 @@ func (s *Shard) ReadBarrier(ctx context.Context) error {
 	return s.group.ReadBarrier(ctx)
 }
 
-func (s *Shard) checkServing() error {
+func (s *Shard) notFailed() error {
 	select {
 	case <-s.cfg.Failed:
 		return errFailed
 	default:
+		return nil
+	}
+}
+
+func (s *Shard) checkServing() error {
+	if err := s.notFailed(); err != nil {
+		return err
 	}
 	if s.term.Load() == 0 {
 		return s.group.NotLeader()
 	}
 	return nil
+}
+
+// catalogWaitMax bounds how long a request waits for the catalog it was bound to: this node is then so far
+// behind that another may serve it better.
+const catalogWaitMax = 5 * time.Second
+
+// waitCatalog returns once the local catalog has a version.
+func (s *Shard) waitCatalog(ctx context.Context, version uint64) error {
+	if version == 0 || s.cfg.WaitVersion == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	defer cancel()
+	return s.cfg.WaitVersion(ctx, version)
 }
 
 var errFailed = dberr.New(dberr.Unavailable, "this node's disk failed; see its log")
@@ -243,6 +284,9 @@ func (s *Shard) Close(ctx context.Context) error {
 		defer s.propose.Unlock()
 		s.closed = true
 		close(s.failing)
+		s.spawning.Lock()
+		defer s.spawning.Unlock()
+		close(s.ended)
 	})
 	done := make(chan struct{})
 	go func() { s.work.Wait(); close(done) }()
@@ -252,4 +296,17 @@ func (s *Shard) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return dberr.New(dberr.Unavailable, "stop shard %d: %w", s.cfg.ID, ctx.Err())
 	}
+}
+
+// spawn runs f unless the shard is closed; Close waits for it, and f should watch s.ended.
+func (s *Shard) spawn(f func()) bool {
+	s.spawning.Lock()
+	defer s.spawning.Unlock()
+	select {
+	case <-s.ended:
+		return false
+	default:
+	}
+	s.work.Go(f)
+	return true
 }

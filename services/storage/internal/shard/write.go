@@ -11,6 +11,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 )
 
 // Pending is a write that is decided and on its way into the log.
@@ -22,12 +23,18 @@ type Pending struct {
 	affected []int  // rows per TableWrite
 	stored   [][]byte
 	returns  bool
+	// joined is the other attempt of the same request that this one waits for.
+	joined *Pending
+	// attempt is set when the request has an id; remember, when its answer is to be kept in memory.
+	attempt  *attempt
+	remember bool
 
 	once sync.Once
 	done chan struct{}
-	// err, and the position, are set before done is closed.
+	// err, the position and the index in the log are set before done is closed.
 	err      error
 	position uint64
+	index    uint64
 }
 
 // proposal is a future whose failure must reach its Pending.
@@ -37,13 +44,54 @@ type proposal struct {
 }
 
 // Begin decides a write and puts it into the log. Writes begun one after the other are logged in that
-// order. What Begin refuses has had no effect.
+// order. What Begin refuses has had no effect. A request whose id was done before, or is under way, is not
+// decided again: it is answered as that one.
 func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pending, error) {
 	if err := s.checkServing(); err != nil {
 		return nil, err
 	}
+	if err := s.waitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, err
+	}
 	// Read before deciding: if leadership is lost and won again from here on, the entry is refused.
 	term := s.term.Load()
+	switch len(req.GetRequestId()) {
+	case 0:
+		return s.decide(ctx, req, term, nil)
+	case command.RequestIDBytes:
+		return s.beginOnce(ctx, req, term)
+	}
+	return nil, dberr.New(dberr.InvalidArgument, "a request id of %d bytes, it must have %d", len(req.GetRequestId()), command.RequestIDBytes)
+}
+
+// beginOnce begins a request unless it was begun before.
+func (s *Shard) beginOnce(ctx context.Context, req *storagev1.WriteRequest, term uint64) (*Pending, error) {
+	own, joined, known, err := s.requests.enter(ctx, requestID(req.GetRequestId()))
+	if err != nil {
+		return nil, err
+	}
+	if joined != nil {
+		return &Pending{shard: s, joined: joined, returns: req.GetReturnRows()}, nil
+	}
+	done, err := s.find(own.id, known)
+	if err == nil && done == nil {
+		p, err := s.decide(ctx, req, term, own)
+		if err != nil {
+			s.requests.leave(own, nil)
+			return nil, err
+		}
+		s.requests.logged(own, p)
+		return p, nil
+	}
+	s.requests.leave(own, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.replay(req, done)
+}
+
+// decide plans and decides a write, and logs it.
+func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, term uint64, at *attempt) (*Pending, error) {
 	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables,
 		fill: s.filler(req.GetIdentity().GetUserId())}
 	if err := p.run(req); err != nil {
@@ -53,7 +101,7 @@ func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pendin
 	if err != nil {
 		return nil, err
 	}
-	pend.returns = req.GetReturnRows()
+	pend.returns, pend.attempt = req.GetReturnRows(), at
 	d := decider{shard: s.cfg.ID, db: s.cfg.DB}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
 		pend.finish(err)
@@ -66,10 +114,31 @@ func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pendin
 		return pend, nil
 	}
 	cmd := command.Command{Kind: command.Write, Term: term, User: p.plan.user, Rows: d.out}
+	if at != nil {
+		if pend.remember = s.format() < command.VersionRequests; !pend.remember {
+			cmd.RequestID, cmd.Counts = at.id[:], pend.counts()
+		}
+	}
 	if err := s.log(pend, &cmd); err != nil {
 		return nil, err
 	}
 	return pend, nil
+}
+
+// format is the highest version of entries that every replica reads.
+func (s *Shard) format() uint32 {
+	if s.cfg.FormatVersion == nil {
+		return command.Newest
+	}
+	return s.cfg.FormatVersion()
+}
+
+func (p *Pending) counts() []uint32 {
+	counts := make([]uint32, len(p.affected))
+	for i, n := range p.affected {
+		counts[i] = uint32(n)
+	}
+	return counts
 }
 
 // admit waits for room and for the keys of a plan.
@@ -161,6 +230,11 @@ func (s *Shard) take(first uint64) (*Pending, bool) {
 func (p *Pending) finish(err error) {
 	p.once.Do(func() {
 		p.err = err
+		var done *keycodec.Request
+		if p.remember && err == nil {
+			done = &keycodec.Request{FirstSeq: p.first, Counts: p.counts()}
+		}
+		p.shard.requests.leave(p.attempt, done)
 		p.shard.keys.release(p.keys)
 		p.shard.bytes.Release(p.bytes)
 		p.shard.inFlight.Release(1)
@@ -171,20 +245,24 @@ func (p *Pending) finish(err error) {
 // Wait returns once the write is durable and applied, or has failed. When ctx ends first the write goes
 // on: whether it succeeds is then not known here.
 func (p *Pending) Wait(ctx context.Context) (*storagev1.WriteResponse, error) {
+	of := p
+	if p.joined != nil {
+		of = p.joined
+	}
 	select {
-	case <-p.done:
+	case <-of.done:
 	case <-ctx.Done():
 		return nil, dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "the write was sent, whether it was written is unknown: %w", ctx.Err())
 	case <-p.shard.cfg.Failed:
 		return nil, errFailed
 	}
-	if p.err != nil {
-		return nil, p.err
+	if of.err != nil {
+		return nil, of.err
 	}
-	return p.response(), nil
+	return of.response(p.returns), nil
 }
 
-func (p *Pending) response() *storagev1.WriteResponse {
+func (p *Pending) response(returns bool) *storagev1.WriteResponse {
 	resp := &storagev1.WriteResponse{Durability: storagev1.Durability_DURABILITY_QUORUM, Position: p.position,
 		Results: make([]*storagev1.TableWriteResult, len(p.affected))}
 	row := 0
@@ -196,7 +274,7 @@ func (p *Pending) response() *storagev1.WriteResponse {
 		for k := range n {
 			r.Seqs[k] = snowflake.At(p.first, row+k)
 		}
-		if p.returns {
+		if returns {
 			r.Rows = p.stored[row : row+n]
 		}
 		row += n
