@@ -164,8 +164,11 @@ const (
 	SeqColumnID     uint32 = 0xFFFFFF01 // _seq BIGINT
 	DeletedColumnID uint32 = 0xFFFFFF02 // _deleted BOOLEAN
 	UpdatedColumnID uint32 = 0xFFFFFF03 // _updated TIMESTAMP, derived from _seq
-	UserColumnID    uint32 = 0xFFFFFF04 // _user_id TEXT, owner of the partition; spanning queries only
+	UserIDColumnID  uint32 = 0xFFFFFF04 // _user_id TEXT, owner of the partition; queries across users only
 )
+
+// UserColumnID is another name of UserIDColumnID.
+const UserColumnID = UserIDColumnID
 
 // Names of the system columns. VersionColumn is another name for _seq (spec 0.3).
 const (
@@ -173,6 +176,7 @@ const (
 	DeletedColumn = "_deleted"
 	UpdatedColumn = "_updated"
 	VersionColumn = "_version"
+	UserIDColumn  = "_user_id"
 	// HiddenKeyColumn is the key of tables declared without one.
 	HiddenKeyColumn = "_row_id"
 )
@@ -283,13 +287,14 @@ func (t *Table) AnyColumn(id uint32) (*Column, bool) {
 			return &SystemColumns[i], true
 		}
 	}
-	if id == UserColumnID {
-		return &userColumn, true
+	if id == UserIDColumnID {
+		return &userIDColumn, true
 	}
 	return nil, false
 }
 
-var userColumn = Column{ID: UserColumnID, Name: "_user_id", Type: Type{Kind: Text}, NotNull: true}
+// userIDColumn is the column that queries across users have besides the table's own and the system columns.
+var userIDColumn = Column{ID: UserIDColumnID, Name: UserIDColumn, Type: Type{Kind: Text}, NotNull: true}
 
 // VisibleColumns returns the user columns that SELECT * shows, without system columns.
 func (t *Table) VisibleColumns() []Column {

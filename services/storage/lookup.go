@@ -3,11 +3,13 @@ package storage
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/scan"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
@@ -28,16 +30,25 @@ func (l lookup) replica(id uint32) (*replica, error) {
 	return l.node.shards[id], nil
 }
 
-// Reader returns the hot store for a linearizable read.
-func (l lookup) Reader(ctx context.Context, id uint32) (pebble.Reader, error) {
+// Reader returns the hot store once the shard's state in it is as consistent as wanted.
+func (l lookup) Reader(ctx context.Context, id uint32, want storagev1.Consistency, maxAge time.Duration) (pebble.Reader, error) {
 	r, err := l.replica(id)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.shard.ReadBarrier(ctx); err != nil {
+	if err := r.shard.ReadAs(ctx, want, maxAge); err != nil {
 		return nil, err
 	}
 	return l.node.hot, nil
+}
+
+// RoleOf returns an account's role.
+func (l lookup) RoleOf(user string) (role catalog.Role, exists bool, err error) {
+	u, err := l.node.catalog.User(user)
+	if err != nil || u == nil || u.GetDeletedAtUs() != 0 {
+		return 0, false, err
+	}
+	return catalog.Role(u.GetRole()), true, nil
 }
 
 // Streams returns a shard's STREAM tables.

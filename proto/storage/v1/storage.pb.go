@@ -787,7 +787,8 @@ type ScanRequest struct {
 	// For CONSISTENCY_STALE.
 	MaxStalenessMs uint32 `protobuf:"varint,16,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
 	// Rows of every user of the shard that the caller's role may act for, instead of one user's. The
-	// column UserIDColumnID (internal/catalog) names the owner. Order and filter may use it.
+	// column UserIDColumnID (internal/catalog) names the owner. Order and filter may use it. USER tables only; without
+	// order rows come by owner, then by primary key.
 	AllUsers      bool `protobuf:"varint,17,opt,name=all_users,json=allUsers,proto3" json:"all_users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1476,9 +1477,12 @@ func (x *ChangeBatch) GetChanges() []*Change {
 type WatchEnded struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	WatchId uint64                 `protobuf:"varint,1,opt,name=watch_id,json=watchId,proto3" json:"watch_id,omitempty"`
-	// dberr code: PositionGone (history before after_seq was pruned), NotFound (table dropped), …
-	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// dberr code: PositionGone (history before after_seq was pruned), NotFound (table dropped), NotLeader (go on
+	// at the new leader, at the position reached), …
+	Code    string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The error's fields: leader, …
+	Fields        map[string]string `protobuf:"bytes,4,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1532,6 +1536,13 @@ func (x *WatchEnded) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *WatchEnded) GetFields() map[string]string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
 }
 
 // Progress says that everything up to position in the shard has been sent on this stream.
@@ -1864,12 +1875,16 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\x06R\bposition\"V\n" +
 	"\vChangeBatch\x12\x19\n" +
 	"\bwatch_id\x18\x01 \x01(\x04R\awatchId\x12,\n" +
-	"\achanges\x18\x02 \x03(\v2\x12.storage.v1.ChangeR\achanges\"U\n" +
+	"\achanges\x18\x02 \x03(\v2\x12.storage.v1.ChangeR\achanges\"\xcc\x01\n" +
 	"\n" +
 	"WatchEnded\x12\x19\n" +
 	"\bwatch_id\x18\x01 \x01(\x04R\awatchId\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"<\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12:\n" +
+	"\x06fields\x18\x04 \x03(\v2\".storage.v1.WatchEnded.FieldsEntryR\x06fields\x1a9\n" +
+	"\vFieldsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"<\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x06R\bposition\".\n" +
@@ -1931,7 +1946,7 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),             // 0: storage.v1.Durability
 	(Operation)(0),              // 1: storage.v1.Operation
@@ -1960,13 +1975,14 @@ var file_storage_v1_storage_proto_goTypes = []any{
 	(*NodeStatsRequest)(nil),    // 24: storage.v1.NodeStatsRequest
 	(*NodeStatsResponse)(nil),   // 25: storage.v1.NodeStatsResponse
 	nil,                         // 26: storage.v1.Error.FieldsEntry
-	nil,                         // 27: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 28: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 29: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 30: expr.v1.OrderBy
+	nil,                         // 27: storage.v1.WatchEnded.FieldsEntry
+	nil,                         // 28: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),         // 29: catalog.v1.Identity
+	(*v11.Expr)(nil),            // 30: expr.v1.Expr
+	(*v11.OrderBy)(nil),         // 31: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	28, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	29, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -1976,34 +1992,35 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	7,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	11, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
 	26, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	28, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	29, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	30, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	29, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	30, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	31, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 13: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 14: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	16, // 15: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	28, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	29, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	18, // 17: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	19, // 18: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	20, // 19: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	21, // 20: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	14, // 21: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	27, // 22: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	5,  // 23: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	9,  // 24: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	15, // 25: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	22, // 26: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	24, // 27: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	7,  // 28: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	10, // 29: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	17, // 30: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	23, // 31: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	25, // 32: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	28, // [28:33] is the sub-list for method output_type
-	23, // [23:28] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	27, // 22: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	28, // 23: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	5,  // 24: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	9,  // 25: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	15, // 26: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	22, // 27: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	24, // 28: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	7,  // 29: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	10, // 30: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	17, // 31: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	23, // 32: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	25, // 33: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	29, // [29:34] is the sub-list for method output_type
+	24, // [24:29] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -2027,7 +2044,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,9 @@ import (
 // spansOf are the key ranges of a partition that can hold rows for which filter is true, ascending: all of
 // it, a range, or one for each value the first key column may have. The filter is evaluated all the same.
 func (p *plan) spansOf(filter *exprv1.Expr) []keycodec.Span {
+	if p.req.GetAllUsers() { // a range of keys is one in each partition
+		return []keycodec.Span{keycodec.PrefixSpan(keycodec.TablePrefix(p.req.GetShard(), p.table.ID))}
+	}
 	prefix := keycodec.PartitionPrefix(nil, p.req.GetShard(), p.table.ID, p.user)
 	if filter == nil {
 		return []keycodec.Span{keycodec.PrefixSpan(prefix)}

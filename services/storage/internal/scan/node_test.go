@@ -35,6 +35,18 @@ type node struct {
 	seq    uint64
 	tables map[uint32]*catalog.Table
 	store  *stream.Store
+	// roles are the accounts there are; lookups counts how often one was asked for.
+	roles   map[string]catalog.Role
+	lookups int
+	// version is the catalog's; waited is the last that was waited for.
+	waited uint64
+	asked  []asked
+}
+
+// asked is a Reader call.
+type asked struct {
+	want   storagev1.Consistency
+	maxAge time.Duration
 }
 
 var now = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -57,7 +69,8 @@ func newNode(t testing.TB) *node {
 			t.Error(err)
 		}
 	})
-	n := &node{db: db, tables: map[uint32]*catalog.Table{}}
+	n := &node{db: db, tables: map[uint32]*catalog.Table{}, roles: map[string]catalog.Role{"ann": catalog.RoleUser,
+		"bob": catalog.RoleUser, "bot": catalog.RoleService, "dave": catalog.RoleDBA, "root": catalog.RoleSystem}}
 	for i, kind := range []catalog.TableKind{catalog.UserTable, catalog.SharedTable, catalog.StreamTable} {
 		n.tables[uint32(i+1)] = messages(uint32(i+1), kind)
 	}
@@ -91,7 +104,8 @@ func (n *node) nextSeq() uint64 {
 	return n.seq
 }
 
-func (n *node) Reader(ctx context.Context, s uint32) (pebble.Reader, error) {
+func (n *node) Reader(ctx context.Context, s uint32, want storagev1.Consistency, maxAge time.Duration) (pebble.Reader, error) {
+	n.asked = append(n.asked, asked{want, maxAge})
 	if s != shard {
 		return nil, dberr.New(dberr.NotLeader, "shard %d is elsewhere", s)
 	}
@@ -103,6 +117,17 @@ func (n *node) Streams(s uint32) (*stream.Store, error) {
 		return nil, dberr.New(dberr.NotLeader, "shard %d is elsewhere", s)
 	}
 	return n.store, nil
+}
+
+func (n *node) RoleOf(user string) (catalog.Role, bool, error) {
+	n.lookups++
+	r, ok := n.roles[user]
+	return r, ok, nil
+}
+
+func (n *node) WaitVersion(ctx context.Context, version uint64) error {
+	n.waited = version
+	return ctx.Err()
 }
 
 func (n *node) Table(id uint32) (*catalog.Table, bool) {

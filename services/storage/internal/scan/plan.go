@@ -8,6 +8,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
@@ -82,15 +83,25 @@ func (s *Server) plan(req *storagev1.ScanRequest) (*plan, error) {
 }
 
 // authorize lets an identity read its own partitions and shared ones, whose access level the query role has
-// checked. No role reads another user's: EXECUTE AS changes the identity.
+// checked. No role reads another user's by naming them: EXECUTE AS changes the identity.
 func authorize(t *catalog.Table, req *storagev1.ScanRequest) error {
 	switch {
+	case req.GetAllUsers():
+		return authorizeAll(t, req)
 	case t.Kind.PerUser() && (req.GetUserId() == "" || req.GetUserId() != req.GetIdentity().GetUserId()):
 		return dberr.New(dberr.PermissionDenied, "scan: the rows of another user of %s cannot be read", t.QualifiedName())
 	case !t.Kind.PerUser() && req.GetUserId() != "":
 		return dberr.New(dberr.InvalidArgument, "scan: %s is a shared table and has no partition of a user", t.QualifiedName())
 	}
 	return nil
+}
+
+// owner is the user whose rows are read, NULL in SHARED tables and across users.
+func (p *plan) owner() datum.Datum {
+	if p.table.Kind.PerUser() && !p.req.GetAllUsers() {
+		return datum.Text(p.user)
+	}
+	return datum.Null
 }
 
 func (s *Server) layoutOf(t *catalog.Table, ids []uint32) (*layout, error) {
@@ -168,6 +179,9 @@ func (p *plan) setOrder(order []*exprv1.OrderBy) error {
 // byKey reports whether order is what the keys' order gives: the key's columns in their order and one
 // direction. What comes after the whole key decides nothing, as keys are unique.
 func (p *plan) byKey(order []*exprv1.OrderBy) bool {
+	if p.req.GetAllUsers() {
+		return p.byOwnerAndKey(order)
+	}
 	key := p.table.Key()
 	for i := range key {
 		if i == len(order) { // ties are in key order anyway, which is ascending

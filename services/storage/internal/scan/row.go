@@ -20,9 +20,6 @@ type row struct {
 func newRow(p *plan) *row {
 	t := p.table
 	r := &row{values: rowcodec.NewRow(t)}
-	if t.Kind.PerUser() {
-		r.user = datum.Text(p.user)
-	}
 	for i := range t.Columns {
 		for uint32(len(r.places)) <= t.Columns[i].ID {
 			r.places = append(r.places, -1)
@@ -53,7 +50,7 @@ func (r *row) Column(id uint32) datum.Datum {
 		return datum.Bool(r.version.Deleted)
 	case catalog.UpdatedColumnID:
 		return datum.Timestamp(snowflake.Time(r.version.Seq, snowflake.SeqEpoch).UnixMicro())
-	case catalog.UserColumnID:
+	case catalog.UserIDColumnID:
 		return r.user
 	}
 	return datum.Null

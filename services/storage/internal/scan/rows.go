@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -18,6 +19,8 @@ import (
 // following call.
 type rows interface {
 	next() (key []byte, v keycodec.Version, ok bool, err error)
+	// user is the owner of the row last returned, NULL in SHARED tables.
+	user() datum.Datum
 	close() error
 }
 
@@ -25,12 +28,15 @@ type rows interface {
 // then the rows.
 type storedRows struct {
 	it      *pebble.Iterator
+	owner   datum.Datum
 	reverse bool
 	spans   []keycodec.Span // not yet visited
 	inSpan  bool
+	// placed: the iterator stands on the next row already.
+	placed bool
 }
 
-func openStored(ctx context.Context, r pebble.Reader, p *plan) (rows, uint64, error) {
+func openStored(ctx context.Context, r pebble.Reader, p *plan) (*storedRows, uint64, error) {
 	at := keycodec.PrefixSpan(keycodec.AppliedKey(p.req.GetShard()))
 	it, err := r.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: at.Start, UpperBound: at.End})
 	if err != nil {
@@ -48,7 +54,7 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan) (rows, uint64, er
 	if err != nil {
 		return nil, 0, errors.Join(readFailed(err), it.Close())
 	}
-	return &storedRows{it: it, reverse: p.reverse, spans: p.spans}, max(applied.Seq, changelog.Beginning), nil
+	return &storedRows{it: it, owner: p.owner(), reverse: p.reverse, spans: p.spans}, max(applied.Seq, changelog.Beginning), nil
 }
 
 func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {
@@ -68,9 +74,11 @@ func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {
 
 // step moves to the next row, in the next span that has one if need be.
 func (s *storedRows) step() bool {
-	if s.inSpan && s.along() {
+	if s.inSpan && (s.placed || s.along()) {
+		s.placed = false
 		return true
 	}
+	s.placed = false
 	for s.it.Error() == nil && len(s.spans) > 0 {
 		s.it.SetBounds(s.spans[0].Start, s.spans[0].End)
 		s.spans = s.spans[1:]
@@ -96,6 +104,18 @@ func (s *storedRows) enter() bool {
 	return s.it.First()
 }
 
+// skip moves behind all keys with a prefix, in the direction of the scan, within the current span.
+func (s *storedRows) skip(prefix []byte) {
+	if s.reverse {
+		s.placed = s.it.SeekLT(prefix)
+	} else {
+		s.placed = s.it.SeekGE(keycodec.PrefixEnd(prefix))
+	}
+	s.inSpan = s.placed
+}
+
+func (s *storedRows) user() datum.Datum { return s.owner }
+
 func (s *storedRows) close() error {
 	if err := s.it.Close(); err != nil {
 		return readFailed(err)
@@ -111,7 +131,10 @@ func readFailed(err error) error {
 }
 
 // streamRows goes over the rows of a STREAM table as they were when the scan began.
-type streamRows struct{ list []stream.Row }
+type streamRows struct {
+	list  []stream.Row
+	owner datum.Datum
+}
 
 func newStreamRows(list []stream.Row, p *plan) *streamRows {
 	slices.SortFunc(list, func(a, b stream.Row) int {
@@ -120,7 +143,7 @@ func newStreamRows(list []stream.Row, p *plan) *streamRows {
 		}
 		return strings.Compare(a.Key, b.Key)
 	})
-	return &streamRows{list: list}
+	return &streamRows{list: list, owner: p.owner()}
 }
 
 func (s *streamRows) next() ([]byte, keycodec.Version, bool, error) {
@@ -131,5 +154,7 @@ func (s *streamRows) next() ([]byte, keycodec.Version, bool, error) {
 	s.list = s.list[1:]
 	return []byte(r.Key), r.Version, true, nil
 }
+
+func (s *streamRows) user() datum.Datum { return s.owner }
 
 func (s *streamRows) close() error { return nil }

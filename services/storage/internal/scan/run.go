@@ -54,6 +54,7 @@ func (p *plan) each(ctx context.Context, in rows, visit func(r *row, key []byte)
 		if err != nil || !ok {
 			return err
 		}
+		r.user = in.user()
 		match, err := p.matches(r, v)
 		if err != nil {
 			return err
@@ -93,7 +94,7 @@ func (p *plan) sorted(ctx context.Context, s *sorter, out *output) error {
 		if i%cancelEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.version = kept[i].version
+		r.version, r.user = kept[i].version, kept[i].user
 		if err := out.add(r); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ package scan
 
 import (
 	"context"
+	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/flight"
 	"github.com/apache/arrow-go/v18/arrow/memory"
@@ -24,19 +25,23 @@ import (
 
 // Shards is what scanning needs from the node.
 type Shards interface {
-	// Reader confirms that this node leads the shard and that what was acknowledged before is applied,
-	// and returns the store to read from.
-	Reader(ctx context.Context, shard uint32) (pebble.Reader, error)
+	// Reader waits until the local state of the shard is as consistent as wanted, and returns the store to read
+	// from. maxAge is for CONSISTENCY_STALE.
+	Reader(ctx context.Context, shard uint32, want storagev1.Consistency, maxAge time.Duration) (pebble.Reader, error)
 	// Streams returns the shard's STREAM tables, NotLeader if this node does not lead it.
 	Streams(shard uint32) (*stream.Store, error)
 	// Table returns the newest version of a table that exists.
 	Table(id uint32) (*catalog.Table, bool)
+	// RoleOf returns an account's role; exists is false for ids without one and for dropped accounts.
+	RoleOf(user string) (role catalog.Role, exists bool, err error)
 }
 
 // Config tunes a Server; zero fields take the defaults.
 type Config struct {
 	// Allocator of Arrow memory.
 	Allocator memory.Allocator
+	// WaitVersion returns once the catalog that Shards knows has a version; nil means that it always has.
+	WaitVersion func(ctx context.Context, version uint64) error
 	// SortBytesMax bounds what one scan may hold to sort. Zero means 64 MiB.
 	SortBytesMax int
 }
@@ -46,6 +51,8 @@ const (
 	sortBytesDefault = 64 << 20
 	// layoutsMax bounds the schemas kept encoded: one per table and column list in use.
 	layoutsMax = 1024
+	// catalogWaitMax bounds how long a scan waits for the catalog it was bound to.
+	catalogWaitMax = 5 * time.Second
 )
 
 // Server is the storage role's Flight service. Only DoGet is served.
@@ -83,6 +90,9 @@ func (s *Server) DoGet(ticket *flight.Ticket, out flight.FlightService_DoGetServ
 
 // Scan answers a request.
 func (s *Server) Scan(ctx context.Context, req *storagev1.ScanRequest, to rowbatch.FlightSender) error {
+	if err := s.waitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return err
+	}
 	p, err := s.plan(req)
 	if err != nil {
 		return err
@@ -117,9 +127,26 @@ func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 		list, position := store.Rows(p.table, p.user)
 		return newStreamRows(list, p), position, nil
 	}
-	reader, err := s.shards.Reader(ctx, shard)
+	maxAge := time.Duration(p.req.GetMaxStalenessMs()) * time.Millisecond
+	reader, err := s.shards.Reader(ctx, shard, p.req.GetConsistency(), maxAge)
 	if err != nil {
 		return nil, 0, err
 	}
-	return openStored(ctx, reader, p)
+	stored, position, err := openStored(ctx, reader, p)
+	if err != nil {
+		return nil, 0, err
+	}
+	if p.req.GetAllUsers() {
+		return &ownedRows{storedRows: stored, shards: s.shards, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
+	}
+	return stored, position, nil
+}
+
+func (s *Server) waitCatalog(ctx context.Context, version uint64) error {
+	if version == 0 || s.cfg.WaitVersion == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	defer cancel()
+	return s.cfg.WaitVersion(ctx, version)
 }

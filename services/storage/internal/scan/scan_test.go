@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow-go/v18/arrow/flight"
 	flightv1 "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
@@ -35,7 +36,7 @@ import (
 //	put table=… [user=…]     rows as column=value, one a line
 //	del table=… [user=…]     the same
 //	scan table=… [user=…] [as=…] [columns=(…)] [where=(column,op,value)]… [order=(column[ desc][ first],…)]
-//	     [limit= offset= after= deleted schema=]
+//	     [limit= offset= after= deleted schema=] [all role=…]
 func TestScan(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		n := newNode(t)
@@ -148,7 +149,7 @@ func column(t *testing.T, table *catalog.Table, name string) *catalog.Column {
 		return c
 	}
 	if name == "_user_id" {
-		c, _ := table.AnyColumn(catalog.UserColumnID)
+		c, _ := table.AnyColumn(catalog.UserIDColumnID)
 		return c
 	}
 	return &catalog.Column{ID: 99, Name: name, Type: catalog.Type{Kind: catalog.Text}}
@@ -162,6 +163,11 @@ func request(t *testing.T, table *catalog.Table, d *datadriven.TestData) *storag
 		Limit: number(t, d, "limit"), Offset: number(t, d, "offset"), AfterSeq: number(t, d, "after") * seqStep}
 	if as := arg(d, "as"); as != "" {
 		req.Identity.UserId = as
+	}
+	if d.HasArg("all") {
+		req.AllUsers = true
+		role, _ := catalog.ParseRole(arg(d, "role"))
+		req.Identity.Role = catalogv1.Role(role)
 	}
 	if d.HasArg("schema") {
 		req.SchemaVersion = uint32(number(t, d, "schema"))
@@ -354,8 +360,8 @@ type cancelling struct {
 	cancel func()
 }
 
-func (c cancelling) Reader(ctx context.Context, s uint32) (pebble.Reader, error) {
-	r, err := c.node.Reader(ctx, s)
+func (c cancelling) Reader(ctx context.Context, s uint32, want storagev1.Consistency, maxAge time.Duration) (pebble.Reader, error) {
+	r, err := c.node.Reader(ctx, s, want, maxAge)
 	c.cancel()
 	return r, err
 }

@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"slices"
 
+	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 )
@@ -22,10 +23,11 @@ type sortColumn struct {
 type sortedRow struct {
 	key     []byte
 	version keycodec.Version
+	user    datum.Datum // shared by the rows of a partition
 }
 
 // sortedRowOverhead is what a kept row costs besides its bytes.
-const sortedRowOverhead = 96
+const sortedRowOverhead = 144
 
 func (r *sortedRow) bytes() int { return sortedRowOverhead + len(r.key) + len(r.version.Row) }
 
@@ -71,7 +73,7 @@ func (s *sorter) add(r *row, key []byte) error {
 }
 
 func (s *sorter) copyOf(r *row) sortedRow {
-	c := sortedRow{key: bytes.Clone(s.buf), version: r.version}
+	c := sortedRow{key: bytes.Clone(s.buf), version: r.version, user: r.user}
 	c.version.Row = bytes.Clone(r.version.Row)
 	s.bytes += c.bytes()
 	return c

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -25,8 +26,18 @@ type Stream interface {
 	Recv() (*storagev1.WatchRequest, error)
 }
 
+// catalogWaitMax bounds how long a watch waits for the catalog it was bound to. The others that are asked for on
+// the stream wait with it.
+const catalogWaitMax = 5 * time.Second
+
 // Server serves StorageService.Watch.
-type Server struct{ shards Shards }
+type Server struct {
+	// WaitVersion returns once the catalog that Shards knows has a version; nil means that it always has. Set it
+	// before serving.
+	WaitVersion func(ctx context.Context, version uint64) error
+
+	shards Shards
+}
 
 // NewServer makes a server over the node's shards.
 func NewServer(shards Shards) *Server { return &Server{shards: shards} }
@@ -65,7 +76,7 @@ func (v *Server) receive(ctx context.Context, stream Stream, s *session) error {
 		}
 		switch r := req.GetRequest().(type) {
 		case *storagev1.WatchRequest_Add:
-			if err := v.add(s, r.Add); err != nil {
+			if err := v.add(ctx, s, r.Add); err != nil {
 				return err
 			}
 		case *storagev1.WatchRequest_Remove:
@@ -78,11 +89,15 @@ func (v *Server) receive(ctx context.Context, stream Stream, s *session) error {
 }
 
 // add opens a watch. What is wrong with the watch alone ends the watch, not the stream.
-func (v *Server) add(s *session, a *storagev1.WatchAdd) error {
+func (v *Server) add(ctx context.Context, s *session, a *storagev1.WatchAdd) error {
 	if s.full() {
 		return s.refuse(a.GetWatchId(), dberr.New(dberr.LimitExceeded, "watch: more than %d watches on one stream (watchesMax)", watchesMax))
 	}
-	w, err := v.open(a)
+	err := v.waitCatalog(ctx, a.GetCatalogVersion())
+	var w *watch
+	if err == nil {
+		w, err = v.open(a)
+	}
 	if err != nil {
 		return s.refuse(a.GetWatchId(), err)
 	}
@@ -98,6 +113,15 @@ func (v *Server) add(s *session, a *storagev1.WatchAdd) error {
 		w.startNow()
 	}
 	return nil
+}
+
+func (v *Server) waitCatalog(ctx context.Context, version uint64) error {
+	if version == 0 || v.WaitVersion == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	defer cancel()
+	return v.WaitVersion(ctx, version)
 }
 
 func (v *Server) open(a *storagev1.WatchAdd) (*watch, error) {

@@ -136,7 +136,7 @@ func (s *session) refuse(id uint64, err error) error {
 }
 
 func ended(id uint64, err error) *storagev1.WatchEnded {
-	return &storagev1.WatchEnded{WatchId: id, Code: string(dberr.CodeOf(err)), Message: err.Error()}
+	return &storagev1.WatchEnded{WatchId: id, Code: string(dberr.CodeOf(err)), Message: err.Error(), Fields: dberr.FieldsOf(err)}
 }
 
 // remove ends a watch by the caller's wish; an unknown id ended by itself, which the caller will hear.
