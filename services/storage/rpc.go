@@ -77,7 +77,7 @@ func (s *service) writeStreamTable(ctx context.Context, r *replica, req *storage
 	if err := r.shard.ReadBarrier(ctx); err != nil {
 		return nil, err
 	}
-	res, err := r.stream.Write(ctx, t, req.GetUserId(), w, req.GetReturnRows())
+	res, err := r.stream.WriteOnce(ctx, req.GetRequestId(), t, req.GetUserId(), w, req.GetReturnRows())
 	if err != nil {
 		return nil, err
 	}

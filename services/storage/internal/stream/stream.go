@@ -17,6 +17,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
 )
@@ -63,6 +64,7 @@ type Store struct {
 	// start is the position before which this memory knows nothing; zero until it is used.
 	start    uint64
 	position uint64
+	repeats  repeats
 }
 
 var _ watch.Unlogged = (*Store)(nil)
@@ -98,6 +100,7 @@ func (s *Store) Reset() {
 		s.forget(k)
 	}
 	s.start = 0
+	s.repeats.reset()
 }
 
 // DropTable forgets a table's rows.
@@ -256,8 +259,17 @@ func (s *Store) Stats(table uint32) (rows, bytes int) {
 // Write inserts or deletes the rows of one statement, all or none. The caller has checked that the user may;
 // returnRows asks for the rows as stored.
 func (s *Store) Write(ctx context.Context, t *catalog.Table, user string, w *storagev1.TableWrite, returnRows bool) (*storagev1.TableWriteResult, error) {
+	return s.WriteOnce(ctx, nil, t, user, w, returnRows)
+}
+
+// WriteOnce is Write for a request with an id: another attempt is answered as the first, as long as this node
+// leads and remembers it. A request that was refused is tried anew.
+func (s *Store) WriteOnce(ctx context.Context, id []byte, t *catalog.Table, user string, w *storagev1.TableWrite, returnRows bool) (*storagev1.TableWriteResult, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if len(id) != 0 && len(id) != command.RequestIDBytes {
+		return nil, dberr.New(dberr.InvalidArgument, "a request id of %d bytes, it must have %d", len(id), command.RequestIDBytes)
 	}
 	st, err := s.prepare(t, user, w)
 	if err != nil {
@@ -266,9 +278,15 @@ func (s *Store) Write(ctx context.Context, t *catalog.Table, user string, w *sto
 	defer s.cfg.Hub.HoldProgress()() // from choosing the _seqs until they are published
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	key := repeatKey(id, user)
+	if answer := s.repeats.get(key); answer != nil {
+		return answer, nil
+	}
 	s.begin()
 	if err := st.decide(s); err != nil {
 		return nil, err
 	}
-	return st.apply(s, returnRows), nil
+	answer := st.apply(s, returnRows)
+	s.repeats.put(key, answer)
+	return answer, nil
 }
