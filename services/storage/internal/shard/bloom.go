@@ -88,9 +88,8 @@ func (l *bloomLayer) bit(h uint64) uint64 {
 
 // bloomHash mixes an id, which its maker may have chosen unevenly.
 func bloomHash(id []byte) (h, step uint64) {
-	h = mix(binary.LittleEndian.Uint64(id))
-	step = mix(binary.LittleEndian.Uint64(id[8:]) ^ h)
-	return h ^ step, step | 1
+	h = mix(mix(binary.LittleEndian.Uint64(id)) ^ binary.LittleEndian.Uint64(id[8:]))
+	return h, mix(h+0x9E3779B97F4A7C15) | 1
 }
 
 // mix is the finalizer of splitmix64: every bit of x changes half of the result's.

@@ -33,6 +33,14 @@ func (t testTables) Table(id uint32) (*catalog.Table, bool) {
 	return table, ok
 }
 
+func (t testTables) encode(id uint32, values ...datum.Datum) []byte {
+	row := rowcodec.NewRow(t[id])
+	for i, v := range values {
+		row.Put(i, v)
+	}
+	return rowcodec.Append(nil, t[id], &row)
+}
+
 // Tables of most tests: messages belongs to users, settings is shared.
 const (
 	messagesID = 1
@@ -88,6 +96,9 @@ type nodeOptions struct {
 	tables    Tables
 	now       func() time.Time
 	hotLogger pebble.Logger
+	format    func() uint32
+	readIndex func(context.Context) (uint64, error)
+	number    uint16 // of the node in _seq; zero means 1
 }
 
 func openNode(t testing.TB, opt nodeOptions) *node {
@@ -123,10 +134,13 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 	check(err)
 	n.mux, err = raftgroup.Listen(opt.net, opt.id+"/raft")
 	check(err)
-	ids, err := snowflake.New(snowflake.IDEpoch, 1, opt.now)
+	if opt.number == 0 {
+		opt.number = 1
+	}
+	ids, err := snowflake.New(snowflake.IDEpoch, opt.number, opt.now)
 	check(err)
-	n.shard, err = New(Config{ID: 0, Shards: shardmap.Even(1), DB: n.hot, Tables: opt.tables, Node: 1, IDs: ids,
-		Now: opt.now, Fail: n.fail, Failed: n.failed, Logger: slog.New(slog.DiscardHandler)})
+	n.shard, err = New(Config{ID: 0, Shards: shardmap.Even(1), DB: n.hot, Tables: opt.tables, Node: opt.number, IDs: ids,
+		FormatVersion: opt.format, ReadIndex: opt.readIndex, Now: opt.now, Fail: n.fail, Failed: n.failed, Logger: slog.New(slog.DiscardHandler)})
 	check(err)
 	n.group, err = raftgroup.Open(context.Background(), raftgroup.Config{Group: 1, NodeID: opt.id, State: n.shard,
 		Log: n.log, Mux: n.mux, FS: opt.fs, SpoolDir: path("spool"), Settings: opt.settings, Bootstrap: !opt.joining,

@@ -75,8 +75,8 @@ type Shard struct {
 	hub *watch.Hub
 	seq *snowflake.Generator
 
-	group *raftgroup.Group
-	term  atomic.Uint64 // in which this node leads and decides; 0 otherwise
+	group atomic.Pointer[raftgroup.Group] // nil until Attach
+	term  atomic.Uint64                   // in which this node leads and decides; 0 otherwise
 
 	// The applied state; written by Raft's apply goroutine, read by anybody.
 	applied atomic.Pointer[keycodec.Applied]
@@ -126,7 +126,7 @@ func New(cfg Config) (*Shard, error) {
 		return nil, dberr.New(dberr.CodeOf(err), "open shard %d: %w", cfg.ID, err)
 	}
 	s.hub = watch.NewHub(cfg.ID, s.Position(), changelog.Log{Reader: cfg.DB, Shard: cfg.ID})
-	s.hub.Close(dberr.New(dberr.NotLeader, "shard %d has no leader yet", cfg.ID))
+	s.hub.Close(s.NotLeader())
 	return s, nil
 }
 
@@ -171,9 +171,7 @@ func readApplied(r pebble.Reader, shard uint32) (a keycodec.Applied, err error) 
 
 // Attach gives the shard its group and starts it.
 func (s *Shard) Attach(g *raftgroup.Group) {
-	s.propose.Lock()
-	defer s.propose.Unlock()
-	s.group = g
+	s.group.Store(g)
 	s.work.Go(s.answerFailures)
 }
 
@@ -188,7 +186,7 @@ func (s *Shard) Lead(term uint64) {
 // Follow ends serving.
 func (s *Shard) Follow() {
 	s.term.Store(0)
-	s.hub.Close(dberr.New(dberr.NotLeader, "this node does not lead shard %d", s.cfg.ID))
+	s.hub.Close(s.NotLeader())
 }
 
 // ID is the shard's number.
@@ -203,15 +201,20 @@ func (s *Shard) NextSeq() uint64 { return s.seq.Next() }
 // Leads reports whether this node serves the shard.
 func (s *Shard) Leads() bool { return s.term.Load() != 0 }
 
-// NotLeader is the error for requests this node cannot serve.
-func (s *Shard) NotLeader() error { return s.group.NotLeader() }
+// NotLeader is the error for requests this node cannot serve; its field leader names who can, if known.
+func (s *Shard) NotLeader() error {
+	if g := s.group.Load(); g != nil {
+		return g.NotLeader()
+	}
+	return dberr.New(dberr.NotLeader, "shard %d has no leader yet", s.cfg.ID)
+}
 
 // ReadBarrier returns once reading the local state is linearizable.
 func (s *Shard) ReadBarrier(ctx context.Context) error {
 	if err := s.checkServing(); err != nil {
 		return err
 	}
-	return s.group.ReadBarrier(ctx)
+	return s.group.Load().ReadBarrier(ctx)
 }
 
 func (s *Shard) notFailed() error {
@@ -227,8 +230,8 @@ func (s *Shard) checkServing() error {
 	if err := s.notFailed(); err != nil {
 		return err
 	}
-	if s.term.Load() == 0 {
-		return s.group.NotLeader()
+	if s.term.Load() == 0 || s.group.Load() == nil {
+		return s.NotLeader()
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (s *Shard) log(pend *Pending, cmd *command.Command) error {
 	s.waiting.Lock()
 	s.pending[pend.first] = pend
 	s.waiting.Unlock()
-	s.failing <- proposal{s.group.Propose(encoded), pend}
+	s.failing <- proposal{s.group.Load().Propose(encoded), pend}
 	return nil
 }
 
@@ -210,7 +210,7 @@ func (s *Shard) answerFailures() {
 func (s *Shard) proposeFailed(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader):
-		return s.group.NotLeader()
+		return s.NotLeader()
 	case errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return dberr.New(dberr.Unavailable, "this node is giving up shard %d: %w", s.cfg.ID, err)
 	}
