@@ -83,13 +83,11 @@ func stateOf(rows [][]any) (s State, err error) {
 // failed sorts an error: refused by the data, not known, or not explained by any fault.
 func (o *Operation) failed(err error) error {
 	o.Error = err.Error()
-	switch dberr.CodeOf(err) {
-	case dberr.PrimaryKeyViolation:
-		if o.Kind == Insert {
-			o.Outcome = Refused
-			return nil
-		}
-	case dberr.Unavailable, dberr.Timeout, dberr.Canceled, dberr.NotLeader, dberr.Conflict, dberr.RateLimited, dberr.LimitExceeded:
+	switch {
+	case o.Kind == Insert && dberr.Is(err, dberr.PrimaryKeyViolation):
+		o.Outcome = Refused
+		return nil
+	case explained(err) || dberr.Is(err, dberr.Conflict):
 		// Conflict and the limits say that nothing was written; taking them as unknown only weakens the check.
 		o.Outcome, o.Ended = Unknown, math.MaxInt64
 		return nil

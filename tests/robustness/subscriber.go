@@ -91,9 +91,7 @@ func (s *subscriber) stream(ctx context.Context) (done bool, err error) {
 
 // broken passes the errors that faults explain.
 func (s *subscriber) broken(err error) error {
-	err = dberr.FromStatus(err)
-	switch dberr.CodeOf(err) {
-	case dberr.Unavailable, dberr.Canceled, dberr.Timeout, dberr.NotLeader, dberr.Lagged, dberr.RateLimited, dberr.LimitExceeded:
+	if err = dberr.FromStatus(err); explained(err) {
 		return nil
 	}
 	return fmt.Errorf("%s: unexpected error: %w", s.sub.Name, err)

@@ -1,0 +1,296 @@
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
+	"github.com/kalamdb/kalamdb-go/tests/client"
+)
+
+// FailoverTarget is a cluster whose storage nodes can be broken one at a time, in several ways.
+type FailoverTarget interface {
+	Target
+	// Modes are the ways, in the order of the report.
+	Modes() []string
+	// LeaderOf names the storage node that leads a user's shard.
+	LeaderOf(ctx context.Context, user string) (string, error)
+	// Break breaks a storage node. Heal mends it.
+	Break(ctx context.Context, mode, node string) error
+}
+
+const (
+	failoverUsers = 8
+	// writePause is the time between an acknowledgement and the next write: what a gap is measured with.
+	writePause = 5 * time.Millisecond
+	// steadyFor is how long writes flow before each failure, and after each repair.
+	steadyFor = 2 * time.Second
+	// brokenFor is how long a node stays broken.
+	brokenFor = 5 * time.Second
+)
+
+// Gap is what one failure cost: the longest times, over all users, without an acknowledged write and
+// without a change received.
+type Gap struct{ Write, Subscription time.Duration }
+
+// Failover breaks the leader of some user's shard in every mode, times each, and returns the gaps by
+// mode.
+func Failover(ctx context.Context, target FailoverTarget, times int, progress func(mode string, g Gap)) (map[string][]Gap, error) {
+	f := &failover{target: target, gateways: NewGateways(target.Gateways())}
+	if err := f.setUp(ctx); err != nil {
+		return nil, fmt.Errorf("set up: %w", err)
+	}
+	run, stop := context.WithCancel(ctx)
+	var fs []func() error
+	for _, u := range f.users {
+		fs = append(fs, func() error { return u.write(run) }, func() error { return u.follow(run) })
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- runAll(fs...) }()
+	gaps := map[string][]Gap{}
+	err := f.all(ctx, times, func(mode string, g Gap) {
+		gaps[mode] = append(gaps[mode], g)
+		progress(mode, g)
+	})
+	stop()
+	return gaps, errors.Join(err, <-ended)
+}
+
+type failover struct {
+	target   FailoverTarget
+	gateways *Gateways
+	users    []*steadyUser
+}
+
+func (f *failover) setUp(ctx context.Context) error {
+	r := &run{target: f.target, gateways: f.gateways}
+	statements := []string{"CREATE NAMESPACE IF NOT EXISTS failover",
+		"CREATE USER TABLE IF NOT EXISTS failover.ticks (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)"}
+	for i := range failoverUsers {
+		u := &steadyUser{name: fmt.Sprintf("failover_u%d", i), gateways: f.gateways}
+		f.users = append(f.users, u)
+		statements = append(statements, "CREATE USER '"+u.name+"' WITH PASSWORD '"+password+"'")
+	}
+	ctx, cancel := context.WithTimeout(ctx, setUpTimeout)
+	defer cancel()
+	for _, sql := range statements {
+		if err := r.root(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
+func (f *failover) all(ctx context.Context, times int, done func(string, Gap)) error {
+	for _, mode := range f.target.Modes() {
+		for n := range times {
+			g, err := f.one(ctx, mode, f.users[n%len(f.users)].name)
+			if err != nil {
+				return fmt.Errorf("%s, time %d: %w", mode, n+1, err)
+			}
+			done(mode, g)
+		}
+	}
+	return nil
+}
+
+// one breaks one leader and measures.
+func (f *failover) one(ctx context.Context, mode, user string) (Gap, error) {
+	if err := f.steady(ctx); err != nil {
+		return Gap{}, err
+	}
+	node, err := f.target.LeaderOf(ctx, user)
+	if err != nil {
+		return Gap{}, err
+	}
+	began := time.Now()
+	if err := f.target.Break(ctx, mode, node); err != nil {
+		return Gap{}, err
+	}
+	pause(ctx, brokenFor)
+	if err := f.target.Heal(ctx); err != nil {
+		return Gap{}, err
+	}
+	if err := f.steady(ctx); err != nil {
+		return Gap{}, fmt.Errorf("after healing: %w", err)
+	}
+	var g Gap
+	for _, u := range f.users {
+		w, s := u.gaps(began.Add(-writePause))
+		g.Write, g.Subscription = max(g.Write, w), max(g.Subscription, s)
+	}
+	return g, nil
+}
+
+// steady waits until every user's writes and changes have flowed for a while.
+func (f *failover) steady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for {
+		since := time.Now()
+		pause(ctx, steadyFor)
+		calm := true
+		for _, u := range f.users {
+			w, s := u.gaps(since)
+			calm = calm && w < steadyFor/2 && s < steadyFor/2
+		}
+		if calm {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errors.New("writes or changes do not flow again: " + f.stuck())
+		}
+	}
+}
+
+func (f *failover) stuck() string {
+	var b strings.Builder
+	for _, u := range f.users {
+		w, s := u.gaps(time.Now().Add(-steadyFor))
+		fmt.Fprintf(&b, "%s: no write for %v, no change for %v; ", u.name, w, s)
+	}
+	return b.String()
+}
+
+// steadyUser writes one row after the other and follows its own table.
+type steadyUser struct {
+	name     string
+	gateways *Gateways
+
+	mu       sync.Mutex
+	acks     []time.Time
+	changes  []time.Time
+	acked    int64 // the last id acknowledged
+	followed int64 // the last id in a change
+	position uint64
+}
+
+func (u *steadyUser) write(ctx context.Context) error {
+	var c *client.Client
+	for id := int64(1); ctx.Err() == nil; {
+		if c == nil {
+			var err error
+			if c, err = u.gateways.Dial(u.name, password); err != nil {
+				return err
+			}
+		}
+		call, cancel := context.WithTimeout(ctx, 2*statementTimeout)
+		_, err := c.RPC.Execute(call, &kalamv1.ExecuteRequest{IdempotencyKey: fmt.Sprintf("%s-%d", u.name, id),
+			Sql: fmt.Sprintf("INSERT INTO failover.ticks (id, v) VALUES (%d, %d)", id, id)})
+		cancel()
+		switch err = dberr.FromStatus(err); {
+		case err == nil || dberr.Is(err, dberr.PrimaryKeyViolation): // an earlier attempt was written
+			u.ack(id)
+			id++
+			pause(ctx, writePause)
+		case explained(err) || ctx.Err() != nil:
+			c.Close()
+			c = nil
+			pause(ctx, reopenPause)
+		default:
+			return fmt.Errorf("%s: %w", u.name, err)
+		}
+	}
+	return nil
+}
+
+func (u *steadyUser) ack(id int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.acks, u.acked = append(u.acks, time.Now()), id
+}
+
+// follow checks on the way that ids come without a gap and without repetition.
+func (u *steadyUser) follow(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := u.stream(ctx); err != nil && !explained(err) && ctx.Err() == nil {
+			return fmt.Errorf("%s: %w", u.name, err)
+		}
+		pause(ctx, reopenPause)
+	}
+	return nil
+}
+
+func (u *steadyUser) stream(ctx context.Context) error {
+	c, err := u.gateways.Dial(u.name, password)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	req := &kalamv1.SubscribeRequest{Sql: "SELECT id, v FROM failover.ticks", ChangesOnly: true}
+	if u.position > 0 {
+		req.From = &u.position
+	}
+	events, err := c.RPC.Subscribe(ctx, req)
+	for err == nil {
+		var ev *kalamv1.SubscribeResponse
+		if ev, err = events.Recv(); err == nil {
+			err = u.take(ev)
+		}
+	}
+	return dberr.FromStatus(err)
+}
+
+func (u *steadyUser) take(ev *kalamv1.SubscribeResponse) error {
+	if p := ev.GetProgress(); p > 0 {
+		u.position = max(u.position, p)
+	}
+	change := ev.GetChange()
+	if change == nil {
+		return nil
+	}
+	rows, err := decodeTicks(change.GetArrowIpc())
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.followed != 0 && rows != u.followed+1 {
+		return fmt.Errorf("change of id %d after that of %d: missed or repeated", rows, u.followed)
+	}
+	u.followed, u.position = rows, change.GetSeq()
+	u.changes = append(u.changes, time.Now())
+	return nil
+}
+
+func decodeTicks(ipc []byte) (int64, error) {
+	_, rows, err := client.DecodeIPC(ipc)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) != 1 {
+		return 0, fmt.Errorf("a change with %d rows", len(rows))
+	}
+	return rows[0][0].(int64), nil
+}
+
+// gaps are the longest times without an acknowledgement and without a change since a time, until now.
+func (u *steadyUser) gaps(since time.Time) (write, subscription time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return longestSince(u.acks, since), longestSince(u.changes, since)
+}
+
+func longestSince(at []time.Time, since time.Time) time.Duration {
+	first, _ := slices.BinarySearchFunc(at, since, time.Time.Compare)
+	longest, last := time.Duration(0), since
+	for _, t := range at[first:] {
+		longest, last = max(longest, t.Sub(last)), t
+	}
+	return max(longest, time.Since(last))
+}
+
+// explained are the errors that faults explain.
+func explained(err error) bool {
+	switch dberr.CodeOf(err) {
+	case dberr.Unavailable, dberr.Canceled, dberr.Timeout, dberr.NotLeader, dberr.Lagged, dberr.RateLimited, dberr.LimitExceeded:
+		return true
+	}
+	return false
+}
