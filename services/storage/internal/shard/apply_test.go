@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -244,16 +246,49 @@ func FuzzRestore(f *testing.F) {
 	})
 }
 
+// BenchmarkApply applies entries as a leader of format 1 writes them, and with request ids.
 func BenchmarkApply(b *testing.B) {
-	n := bare(b, vfs.NewMem())
-	logs := make([]*raft.Log, 64)
-	index := uint64(0)
-	for b.Loop() {
-		for i := range logs {
-			index++
-			logs[i] = entryOf(index, 3, int(index), fmt.Sprint("body ", index))
-		}
-		n.shard.Apply(logs)
+	for _, ids := range []bool{false, true} {
+		b.Run(fmt.Sprint("ids=", ids), func(b *testing.B) {
+			n := bare(b, vfs.NewMem())
+			logs := make([]*raft.Log, 64)
+			index := uint64(0)
+			for b.Loop() {
+				for i := range logs {
+					index++
+					if ids {
+						logs[i] = requestEntry(index, time.Hour, index)
+					} else {
+						logs[i] = entryOf(index, 3, int(index), fmt.Sprint("body ", index))
+					}
+				}
+				n.shard.Apply(logs)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(index), "ns/entry")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(index), "ns/entry")
+}
+
+// BenchmarkWrite is the shard alone, on a file system in memory: deciding, logging, applying.
+func BenchmarkWrite(b *testing.B) {
+	for _, ids := range []bool{false, true} {
+		b.Run(fmt.Sprint("ids=", ids), func(b *testing.B) {
+			n := openNode(b, nodeOptions{})
+			defer n.stop()
+			var next atomic.Uint64
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					req := request("ann", insert(message(nil, "a body of some length", nil)))
+					if ids {
+						numbered(next.Add(1), req)
+					}
+					if _, err := n.shard.Write(b.Context(), req); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
 }

@@ -223,7 +223,7 @@ func TestAttemptsAtOnceAreOneWrite(t *testing.T) {
 
 // requestEntry is an entry with an id, at a time after 2025.
 func requestEntry(index uint64, at time.Duration, id uint64) *raft.Log {
-	l := entryOf(index, 3, int(index), "x")
+	l := entryOf(index, 3, int(index), fmt.Sprint("body ", index))
 	c, err := command.Decode(l.Data)
 	if err != nil {
 		panic(err)
