@@ -68,8 +68,8 @@ func (p *planned) later(ctx context.Context, req *livev1.Subscribe) {
 	}
 }
 
-// open opens a subscription, and looks at the table again: a change that was noted before the
-// subscription was there did not find it.
+// open opens a subscription, and looks at its table and its user again: a change that was noted before
+// the subscription was there did not find it.
 func (p *planned) open(req *livev1.Subscribe, t *catalog.Table) error {
 	if err := p.stream.Subscribe(req, t); err != nil {
 		return err
@@ -77,6 +77,7 @@ func (p *planned) open(req *livev1.Subscribe, t *catalog.Table) error {
 	if _, _, err := p.l.table(req); err != nil {
 		p.stream.End(req.GetSubscription(), err)
 	}
+	p.l.follow.add(changed{users: map[string]struct{}{req.GetPlan().GetIdentity().GetUserId(): {}}})
 	return nil
 }
 

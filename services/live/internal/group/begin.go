@@ -148,14 +148,29 @@ func (p *Partition) addPage(s *Subscription, page *snapshot.Page) {
 		}
 		p.announce(s, page.Position)
 	}
-	st.ready = append(st.ready, page.Batches...)
-	st.more = page.More
+	batches, more := p.hold(st, page)
+	st.ready = append(st.ready, batches...)
+	st.more = more
 	covered := st.pages.Position()
-	if page.More {
-		covered = page.Batches[len(page.Batches)-1].LastSeq
+	if more {
+		covered = batches[len(batches)-1].LastSeq
 		st.lastRead = covered
 	}
 	st.pages.Add(covered, page.Position)
+}
+
+// hold takes what of a page may wait for its client: the first batch, and the others while there is room
+// in the budget of all buffers. The rest is read again when it is asked for.
+func (p *Partition) hold(st *start, page *snapshot.Page) (batches []snapshot.Batch, more bool) {
+	bytes := 0
+	for _, b := range page.Batches[1:] {
+		bytes += len(b.Rows)
+	}
+	if bytes > 0 && !p.hub.budget.Reserve(bytes) {
+		return page.Batches[:1:1], true
+	}
+	st.held, st.budget = bytes, &p.hub.budget
+	return page.Batches, page.More
 }
 
 // sendBatch sends one batch. It reports whether the next one may be sent at once.
@@ -163,6 +178,9 @@ func (p *Partition) sendBatch(s *Subscription) bool {
 	st := s.start
 	b := st.ready[0]
 	st.ready = slices.Delete(st.ready, 0, 1)
+	if len(st.ready) == 0 {
+		st.unhold()
+	}
 	more := st.more || len(st.ready) > 0
 	before := st.sent
 	st.sent = max(st.sent, b.LastSeq)

@@ -89,9 +89,11 @@ type start struct {
 	buffer     *subscription.Buffer
 	pageRows   int
 	ready      []snapshot.Batch
-	more       bool   // rows follow after those ready
-	lastRead   uint64 // highest _seq of the pages
-	sent       uint64 // highest _seq of the batches sent
+	held       int     // bytes of ready taken from budget
+	budget     *budget // set when held is
+	more       bool    // rows follow after those ready
+	lastRead   uint64  // highest _seq of the pages
+	sent       uint64  // highest _seq of the batches sent
 	batch      uint32
 	running    bool // a goroutine reads or sends
 	asked      bool // the client wants the batch after the one being sent
@@ -110,6 +112,15 @@ func (st *start) release() {
 		st.log = nil
 	}
 	st.ready = nil
+	st.unhold()
+}
+
+// unhold gives back the memory of the batches that were waiting.
+func (st *start) unhold() {
+	if st.held > 0 {
+		st.budget.Release(st.held)
+		st.held = 0
+	}
 }
 
 // resumeAt is where the client can go on; zero means that it must begin anew.

@@ -73,6 +73,8 @@ func (st *Stream) Reap() {
 	for _, id := range ids {
 		if s := st.find(id); s != nil {
 			s.drop()
+		} else {
+			st.out.Forget(id) // it ended by itself meanwhile
 		}
 	}
 }

@@ -135,15 +135,23 @@ func (q *Queue) withoutLagged(ids []uint64) []uint64 {
 	return ids
 }
 
-// giveUp drops what waits, last included, and ends its subscriptions as Lagged.
+// giveUp drops what waits, last included, and ends its subscriptions as Lagged. A subscription that has
+// been ended keeps its end, which must not name a position behind what is dropped here.
 func (q *Queue) giveUp(last Item) {
 	waiting := append(q.items[q.head:], last)
 	q.items, q.head, q.bytes, q.data = nil, 0, 0, 0
-	var ends []Item
-	seen := map[*uint64]int{} // groups send the same slice again and again
+	var order []uint64
+	resume := map[uint64]uint64{} // where those who lose something go on
+	told := map[uint64]bool{}     // those whose end stays
+	seen := map[*uint64]int{}     // groups send the same slice again and again
 	for i := range waiting {
 		it := &waiting[i]
 		if it.ended {
+			id := it.Subscriptions[0]
+			if at, loses := resume[id]; loses {
+				*it = it.endedAt(at)
+			}
+			told[id] = true
 			q.append(*it, it.bytes())
 			continue
 		}
@@ -152,18 +160,28 @@ func (q *Queue) giveUp(last Item) {
 		}
 		seen[&it.Subscriptions[0]] = len(it.Subscriptions)
 		for _, id := range it.Subscriptions {
-			if _, known := q.lagged[id]; known {
-				continue
+			if _, known := resume[id]; !known {
+				resume[id] = it.Resume
+				order = append(order, id)
 			}
-			q.lagged[id] = struct{}{}
-			q.reported = append(q.reported, id)
-			ends = append(ends, endItem(id, dberr.Lagged, laggedText, it.Resume))
 		}
 	}
-	for _, it := range ends {
-		q.append(it, it.bytes())
+	for _, id := range order {
+		if _, known := q.lagged[id]; known || told[id] {
+			continue
+		}
+		q.lagged[id] = struct{}{}
+		q.reported = append(q.reported, id)
+		end := endItem(id, dberr.Lagged, laggedText, resume[id])
+		q.append(end, end.bytes())
 	}
 	q.signalRoom()
+}
+
+// endedAt is an end that names no later position than at. Messages are shared, so it is a new one.
+func (it *Item) endedAt(at uint64) Item {
+	e := it.Message.GetEnded()
+	return endItem(e.GetSubscription(), dberr.Code(e.GetCode()), e.GetMessage(), min(e.GetPosition(), at))
 }
 
 const laggedText = "the subscriber reads too slowly (live.queue_messages, live.queue_bytes); resume from position"

@@ -147,3 +147,25 @@ func TestTheQueueDoesNotGrowWithItsLife(t *testing.T) {
 		t.Fatalf("the queue of 50 has place for %d", cap(q.items))
 	}
 }
+
+// An end that waits keeps its place, and not a position behind changes that were dropped before it.
+func TestEndDoesNotSkipWhatIsDropped(t *testing.T) {
+	q := New(Limits{Messages: 4, Bytes: 1 << 20})
+	q.Push(changed(5, 1))
+	q.Push(changed(6, 1))
+	q.End(1, dberr.Unavailable, "stopping", 6)
+	q.Forget(1)
+	q.Push(changed(7, 2))
+	q.Push(changed(8, 2))
+	q.Push(changed(9, 2)) // does not fit
+	if got := drain(t, q); got != "Unavailable[1]@4 Lagged[2]@6" {
+		t.Fatal(got)
+	}
+	if got := fmt.Sprint(q.TakeLagged()); got != "[2]" {
+		t.Fatal(got)
+	}
+	q.Push(changed(10, 1)) // a new subscription may have the number
+	if got := drain(t, q); got != "10[1]" {
+		t.Fatal(got)
+	}
+}
