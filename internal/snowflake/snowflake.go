@@ -34,6 +34,11 @@ var (
 // Generator makes numbers that are unique and strictly rising. Within a millisecond it counts; when
 // the counter ends it goes on in the next millisecond, ahead of the clock if it must, and a clock
 // that steps back is ignored until it has caught up: nothing ever waits and nothing ever repeats.
+//
+// Numbers follow the clock, so one that is ahead is believed: after it was set right, or behind another node's
+// numbers (Raise), a generator counts on from where numbers are. It then moves ahead by a millisecond for every
+// 4,096 numbers and every change of nodes, less than real time does, so the clock catches up. Ahead says how far
+// it has to.
 type Generator struct {
 	epochMS int64
 	node    uint64
@@ -78,6 +83,14 @@ func (g *Generator) Raise(floor uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.last = max(g.last, floor)
+}
+
+// Ahead is how far the last number is ahead of the clock; zero when it is not.
+func (g *Generator) Ahead() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ms := int64(g.last>>millisShift) - (g.now().UnixMilli() - g.epochMS)
+	return time.Duration(max(ms, 0)) * time.Millisecond
 }
 
 func (g *Generator) reserve(n int) uint64 {

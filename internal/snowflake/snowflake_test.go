@@ -119,6 +119,62 @@ func TestAboveWhatAnotherNodeMade(t *testing.T) {
 	}
 }
 
+// Leaders of one shard take turns, one of them with a clock that is an hour ahead for a while. Numbers rise all
+// the time, and after the clock is right again they move ahead no faster than they are made.
+func TestClocksThatJumpWhileLeadersChange(t *testing.T) {
+	start := SeqEpoch.Add(1000 * time.Hour)
+	wall := &clock{t: start}
+	skew := time.Duration(0)
+	nodes := make([]*Generator, 3)
+	for i := range nodes {
+		nodes[i] = generator(t, uint16(i+1), func() time.Time {
+			if i == 0 {
+				return wall.now().Add(skew)
+			}
+			return wall.now()
+		})
+	}
+	last, changes, made := uint64(0), 0, 0
+	lead := func(g *Generator, n int) {
+		g.Raise(last)
+		changes++
+		for range n {
+			v := g.Next()
+			made++
+			if v <= last {
+				t.Fatalf("%x after %x", v, last)
+			}
+			last = v
+		}
+	}
+	lead(nodes[1], 10)
+	if got := nodes[1].Ahead(); got != 0 {
+		t.Errorf("ahead by %v with a good clock", got)
+	}
+	skew = time.Hour
+	lead(nodes[0], 1)
+	top := Time(last, SeqEpoch)
+	if got := top.Sub(start); got != time.Hour {
+		t.Fatalf("an hour ahead is %v", got)
+	}
+	skew, changes, made = -time.Hour, 0, 0
+	for i := range 300 {
+		lead(nodes[i%3], 100)
+	}
+	moved, bound := Time(last, SeqEpoch).Sub(top), time.Duration(changes+made/counters+1)*time.Millisecond
+	if moved > bound {
+		t.Errorf("numbers moved ahead by %v, at most %v were to be expected", moved, bound)
+	}
+	if got := nodes[1].Ahead(); got < 59*time.Minute || got > time.Hour+bound {
+		t.Errorf("ahead by %v", got)
+	}
+	wall.set(start.Add(2 * time.Hour)) // caught up
+	lead(nodes[2], 1)
+	if got := Time(last, SeqEpoch); got != start.Add(2*time.Hour) || nodes[2].Ahead() != 0 {
+		t.Errorf("after catching up %v, ahead by %v", got, nodes[2].Ahead())
+	}
+}
+
 func TestANodeNumberOutOfRange(t *testing.T) {
 	if _, err := New(IDEpoch, NodeMax+1, nil); err == nil {
 		t.Error("accepted")

@@ -49,13 +49,22 @@ func (s *Shard) readStale(ctx context.Context, maxAge time.Duration) error {
 	return s.WaitApplied(ctx, index)
 }
 
+// confirmationsMax is how many answers of the leader are kept: a read takes the newest one that this replica has
+// caught up with already, before it waits.
+const confirmationsMax = 4
+
 // freshness is what a replica knows of its leader's progress. One question serves all reads that wait.
 type freshness struct {
 	mu sync.Mutex
-	// asked is when the question was asked whose answer is known; zero before the first.
-	asked time.Time
-	known uint64
+	// known are the leader's last answers, in the order of asking.
+	known []confirmation
 	round *readRound // under way
+}
+
+// confirmation is what the leader answered to a question asked at a time.
+type confirmation struct {
+	asked time.Time
+	index uint64
 }
 
 type readRound struct {
@@ -66,11 +75,12 @@ type readRound struct {
 	err   error
 }
 
-// index returns an index the leader confirmed at most maxAge ago, or later.
+// index returns an index the leader confirmed at most maxAge ago, or later: one that is applied, if there is one.
 func (f *freshness) index(ctx context.Context, s *Shard, maxAge time.Duration) (uint64, error) {
-	oldest := s.cfg.Now().Add(-maxAge)
+	now := s.cfg.Now()
+	oldest := now.Add(-maxAge)
 	for {
-		round, index, ok := f.join(ctx, s, oldest)
+		round, index, ok := f.join(ctx, s, oldest, now.Add(-maxAge/2))
 		if ok {
 			return index, nil
 		}
@@ -89,21 +99,27 @@ func (f *freshness) index(ctx context.Context, s *Shard, maxAge time.Duration) (
 }
 
 // join returns an answer that is new enough, or the round under way, or a new one. A round that began before
-// oldest does not answer the read, which then takes part in the next.
-func (f *freshness) join(ctx context.Context, s *Shard, oldest time.Time) (round *readRound, index uint64, ok bool) {
+// oldest does not answer the read, which then takes part in the next. When no answer is newer than aging, the
+// leader is asked without waiting, so that those who read all the time never wait.
+func (f *freshness) join(ctx context.Context, s *Shard, oldest, aging time.Time) (round *readRound, index uint64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.asked.IsZero() && !f.asked.Before(oldest) {
-		return nil, f.known, true
+	applied := s.Applied()
+	for i := len(f.known) - 1; i >= 0 && !f.known[i].asked.Before(oldest); i-- {
+		if !ok || index > applied {
+			index, ok = f.known[i].index, true
+		}
+	}
+	if ok && !f.known[len(f.known)-1].asked.Before(aging) {
+		return nil, index, true
 	}
 	if f.round == nil {
 		r := &readRound{asked: s.cfg.Now(), done: make(chan struct{})}
-		if !s.spawn(func() { f.ask(context.WithoutCancel(ctx), s, r) }) {
-			return nil, 0, false
+		if s.spawn(func() { f.ask(context.WithoutCancel(ctx), s, r) }) {
+			f.round = r
 		}
-		f.round = r
 	}
-	return f.round, 0, false
+	return f.round, index, ok
 }
 
 // ask asks for all who wait, so none of them can cancel it; the shard's end does.
@@ -127,7 +143,10 @@ func (f *freshness) ask(ctx context.Context, s *Shard, r *readRound) {
 	f.mu.Lock()
 	f.round = nil
 	if r.err == nil {
-		f.asked, f.known = r.asked, r.index
+		f.known = append(f.known, confirmation{r.asked, r.index})
+		if len(f.known) > confirmationsMax {
+			f.known = f.known[1:]
+		}
 	}
 	f.mu.Unlock()
 	close(r.done)

@@ -198,6 +198,10 @@ func (s *Shard) Hub() *watch.Hub { return s.hub }
 // NextSeq returns a new _seq of the shard, for writes that do not pass through its log.
 func (s *Shard) NextSeq() uint64 { return s.seq.Next() }
 
+// SeqAhead is how far _seq is ahead of this node's clock: by as much the clock of a former leader was ahead, or
+// this one's is behind. Changes and remembered requests are kept for longer until the clock has caught up.
+func (s *Shard) SeqAhead() time.Duration { return s.seq.Ahead() }
+
 // Leads reports whether this node serves the shard.
 func (s *Shard) Leads() bool { return s.term.Load() != 0 }
 
