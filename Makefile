@@ -112,3 +112,5 @@ smoke: build ## short runs of the heavy targets
 .PHONY: clean
 clean: ## remove what was built (not the data)
 	rm -rf bin
+
+include deploy/deploy.mk
