@@ -20,7 +20,7 @@ check-deploy: bin/helm bin/kubeconform bin/compose-check ## the chart, the plain
 	@deploy/k8s/render.sh "$$PWD/bin/helm" $(KUBE_VERSION) bin/manifests
 	@diff -r bin/manifests deploy/k8s/manifests || { echo "deploy/k8s/manifests is not current: make k8s-manifests"; exit 1; }
 	$(KUBECONFORM) -ignore-filename-pattern values.yaml deploy/k8s/manifests
-	bin/compose-check deploy/compose/compose.yaml >/dev/null
+	cd deploy/compose && ../../bin/compose-check compose.yaml >/dev/null
 
 .PHONY: k8s-manifests
 k8s-manifests: bin/helm ## render deploy/k8s/manifests from the chart again
