@@ -1292,6 +1292,7 @@ type Command struct {
 	//	*Command_RemoveNode
 	//	*Command_SetReplica
 	//	*Command_RemoveReplica
+	//	*Command_Verify
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1496,6 +1497,15 @@ func (x *Command) GetRemoveReplica() *RemoveReplica {
 	return nil
 }
 
+func (x *Command) GetVerify() *VerifyCatalog {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Verify); ok {
+			return x.Verify
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -1575,6 +1585,10 @@ type Command_RemoveReplica struct {
 	RemoveReplica *RemoveReplica `protobuf:"bytes,19,opt,name=remove_replica,json=removeReplica,proto3,oneof"`
 }
 
+type Command_Verify struct {
+	Verify *VerifyCatalog `protobuf:"bytes,20,opt,name=verify,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -1608,6 +1622,8 @@ func (*Command_RemoveNode) isCommand_Command() {}
 func (*Command_SetReplica) isCommand_Command() {}
 
 func (*Command_RemoveReplica) isCommand_Command() {}
+
+func (*Command_Verify) isCommand_Command() {}
 
 // RegisterNode adds a node or replaces what is known of it. Statuses: see NodeStatus.
 type RegisterNode struct {
@@ -2129,6 +2145,43 @@ func (x *Placement) GetReplicas() []*Replica {
 	return nil
 }
 
+// VerifyCatalog changes nothing: every replica computes the sum of its state at this entry.
+type VerifyCatalog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyCatalog) Reset() {
+	*x = VerifyCatalog{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyCatalog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyCatalog) ProtoMessage() {}
+
+func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
+func (*VerifyCatalog) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+}
+
 type CreateNamespace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2140,7 +2193,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2205,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2218,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2199,7 +2252,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2264,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2277,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2252,7 +2305,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2317,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2330,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -2305,7 +2358,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2370,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2383,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -2364,7 +2417,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2429,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2442,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -2420,7 +2473,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2485,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2498,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -2493,7 +2546,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2558,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2571,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -2544,7 +2597,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2609,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2622,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -2593,7 +2646,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2658,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2671,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -2659,7 +2712,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2724,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2737,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -2703,7 +2756,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2768,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2781,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -2752,7 +2805,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2817,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2830,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -2823,7 +2876,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2888,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2901,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -2887,7 +2940,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +2952,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +2965,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 type WatchResponse struct {
@@ -2937,7 +2990,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3002,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3015,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -3138,7 +3191,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3150,7 +3203,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3163,7 +3216,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -3224,7 +3277,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3289,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3302,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -3269,7 +3322,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3281,7 +3334,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3294,7 +3347,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -3315,7 +3368,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3380,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3393,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -3367,7 +3420,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3432,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3445,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -3489,7 +3542,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
 	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xf1\b\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xa6\t\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -3514,7 +3567,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"removeNode\x129\n" +
 	"\vset_replica\x18\x12 \x01(\v2\x16.catalog.v1.SetReplicaH\x00R\n" +
 	"setReplica\x12B\n" +
-	"\x0eremove_replica\x18\x13 \x01(\v2\x19.catalog.v1.RemoveReplicaH\x00R\rremoveReplica\x12\x1d\n" +
+	"\x0eremove_replica\x18\x13 \x01(\v2\x19.catalog.v1.RemoveReplicaH\x00R\rremoveReplica\x123\n" +
+	"\x06verify\x18\x14 \x01(\v2\x19.catalog.v1.VerifyCatalogH\x00R\x06verify\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
 	"\acommand\"4\n" +
@@ -3555,7 +3609,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x18.catalog.v1.ReplicaStateR\x05state\"R\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12/\n" +
-	"\breplicas\x18\x02 \x03(\v2\x13.catalog.v1.ReplicaR\breplicas\"h\n" +
+	"\breplicas\x18\x02 \x03(\v2\x13.catalog.v1.ReplicaR\breplicas\"\x0f\n" +
+	"\rVerifyCatalog\"h\n" +
 	"\x0fCreateNamespace\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\x12\x1d\n" +
@@ -3725,7 +3780,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
@@ -3752,26 +3807,27 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*Node)(nil),              // 22: catalog.v1.Node
 	(*Replica)(nil),           // 23: catalog.v1.Replica
 	(*Placement)(nil),         // 24: catalog.v1.Placement
-	(*CreateNamespace)(nil),   // 25: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),     // 26: catalog.v1.DropNamespace
-	(*CreateTable)(nil),       // 27: catalog.v1.CreateTable
-	(*DropTable)(nil),         // 28: catalog.v1.DropTable
-	(*CreateUser)(nil),        // 29: catalog.v1.CreateUser
-	(*AlterUser)(nil),         // 30: catalog.v1.AlterUser
-	(*DropUser)(nil),          // 31: catalog.v1.DropUser
-	(*RestoreUser)(nil),       // 32: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),       // 33: catalog.v1.RecordLogin
-	(*TablePurged)(nil),       // 34: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),      // 35: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),       // 36: catalog.v1.InitCluster
-	(*ApplyResponse)(nil),     // 37: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 38: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 39: catalog.v1.WatchResponse
-	(*Snapshot)(nil),          // 40: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 41: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 42: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 43: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 44: catalog.v1.ListUsersResponse
+	(*VerifyCatalog)(nil),     // 25: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),   // 26: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),     // 27: catalog.v1.DropNamespace
+	(*CreateTable)(nil),       // 28: catalog.v1.CreateTable
+	(*DropTable)(nil),         // 29: catalog.v1.DropTable
+	(*CreateUser)(nil),        // 30: catalog.v1.CreateUser
+	(*AlterUser)(nil),         // 31: catalog.v1.AlterUser
+	(*DropUser)(nil),          // 32: catalog.v1.DropUser
+	(*RestoreUser)(nil),       // 33: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),       // 34: catalog.v1.RecordLogin
+	(*TablePurged)(nil),       // 35: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),      // 36: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),       // 37: catalog.v1.InitCluster
+	(*ApplyResponse)(nil),     // 38: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),      // 39: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),     // 40: catalog.v1.WatchResponse
+	(*Snapshot)(nil),          // 41: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 42: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 43: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 44: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 45: catalog.v1.ListUsersResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -3785,59 +3841,60 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	12, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
 	0,  // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
 	16, // 10: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	25, // 11: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	26, // 12: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	27, // 13: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	28, // 14: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	29, // 15: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	30, // 16: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	31, // 17: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	32, // 18: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	33, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	34, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	35, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	36, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	26, // 11: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	27, // 12: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	28, // 13: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	29, // 14: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	30, // 15: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	31, // 16: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	32, // 17: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	33, // 18: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	34, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	35, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	36, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	37, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
 	17, // 23: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
 	18, // 24: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
 	19, // 25: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
 	20, // 26: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
 	21, // 27: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	22, // 28: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	5,  // 29: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	23, // 30: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	5,  // 31: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	6,  // 32: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	23, // 33: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	11, // 34: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	14, // 35: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 36: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	22, // 37: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	11, // 38: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	14, // 39: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	40, // 40: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	13, // 41: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	11, // 42: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	22, // 43: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	24, // 44: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	13, // 45: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	11, // 46: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	22, // 47: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	24, // 48: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	14, // 49: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	14, // 50: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	15, // 51: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	38, // 52: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	41, // 53: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	43, // 54: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	37, // 55: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	39, // 56: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	42, // 57: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	44, // 58: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	55, // [55:59] is the sub-list for method output_type
-	51, // [51:55] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	25, // 28: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	22, // 29: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	5,  // 30: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	23, // 31: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	5,  // 32: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	6,  // 33: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	23, // 34: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	11, // 35: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	14, // 36: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 37: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	22, // 38: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	11, // 39: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	14, // 40: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	41, // 41: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	13, // 42: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	11, // 43: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	22, // 44: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	24, // 45: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	13, // 46: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	11, // 47: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	22, // 48: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	24, // 49: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	14, // 50: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	14, // 51: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	15, // 52: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	39, // 53: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	42, // 54: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	44, // 55: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	38, // 56: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	40, // 57: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	43, // 58: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	45, // 59: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	56, // [56:60] is the sub-list for method output_type
+	52, // [52:56] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -3863,9 +3920,10 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_RemoveNode)(nil),
 		(*Command_SetReplica)(nil),
 		(*Command_RemoveReplica)(nil),
+		(*Command_Verify)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[23].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -3882,7 +3940,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
