@@ -40,6 +40,7 @@ type State struct {
 	Shards     shardmap.Map
 	Namespaces map[string]Namespace
 	Tables     map[uint32]*catalog.Table
+	Topology
 
 	byName map[string]*catalog.Table // by namespace.name
 }
@@ -70,6 +71,8 @@ type Event struct {
 	UserChanged  string
 	TableDropped uint32
 	TableChanged *catalog.Table
+	// Topology: nodes or placements changed.
+	Topology bool
 	// Reset: the catalog was read anew, so anything may have changed.
 	Reset bool
 }
@@ -176,8 +179,28 @@ func (v *View) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := v.check(m); err != nil {
+			return err
+		}
 		v.apply(m)
 	}
+}
+
+// check keeps the view from going back: after a failover the watch may be with a node that lags, and
+// whoever waited for a version has been told that it is here.
+func (v *View) check(m *catalogv1.WatchResponse) error {
+	now, snap := v.state.Load(), m.GetSnapshot()
+	switch {
+	case now == nil && snap == nil:
+		return dberr.New(dberr.Internal, "the catalog's watch began with an event")
+	case now == nil || snap == nil:
+		return nil
+	case snap.GetClusterId() != now.ClusterID:
+		return dberr.New(dberr.InvalidOperation, "this is the catalog of cluster %s, not of %s", snap.GetClusterId(), now.ClusterID)
+	case m.GetVersion() < now.Version:
+		return dberr.New(dberr.Unavailable, "this node's catalog is at version %d, version %d was seen", m.GetVersion(), now.Version)
+	}
+	return nil
 }
 
 func (v *View) apply(m *catalogv1.WatchResponse) {
@@ -206,6 +229,15 @@ func (v *View) apply(m *catalogv1.WatchResponse) {
 		next = v.State().clone()
 		next.remove(e.TableDropped)
 		ev.TableDropped = e.TableDropped
+	case *catalogv1.WatchResponse_NodeChanged:
+		next, ev.Topology = v.State().sameContent(), true
+		next.Topology = next.Topology.withNode(e.NodeChanged)
+	case *catalogv1.WatchResponse_NodeRemoved:
+		next, ev.Topology = v.State().sameContent(), true
+		next.Topology = next.Topology.withoutNode(e.NodeRemoved)
+	case *catalogv1.WatchResponse_PlacementChanged:
+		next, ev.Topology = v.State().sameContent(), true
+		next.Topology = next.Topology.withPlacement(e.PlacementChanged)
 	default: // an event of a newer version: only the version moves
 		next = v.State().sameContent()
 	}
@@ -221,7 +253,7 @@ func (v *View) apply(m *catalogv1.WatchResponse) {
 }
 
 func fromSnapshot(p *catalogv1.Snapshot) *State {
-	s := &State{ClusterID: p.GetClusterId(), Shards: shardmap.Even(p.GetShards()),
+	s := &State{ClusterID: p.GetClusterId(), Shards: shardmap.Even(p.GetShards()), Topology: topologyFrom(p),
 		Namespaces: map[string]Namespace{}, Tables: map[uint32]*catalog.Table{}, byName: map[string]*catalog.Table{}}
 	for _, n := range p.GetNamespaces() {
 		s.Namespaces[n.GetName()] = namespaceFrom(n)

@@ -1,0 +1,180 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+const (
+	// pauseMin is the pause before the second attempt; it doubles up to pauseMax. A hint is followed at
+	// once, hintsMax times: after that the hints go in a circle.
+	pauseMin = 5 * time.Millisecond
+	pauseMax = 250 * time.Millisecond
+	hintsMax = 4
+)
+
+// clusterService are calls that may take long: moving leaders, comparing replicas.
+const clusterService = "/cluster.v1."
+
+// groupConn sends calls to the leader of one group.
+type groupConn struct {
+	router *Router
+	group  uint32
+	// anyStream: streams may be served by any storage node.
+	anyStream bool
+}
+
+var errNowhere = dberr.New(dberr.Unavailable, "no storage node is known (cluster.join)")
+
+// Invoke makes a unary call, as often as it takes.
+func (c *groupConn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	addr, ok := c.router.Leader(c.group)
+	if !ok {
+		return errNowhere
+	}
+	err := c.attempt(ctx, addr, method, args, reply, opts)
+	if err == nil || !again(err) {
+		return err
+	}
+	return c.retry(ctx, addr, err, func(addr string) error {
+		return c.attempt(ctx, addr, method, args, reply, opts)
+	})
+}
+
+// attempt makes the call once and learns from its outcome.
+func (c *groupConn) attempt(ctx context.Context, addr, method string, args, reply any, opts []grpc.CallOption) error {
+	conn, err := c.router.pool.Get(addr)
+	if err != nil {
+		return err
+	}
+	call, cancel := ctx, context.CancelFunc(nil)
+	if !c.router.local && !strings.HasPrefix(method, clusterService) {
+		call, cancel = context.WithTimeout(ctx, c.router.cfg.AttemptTimeout)
+		defer cancel()
+	}
+	err = conn.Invoke(call, method, args, reply, opts...)
+	if cancel != nil && dberr.Is(err, dberr.Timeout) && ctx.Err() == nil {
+		// The attempt's own end, noticed here or there. A caller's deadline that is as near comes next.
+		err = dberr.New(dberr.Unavailable, "%s did not answer within %v: %w", addr, c.router.cfg.AttemptTimeout, err)
+	}
+	if err == nil || again(err) {
+		c.router.Learn(c.group, addr, err)
+	}
+	return err
+}
+
+// again reports whether another attempt may succeed.
+func again(err error) bool {
+	code := dberr.CodeOf(err)
+	return code == dberr.NotLeader || code == dberr.Unavailable
+}
+
+// retry tries call until it answers, ctx ends or the time for retries is over.
+func (c *groupConn) retry(ctx context.Context, addr string, err error, call func(addr string) error) error {
+	r := c.router
+	deadline := time.Now().Add(r.cfg.RetryFor)
+	wait, hints := pauseMin, 0
+	for again(err) && time.Now().Before(deadline) {
+		next := r.hinted(err)
+		if next != "" && next != addr && hints < hintsMax {
+			hints++
+		} else {
+			next = c.next(addr, hints == hintsMax)
+			hints = 0
+			if pause(ctx, wait/2+rand.N(wait/2+1)) != nil {
+				return lastWords(ctx, err)
+			}
+			wait = min(2*wait, pauseMax)
+		}
+		if ctx.Err() != nil {
+			return lastWords(ctx, err)
+		}
+		r.counts.Retries.Add(1)
+		addr = next
+		err = call(addr)
+	}
+	return err
+}
+
+// next is where to go without a hint: to the leader somebody else has found meanwhile, or on to the next
+// replica; always on when hints went in a circle.
+func (c *groupConn) next(tried string, circle bool) string {
+	if a, ok := c.router.leaders.Load(c.group); ok && a != tried && !circle {
+		return a.(string)
+	}
+	a, _ := c.router.guess(c.group, tried)
+	return a
+}
+
+// lastWords is the error of a call whose context ended between two attempts: the caller's end, and what
+// kept it until then.
+func lastWords(ctx context.Context, last error) error {
+	return dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "%w; the last attempt: %v", ctx.Err(), last)
+}
+
+// NewStream opens a stream once.
+func (c *groupConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	addr, ok := c.router.Leader(c.group)
+	if c.anyStream {
+		addr, ok = c.router.anyStorage()
+	}
+	if !ok {
+		return nil, errNowhere
+	}
+	conn, err := c.router.pool.Get(addr)
+	if err != nil {
+		return nil, err
+	}
+	s, err := conn.NewStream(ctx, desc, method, opts...)
+	if c.anyStream {
+		return s, err
+	}
+	if err != nil {
+		if again(err) {
+			c.router.Learn(c.group, addr, err)
+		}
+		return nil, err
+	}
+	return &learningStream{ClientStream: s, conn: c, addr: addr}, nil
+}
+
+// learningStream tells the router how its first message went: gRPC streams are opened before the server
+// has said anything.
+type learningStream struct {
+	grpc.ClientStream
+	conn    *groupConn
+	addr    string
+	learned bool // touched by the receiver only
+}
+
+func (s *learningStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if !s.learned || err != nil && again(err) {
+		s.learned = true
+		if err == nil || errors.Is(err, io.EOF) {
+			s.conn.router.Learn(s.conn.group, s.addr, nil)
+		} else if again(err) {
+			s.conn.router.Learn(s.conn.group, s.addr, err)
+		}
+	}
+	return err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
