@@ -130,7 +130,7 @@ func (s *Storage) openStores(context.Context) (err error) {
 	if err = s.openHot(); err != nil {
 		return err
 	}
-	s.mux, err = raftgroup.Listen(s.net, s.cfg.RaftAddr)
+	s.mux, err = raftgroup.Listen(s.net, s.cfg.RaftAddr, s.nodeName(), alone{})
 	return err
 }
 
@@ -164,7 +164,7 @@ func (s *Storage) openCatalog(ctx context.Context) (err error) {
 		settings.SnapshotThreshold, settings.SnapshotBytes = math.MaxUint64, math.MaxInt64
 	}
 	leads := newSignal()
-	s.catalogGroup, err = raftgroup.Open(ctx, raftgroup.Config{Group: catalogGroup, NodeID: s.nodeName(), State: s.catalog,
+	s.catalogGroup, err = raftgroup.Open(ctx, raftgroup.Config{Group: catalogGroup, State: s.catalog,
 		Log: s.raftLog, Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: settings, Bootstrap: true,
 		OnLead: func(uint64) { leads.set() }, OnFollow: func() {}, Logger: s.cfg.Logger})
 	if err != nil {
@@ -181,6 +181,11 @@ func (s *Storage) openCatalog(ctx context.Context) (err error) {
 		InitCluster: &catalogv1.InitCluster{ClusterId: uuid.NewString(), Shards: s.cfg.Shards}}}})
 	return err
 }
+
+// alone is the address book of a node without others.
+type alone struct{}
+
+func (alone) RaftAddr(string) (string, bool) { return "", false }
 
 func (s *Storage) nodeName() string { return fmt.Sprintf("n%d", s.cfg.NodeID) }
 
@@ -232,7 +237,7 @@ func (s *Storage) openShard(ctx context.Context, id uint32, shards shardmap.Map,
 	r := &replica{shard: sh, led: make(chan struct{})}
 	r.stream = stream.New(stream.Config{Shard: id, Hub: sh.Hub(), Memory: s.memory, Tables: s.catalog,
 		NextSeq: sh.NextSeq, Complete: sh.Complete, Now: s.cfg.Now})
-	r.group, err = raftgroup.Open(ctx, raftgroup.Config{Group: firstShardGroup + id, NodeID: s.nodeName(), State: sh,
+	r.group, err = raftgroup.Open(ctx, raftgroup.Config{Group: firstShardGroup + id, State: sh,
 		Log: s.raftLog, Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Bootstrap: true,
 		OnLead: r.lead, OnFollow: r.follow, Logger: s.cfg.Logger})
 	if err != nil {

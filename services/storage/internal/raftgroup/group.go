@@ -77,10 +77,10 @@ const (
 // Config describes one group.
 type Config struct {
 	// Group is the number on the wire and in the log store.
-	Group    uint32
-	NodeID   string
-	State    State
-	Log      *raftlog.DB
+	Group uint32
+	State State
+	Log   *raftlog.DB
+	// Mux also says which server this is.
 	Mux      *Mux
 	FS       vfs.FS // for snapshot files; nil means the real one
 	SpoolDir string
@@ -103,8 +103,9 @@ type Group struct {
 	transport *raft.NetworkTransport
 
 	// term is the term this node serves as leader, 0 otherwise.
-	term   atomic.Uint64
-	logged atomic.Int64 // bytes proposed since the last snapshot
+	term    atomic.Uint64
+	changes atomic.Uint64 // of the configuration, made by this node as leader
+	logged  atomic.Int64 // bytes proposed since the last snapshot
 
 	verify verifier
 
@@ -146,7 +147,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices chan<- bool) error {
 	s, logger := g.cfg.Settings, newLogger(ctx, g.cfg.Logger.With("group", g.cfg.Group))
 	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(g.cfg.NodeID)
+	conf.LocalID = g.self()
 	conf.HeartbeatTimeout, conf.ElectionTimeout = s.HeartbeatTimeout, s.ElectionTimeout
 	conf.LeaderLeaseTimeout = s.LeaderLeaseTimeout
 	conf.MaxAppendEntries, conf.BatchApplyCh = ApplyQueueMax, true
@@ -154,6 +155,10 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf.TrailingLogs = s.TrailingLogs
 	conf.NoSnapshotRestoreOnStart = true
 	conf.NoLegacyTelemetry = true
+	// A replica that was away asks first whether it could win, so that coming back ends nobody's leadership.
+	conf.PreVoteDisabled = false
+	// A leader that is taken out follows: who opened the replica closes it.
+	conf.ShutdownOnRemove = false
 	conf.NotifyCh = notices
 	conf.Logger = logger
 
@@ -161,9 +166,9 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	if err != nil {
 		return dberr.New(dberr.Internal, "make the log cache: %w", err)
 	}
-	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger,
-		Stream: g.cfg.Mux.layer(g.cfg.Group), MaxPool: connsPerPeer, Timeout: transportTimeout,
-		MsgpackUseNewTimeFormat: true})
+	stream := g.cfg.Mux.layer(g.cfg.Group)
+	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: stream,
+		ServerAddressProvider: stream, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, logs, store)
 	}
@@ -191,14 +196,19 @@ func (g *Group) electAlone() {
 	if !g.soleVoter() {
 		return
 	}
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.cfg.NodeID),
-		Addr: []byte(g.transport.LocalAddr())}
-	err := g.transport.TimeoutNow(raft.ServerID(g.cfg.NodeID), g.transport.LocalAddr(),
-		&raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
-	if err != nil {
+	if err := g.electSelf(); err != nil {
 		g.cfg.Logger.Warn("elect the only voter at once; its timeout will", "group", g.cfg.Group, "error", err)
 	}
 }
+
+// electSelf makes this node a candidate, as a leader does that hands over to it.
+func (g *Group) electSelf() error {
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.self()), Addr: []byte(g.transport.LocalAddr())}
+	return g.transport.TimeoutNow(g.self(), g.transport.LocalAddr(),
+		&raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
+}
+
+func (g *Group) self() raft.ServerID { return raft.ServerID(g.cfg.Mux.ServerID()) }
 
 // soleVoter reports whether this node alone decides: then nobody else can be leading.
 func (g *Group) soleVoter() bool {
@@ -209,7 +219,7 @@ func (g *Group) soleVoter() bool {
 	self := false
 	for _, s := range f.Configuration().Servers {
 		if s.Suffrage == raft.Voter {
-			if s.ID != raft.ServerID(g.cfg.NodeID) {
+			if s.ID != g.self() {
 				return false
 			}
 			self = true
@@ -334,28 +344,10 @@ func (g *Group) Leading() bool { return g.raft.State() == raft.Leader }
 // NotLeader is the error for requests this node cannot serve.
 func (g *Group) NotLeader() error {
 	addr, id := g.raft.LeaderWithID()
-	if addr == "" || id == raft.ServerID(g.cfg.NodeID) {
+	if addr == "" || id == g.self() {
 		return dberr.New(dberr.NotLeader, "group %d has no leader yet", g.cfg.Group)
 	}
 	return dberr.New(dberr.NotLeader, "group %d is led by %s", g.cfg.Group, id).With(dberr.FieldLeader, string(id))
-}
-
-// AddVoter adds a replica, which then catches up by the log or by a snapshot.
-func (g *Group) AddVoter(ctx context.Context, id, addr string) error {
-	f := g.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, 0)
-	done := make(chan error, 1)
-	if !g.spawn(func() { done <- g.await(f) }) {
-		return dberr.New(dberr.Unavailable, "group %d is stopping", g.cfg.Group)
-	}
-	select {
-	case err := <-done:
-		if err != nil {
-			return dberr.New(dberr.Unavailable, "add %s to group %d: %w", id, g.cfg.Group, err)
-		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Stats are a group's figures for metrics.

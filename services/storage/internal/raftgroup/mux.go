@@ -2,8 +2,6 @@ package raftgroup
 
 import (
 	"context"
-	"encoding/binary"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -15,21 +13,27 @@ import (
 )
 
 const (
-	// helloVersion starts every connection, so that another protocol can follow on the same address.
-	helloVersion = 1
-	helloBytes   = 1 + 4
 	// helloTimeout cuts connections that do not say which group they are for.
 	helloTimeout = 5 * time.Second
 	// hellosMax bounds connections that are not yet handed to a group; more are refused. A node opens
 	// a few per group and peer.
 	hellosMax = 256
+	// acceptPause keeps a listener that fails (no file handles left) from spinning.
+	acceptPause = 50 * time.Millisecond
 )
 
-// Mux carries the connections of all Raft groups of a node over one listener: a dialer first writes
-// a version byte and the group's number.
+// AddressBook finds nodes. It is asked at every dial, so a node may move; it is safe for concurrent use.
+type AddressBook interface {
+	// RaftAddr is where a server listens for Raft, false when that is not known.
+	RaftAddr(serverID string) (addr string, ok bool)
+}
+
+// Mux carries the connections of all Raft groups of a node over one listener: a dialer says first which
+// group it wants and of which server (see hello). Groups come and go while it runs.
 type Mux struct {
 	net      rpcnet.Network
-	addr     string
+	server   string
+	book     AddressBook
 	listener net.Listener
 	slots    chan struct{} // one per connection that has not said hello
 	done     chan struct{}
@@ -42,13 +46,13 @@ type Mux struct {
 	waiting map[net.Conn]struct{}
 }
 
-// Listen opens the listener. addr is also where other nodes, and this one, dial it.
-func Listen(network rpcnet.Network, addr string) (*Mux, error) {
+// Listen opens the listener of one server. The book finds the others.
+func Listen(network rpcnet.Network, addr, serverID string, book AddressBook) (*Mux, error) {
 	l, err := network.Listen(addr)
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "listen for Raft on %s: %w", addr, err)
 	}
-	m := &Mux{net: network, addr: addr, listener: l, slots: make(chan struct{}, hellosMax),
+	m := &Mux{net: network, server: serverID, book: book, listener: l, slots: make(chan struct{}, hellosMax),
 		done: make(chan struct{}), layers: map[uint32]*layer{}, waiting: map[net.Conn]struct{}{}}
 	m.work.Go(m.accept)
 	return m, nil
@@ -71,11 +75,14 @@ func (m *Mux) Close() {
 	m.work.Wait()
 }
 
-// layer returns the stream layer of one group; each group takes it once.
+// ServerID is the server this node is.
+func (m *Mux) ServerID() string { return m.server }
+
+// layer returns the stream layer of one group; each group takes it when it opens.
 func (m *Mux) layer(group uint32) *layer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{})}
+	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{}), accepted: map[*acceptedConn]struct{}{}}
 	m.layers[group] = l
 	return l
 }
@@ -84,7 +91,12 @@ func (m *Mux) accept() {
 	for {
 		c, err := m.listener.Accept()
 		if err != nil {
-			return // the listener was closed
+			select {
+			case <-m.done:
+				return
+			case <-time.After(acceptPause):
+				continue
+			}
 		}
 		select {
 		case m.slots <- struct{}{}:
@@ -115,7 +127,7 @@ func (m *Mux) track(c net.Conn) bool {
 
 // hello reads which group a connection is for and hands it over.
 func (m *Mux) hello(c net.Conn) {
-	l := m.readHello(c)
+	l := m.meant(c)
 	m.mu.Lock()
 	delete(m.waiting, c)
 	m.mu.Unlock()
@@ -132,12 +144,14 @@ func (m *Mux) hello(c net.Conn) {
 	}
 }
 
-func (m *Mux) readHello(c net.Conn) *layer {
-	var b [helloBytes]byte
+// meant returns the layer a connection is for, nil when there is none here: an unknown group, or another
+// server, perhaps the one that had this address before its disk was wiped.
+func (m *Mux) meant(c net.Conn) *layer {
 	if c.SetReadDeadline(time.Now().Add(helloTimeout)) != nil {
 		return nil
 	}
-	if _, err := io.ReadFull(c, b[:]); err != nil || b[0] != helloVersion {
+	h, err := readHello(c)
+	if err != nil || h.server != m.server {
 		return nil
 	}
 	if c.SetReadDeadline(time.Time{}) != nil {
@@ -145,23 +159,27 @@ func (m *Mux) readHello(c net.Conn) *layer {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.layers[binary.BigEndian.Uint32(b[1:])]
+	return m.layers[h.group]
 }
 
-// layer is one group's raft.StreamLayer.
+// layer is one group's raft.StreamLayer. Addresses are server ids, so that Raft keeps none that can change.
 type layer struct {
 	mux   *Mux
 	group uint32
 	conns chan net.Conn
-	once  sync.Once
 	done  chan struct{}
+
+	// mu guards accepted: the connections Raft serves, which it would leave open.
+	mu       sync.Mutex
+	closed   bool
+	accepted map[*acceptedConn]struct{}
 }
 
 // Accept waits for the next connection to this group.
 func (l *layer) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return c, nil
+		return l.accept(c)
 	case <-l.done:
 		return nil, net.ErrClosed
 	case <-l.mux.done:
@@ -169,34 +187,83 @@ func (l *layer) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept.
+func (l *layer) accept(c net.Conn) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = c.Close()
+		return nil, net.ErrClosed
+	}
+	a := &acceptedConn{Conn: c, layer: l}
+	l.accepted[a] = struct{}{}
+	return a, nil
+}
+
+// acceptedConn leaves its layer when it is closed.
+type acceptedConn struct {
+	net.Conn
+	layer *layer
+}
+
+func (c *acceptedConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.accepted, c)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Close ends Accept and every connection that was accepted.
 func (l *layer) Close() error {
-	l.once.Do(func() {
-		close(l.done)
-		l.mux.mu.Lock()
-		defer l.mux.mu.Unlock()
-		if l.mux.layers[l.group] == l {
-			delete(l.mux.layers, l.group)
-		}
-	})
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	close(l.done)
+	for c := range l.accepted {
+		_ = c.Conn.Close() // whoever serves it removes it
+	}
+	l.mu.Unlock()
+	l.mux.mu.Lock()
+	defer l.mux.mu.Unlock()
+	if l.mux.layers[l.group] == l {
+		delete(l.mux.layers, l.group)
+	}
 	return nil
 }
 
-// Addr is the address other nodes dial.
-func (l *layer) Addr() net.Addr { return namedAddr(l.mux.addr) }
+// Addr is this server as others dial it.
+func (l *layer) Addr() net.Addr { return namedAddr(l.mux.server) }
 
-// Dial connects to the same group of another node.
-func (l *layer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// ServerAddr implements raft.ServerAddressProvider: configurations from before server ids hold addresses,
+// which are left aside.
+func (l *layer) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	return raft.ServerAddress(id), nil
+}
+
+// Dial connects to the same group of another server.
+func (l *layer) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	// Raft's transport has no context; the timeout is the bound, and closing the layer the cancellation.
 	ctx, cancel := context.WithTimeout(dialContext{l.done}, timeout)
 	defer cancel()
-	c, err := l.mux.net.DialContext(ctx, string(addr))
+	if string(server) == l.mux.server {
+		return l.dialSelf(ctx)
+	}
+	h, err := hello{group: l.group, server: string(server)}.encode()
 	if err != nil {
 		return nil, err
 	}
-	hello := binary.BigEndian.AppendUint32([]byte{helloVersion}, l.group)
+	addr, ok := l.mux.book.RaftAddr(string(server))
+	if !ok {
+		return nil, dberr.New(dberr.Unavailable, "dial group %d of %s: its address is not known", l.group, server)
+	}
+	c, err := l.mux.net.DialContext(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.SetWriteDeadline(time.Now().Add(timeout)); err == nil {
-		_, err = c.Write(hello)
+		_, err = c.Write(h)
 		if err == nil {
 			err = c.SetWriteDeadline(time.Time{})
 		}
@@ -205,7 +272,18 @@ func (l *layer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, 
 		}
 	}
 	_ = c.Close()
-	return nil, dberr.New(dberr.Unavailable, "dial group %d at %s: the connection broke at once", l.group, addr)
+	return nil, dberr.New(dberr.Unavailable, "dial group %d of %s at %s: the connection broke at once", l.group, server, addr)
+}
+
+// dialSelf needs no network: a node tells itself to hold an election (electAlone, Campaign).
+func (l *layer) dialSelf(ctx context.Context) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case l.conns <- there:
+		return here, nil
+	case <-ctx.Done():
+		return nil, dberr.New(dberr.Unavailable, "group %d of this node is closing: %w", l.group, ctx.Err())
+	}
 }
 
 // dialContext ends when the layer does.
@@ -224,8 +302,8 @@ func (c dialContext) Err() error {
 	}
 }
 
-// namedAddr is a Network's address, which may be a name or host:port.
+// namedAddr is a server id.
 type namedAddr string
 
-func (namedAddr) Network() string  { return "rpcnet" }
+func (namedAddr) Network() string  { return "raft" }
 func (a namedAddr) String() string { return string(a) }

@@ -245,39 +245,46 @@ func FuzzChunkReader(f *testing.F) {
 	})
 }
 
-func TestTheMuxHandsConnectionsToTheirGroup(t *testing.T) {
-	network := rpcnet.NewLocal()
-	m, err := Listen(network, "n1/raft")
+// book knows that a server listens at its name and "/raft".
+type book struct{}
+
+func (book) RaftAddr(server string) (string, bool) { return server + "/raft", true }
+
+func listen(t *testing.T, network rpcnet.Network, server string) *Mux {
+	t.Helper()
+	m, err := Listen(network, server+"/raft", server, book{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(m.Close)
+	return m
+}
+
+func TestTheMuxHandsConnectionsToTheirGroup(t *testing.T) {
+	network := rpcnet.NewLocal()
+	m, other := listen(t, network, "n1"), listen(t, network, "n2")
 	one, two := m.layer(1), m.layer(2)
 	for _, l := range []*layer{two, one} {
-		c, err := l.Dial("n1/raft", time.Second)
-		if err != nil {
-			t.Fatal(err)
+		for _, from := range []*layer{other.layer(l.group), l} { // from elsewhere, and from itself
+			converse(t, from, l)
 		}
-		got, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _, _ = c.Write([]byte{byte(l.group)}) }()
-		b := make([]byte, 1)
-		if _, err := io.ReadFull(got, b); err != nil || b[0] != byte(l.group) {
-			t.Fatalf("group %d got %v, %v", l.group, b, err)
-		}
-		_, _ = c.Close(), got.Close()
 	}
-	for what, hello := range map[string][]byte{"unknown group": {helloVersion, 0, 0, 0, 9}, "unknown version": {99, 0, 0, 0, 1}} {
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for what, first := range map[string][]byte{
+		"unknown group": {2, 0, 0, 0, 9, 2, 'n', '1'}, "closed group": {2, 0, 0, 0, 2, 2, 'n', '1'}, "another server": {2, 0, 0, 0, 1, 2, 'n', '9'},
+		"unknown version": {99, 0, 0, 0, 1}, "first version": {1, 0, 0, 0, 1}, "nobody": {2, 0, 0, 0, 1, 0}, "too long": {2, 0, 0, 0, 1, 255}} {
 		c, err := network.DialContext(t.Context(), "n1/raft")
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = c.Write(hello)
+		_, _ = c.Write(first)
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Errorf("%s: the connection stays open", what)
 		}
 	}
+	converse(t, other.layer(2), m.layer(2)) // opened again
 	silent, err := network.DialContext(t.Context(), "n1/raft")
 	if err != nil {
 		t.Fatal(err)
@@ -289,18 +296,80 @@ func TestTheMuxHandsConnectionsToTheirGroup(t *testing.T) {
 	}
 }
 
+// converse sends a byte through a new connection, and sees it end with the layer that accepted it.
+func converse(t *testing.T, from, to *layer) {
+	t.Helper()
+	var got net.Conn
+	accepted := make(chan error, 1)
+	go func() {
+		var err error
+		got, err = to.Accept()
+		accepted <- err
+	}()
+	c, err := from.Dial(raft.ServerAddress(to.mux.ServerID()), time.Second)
+	if err := errors.Join(err, <-accepted); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = c.Write([]byte{byte(to.group)}) }()
+	b := make([]byte, 1)
+	if _, err := io.ReadFull(got, b); err != nil || b[0] != byte(to.group) {
+		t.Fatalf("group %d got %v, %v", to.group, b, err)
+	}
+	_, _ = c.Close(), got.Close()
+}
+
+func TestAClosedGroupEndsItsConnections(t *testing.T) {
+	network := rpcnet.NewLocal()
+	to := listen(t, network, "n1").layer(1)
+	c, err := listen(t, network, "n2").layer(1).Dial("n1", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := to.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	_ = to.Close()
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection stays open")
+	}
+}
+
+func FuzzHello(f *testing.F) {
+	for _, h := range []hello{{group: 0, server: "n1"}, {group: 1 << 31, server: "n511-0123abcd"}} {
+		b, err := h.encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		f.Add(append(b, "Raft's own"...))
+	}
+	f.Add([]byte{1, 0, 0, 0, 1})
+	f.Fuzz(func(t *testing.T, src []byte) {
+		r := bytes.NewReader(src)
+		h, err := readHello(r)
+		if err != nil {
+			if !dberr.Is(err, dberr.Corrupt) && !dberr.Is(err, dberr.Unsupported) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, err := h.encode()
+		if err != nil || !bytes.Equal(again, src[:len(src)-r.Len()]) {
+			t.Fatalf("%x became %x (%v)", src, again, err)
+		}
+	})
+}
+
 func TestReadsShareOneConfirmation(t *testing.T) {
 	network := rpcnet.NewLocal()
 	groups := make([]*Group, 2)
 	leads := make(chan uint64, 8)
 	for i, id := range []string{"n1", "n2"} {
 		fs := vfs.NewMem()
-		m, err := Listen(network, id+"/raft")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		groups[i], err = Open(t.Context(), Config{Group: 7, NodeID: id, State: &bytesState{}, Log: openLog(t, fs), Mux: m, FS: fs,
+		m := listen(t, network, id)
+		var err error
+		groups[i], err = Open(t.Context(), Config{Group: 7, State: &bytesState{}, Log: openLog(t, fs), Mux: m, FS: fs,
 			SpoolDir: "spool", Bootstrap: i == 0, OnLead: func(term uint64) { leads <- term }, OnFollow: func() {}, Logger: discard})
 		if err != nil {
 			t.Fatal(err)
@@ -316,7 +385,7 @@ func TestReadsShareOneConfirmation(t *testing.T) {
 	if term := <-leads; term != groups[0].Term() || term == 0 {
 		t.Errorf("leads in term %d, says %d", term, groups[0].Term())
 	}
-	if err := groups[0].AddVoter(t.Context(), "n2", "n2/raft"); err != nil {
+	if err := errors.Join(groups[0].AddLearner(t.Context(), "n2"), groups[0].Promote(t.Context(), "n2")); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 100)

@@ -70,7 +70,7 @@ func (s *snapshots) sweep() error {
 		return dberr.New(dberr.Unavailable, "list the snapshot directory: %w", err)
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, s.spoolPrefix()) && (s.meta == nil || name != s.meta.Spool) {
+		if strings.HasPrefix(name, spoolPrefix(s.group)) && (s.meta == nil || name != s.meta.Spool) {
 			if err := s.fs.Remove(s.path(name)); err != nil {
 				return dberr.New(dberr.Unavailable, "remove an old snapshot file: %w", err)
 			}
@@ -138,14 +138,14 @@ func (s *snapshots) save(m *snapshotMeta) error {
 
 func (s *snapshots) path(name string) string { return s.fs.PathJoin(s.dir, name) }
 
-func (s *snapshots) spoolPrefix() string { return fmt.Sprintf("group-%d-", s.group) }
+func spoolPrefix(group uint32) string { return fmt.Sprintf("group-%d-", group) }
 
 func (s *snapshots) spoolName() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
 		s.seq++
-		name := fmt.Sprintf("%s%d.snap", s.spoolPrefix(), s.seq)
+		name := fmt.Sprintf("%s%d.snap", spoolPrefix(s.group), s.seq)
 		if s.meta == nil || name != s.meta.Spool {
 			return name
 		}

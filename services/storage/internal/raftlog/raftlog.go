@@ -8,6 +8,9 @@ package raftlog
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
+	"math"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -76,6 +79,55 @@ func (d *DB) Group(id uint32) (*Store, error) {
 		return nil, dberr.New(dberr.Corrupt, "read the bounds of group %d's log: %w", id, err)
 	}
 	return s, nil
+}
+
+// Groups lists the groups that have anything here, ascending.
+func (d *DB) Groups() ([]uint32, error) {
+	found := map[uint32]bool{}
+	for _, space := range []byte{spaceLog, spaceStable, spaceSnapshot} {
+		if err := d.groupsIn(space, found); err != nil {
+			return nil, dberr.New(dberr.Unavailable, "list the groups of the Raft log: %w", err)
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// groupsIn jumps from group to group.
+func (d *DB) groupsIn(space byte, found map[uint32]bool) error {
+	it, err := d.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; {
+		id := binary.BigEndian.Uint32(it.Key()[1:])
+		found[id] = true
+		if id == math.MaxUint32 {
+			break
+		}
+		ok = it.SeekGE(binary.BigEndian.AppendUint32([]byte{space}, id+1))
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+// Destroy removes everything of a group, durably and at once. No Store of it may be in use.
+func (d *DB) Destroy(id uint32) error {
+	b := d.db.NewBatch()
+	var err error
+	for _, space := range []byte{spaceLog, spaceStable, spaceSnapshot} {
+		from := binary.BigEndian.AppendUint32([]byte{space}, id)
+		to := []byte{space + 1}
+		if id != math.MaxUint32 {
+			to = binary.BigEndian.AppendUint32([]byte{space}, id+1)
+		}
+		err = errors.Join(err, b.DeleteRange(from, to, nil))
+	}
+	if err == nil {
+		err = b.Commit(pebble.Sync)
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		return dberr.New(dberr.Unavailable, "remove the log of group %d: %w", id, err)
+	}
+	return nil
 }
 
 // Store is one group's log, stable values and snapshot metadata.

@@ -271,7 +271,7 @@ func TestAnEmptyReplicaIsFilledByASnapshot(t *testing.T) {
 	n2 := openNode(t, nodeOptions{net: net, id: "n2", joining: true, fs: fs, settings: settings})
 	defer n2.stop()
 	added := make(chan error, 1)
-	go func() { added <- n1.group.AddVoter(t.Context(), "n2", "n2/raft") }()
+	go func() { added <- n1.addVoter(t.Context(), "n2") }()
 	var clones []*vfs.MemFS
 	rng := rand.New(rand.NewPCG(1, 2))
 	for done := false; !done; { // crashes of n2 at moments while it is filled
@@ -317,7 +317,7 @@ func TestFailoverKeepsWhatWasAcknowledgedAndSeqsRise(t *testing.T) {
 		nodes[i] = openNode(t, opt)
 		defer nodes[i].stop()
 		if i > 0 {
-			if err := nodes[0].group.AddVoter(t.Context(), id, id+"/raft"); err != nil {
+			if err := nodes[0].addVoter(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -221,7 +221,7 @@ func TestAFollowerReadsWhatWasAcknowledged(t *testing.T) {
 	defer n1.stop()
 	n2 := openNode(t, nodeOptions{net: net, id: "n2", joining: true, number: 2, readIndex: n1.shard.ReadIndex})
 	defer n2.stop()
-	if err := n1.group.AddVoter(t.Context(), "n2", "n2/raft"); err != nil {
+	if err := n1.addVoter(t.Context(), "n2"); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 50 {

@@ -132,7 +132,7 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 	check(err)
 	n.log, err = raftlog.Open(path("raft"), raftlog.Options{FS: opt.fs, Logger: quiet{}})
 	check(err)
-	n.mux, err = raftgroup.Listen(opt.net, opt.id+"/raft")
+	n.mux, err = raftgroup.Listen(opt.net, opt.id+"/raft", opt.id, book{})
 	check(err)
 	if opt.number == 0 {
 		opt.number = 1
@@ -142,7 +142,7 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 	n.shard, err = New(Config{ID: 0, Shards: shardmap.Even(1), DB: n.hot, Tables: opt.tables, Node: opt.number, IDs: ids,
 		FormatVersion: opt.format, ReadIndex: opt.readIndex, Now: opt.now, Fail: n.fail, Failed: n.failed, Logger: slog.New(slog.DiscardHandler)})
 	check(err)
-	n.group, err = raftgroup.Open(context.Background(), raftgroup.Config{Group: 1, NodeID: opt.id, State: n.shard,
+	n.group, err = raftgroup.Open(context.Background(), raftgroup.Config{Group: 1, State: n.shard,
 		Log: n.log, Mux: n.mux, FS: opt.fs, SpoolDir: path("spool"), Settings: opt.settings, Bootstrap: !opt.joining,
 		OnLead:   func(term uint64) { n.shard.Lead(term); n.leads <- term },
 		OnFollow: n.shard.Follow, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
@@ -152,6 +152,19 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 		<-n.leads
 	}
 	return n
+}
+
+// book knows that a server listens for Raft at its name and "/raft".
+type book struct{}
+
+func (book) RaftAddr(server string) (string, bool) { return server + "/raft", true }
+
+// addVoter adds a replica that votes.
+func (n *node) addVoter(ctx context.Context, id string) error {
+	if err := n.group.AddLearner(ctx, id); err != nil {
+		return err
+	}
+	return n.group.Promote(ctx, id)
 }
 
 func (n *node) fail(err error) {

@@ -325,7 +325,7 @@ func cluster(t *testing.T, faults *rpcnet.Faults) []*node {
 		id := fmt.Sprint("n", i+1)
 		nodes[i] = openNode(t, nodeOptions{net: faults.As(id), id: id, joining: i > 0, settings: settings, number: uint16(i + 1)})
 		if i > 0 {
-			if err := nodes[0].group.AddVoter(t.Context(), id, id+"/raft"); err != nil {
+			if err := nodes[0].addVoter(t.Context(), id); err != nil {
 				t.Fatal(err)
 			}
 		}
