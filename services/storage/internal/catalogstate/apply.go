@@ -28,21 +28,55 @@ type transaction struct {
 	now   int64
 }
 
-// Apply applies committed commands: one bbolt transaction for all, then memory, then the watchers.
+// Apply applies committed commands: one bbolt transaction for all, then memory, then the watchers. A
+// verify command ends a transaction, as its sum is over the state that it leaves.
 func (s *State) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
-	if s.broken {
-		return refuseAll(results)
+	for from := 0; from < len(logs); {
+		if s.broken {
+			return refuseAll(results[:from], results[from:])
+		}
+		cmds, err := decode(logs[from:])
+		if err == nil {
+			err = s.applyTogether(logs[from:from+len(cmds)], cmds, results[from:])
+		}
+		if err != nil {
+			s.broken = true
+			s.cfg.Fail(dberr.New(dberr.Corrupt, "apply to the catalog after entry %d: %w", s.applied.Load(), err))
+			continue
+		}
+		from += len(cmds)
 	}
+	return results
+}
+
+// decode decodes entries up to and including the first verify command.
+func decode(logs []*raft.Log) (cmds []*catalogv1.Command, err error) {
+	for _, l := range logs {
+		cmd := &catalogv1.Command{}
+		if err := proto.Unmarshal(l.Data, cmd); err != nil {
+			return nil, dberr.New(dberr.Corrupt, "entry %d is not a catalog command: %w", l.Index, err)
+		}
+		cmds = append(cmds, cmd)
+		if cmd.GetVerify() != nil {
+			break
+		}
+	}
+	return cmds, nil
+}
+
+// applyTogether applies commands in one transaction.
+func (s *State) applyTogether(logs []*raft.Log, cmds []*catalogv1.Command, results []any) error {
 	t := &transaction{model: s.model.Load()}
 	last := s.applied.Load()
+	before := last
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		t.tx = tx
 		for i, l := range logs {
 			if l.Index <= last {
 				continue // replayed after a restart
 			}
-			r, err := t.entry(l)
+			r, err := t.entry(l.Index, cmds[i])
 			if err != nil {
 				return err
 			}
@@ -55,19 +89,21 @@ func (s *State) Apply(logs []*raft.Log) []any {
 		return putNumber(tx.Bucket(bucketMeta), keyApplied, last)
 	})
 	if err != nil {
-		s.broken = true
-		s.cfg.Fail(dberr.New(dberr.Corrupt, "apply to the catalog after entry %d: %w", s.applied.Load(), err))
-		return refuseAll(results)
+		return err
+	}
+	if n := len(cmds) - 1; cmds[n].GetVerify() != nil && logs[n].Index > before {
+		s.sum(logs[n].Index) // before anybody can see the index as applied and ask for it
 	}
 	s.publish(t, last)
-	return results
+	return nil
 }
 
-func refuseAll(results []any) []any {
-	for i := range results {
-		results[i] = &Result{Err: dberr.New(dberr.Unavailable, "this node's catalog failed; see its log")}
+// refuseAll answers what could not be applied after what could.
+func refuseAll(done, rest []any) []any {
+	for i := range rest {
+		rest[i] = &Result{Err: dberr.New(dberr.Unavailable, "this node's catalog failed; see its log")}
 	}
-	return results
+	return append(done, rest...)
 }
 
 // publish makes what was committed visible and tells the watchers, as one step for them.
@@ -76,6 +112,7 @@ func (s *State) publish(t *transaction, applied uint64) {
 	defer s.mu.Unlock()
 	s.model.Store(t.model)
 	s.applied.Store(applied)
+	s.wakeLocked()
 	for w := range s.watchers {
 		if !w.offer(t.events) {
 			delete(s.watchers, w)
@@ -89,13 +126,31 @@ func (s *State) publish(t *transaction, applied uint64) {
 	}
 }
 
-// entry applies one command. Only faults below the catalog's rules are returned as errors.
-func (t *transaction) entry(l *raft.Log) (*Result, error) {
-	cmd := &catalogv1.Command{}
-	if err := proto.Unmarshal(l.Data, cmd); err != nil {
-		return nil, dberr.New(dberr.Corrupt, "entry %d is not a catalog command: %w", l.Index, err)
+// entry applies one command, or answers it as it was answered before. Only faults below the catalog's rules are
+// returned as errors.
+func (t *transaction) entry(index uint64, cmd *catalogv1.Command) (*Result, error) {
+	t.index, t.now = index, cmd.GetTimeUs()
+	if err := t.noteFormat(cmd); err != nil { // also of what is refused: whoever reads the log has to read it
+		return nil, err
 	}
-	t.index, t.now = l.Index, cmd.GetTimeUs()
+	id := cmd.GetRequestId()
+	if len(id) == 0 {
+		return t.execute(cmd)
+	}
+	if len(id) != requestIDBytes {
+		return &Result{Err: dberr.New(dberr.InvalidArgument, "a request id of %d bytes, it has %d", len(id), requestIDBytes)}, nil
+	}
+	if r, err := t.recall(id); r != nil || err != nil {
+		return r, err
+	}
+	r, err := t.execute(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return r, t.remember(id, r)
+}
+
+func (t *transaction) execute(cmd *catalogv1.Command) (*Result, error) {
 	before := len(t.events)
 	resp, err := t.command(cmd)
 	if refusal, ok := err.(*refused); ok {
@@ -106,7 +161,7 @@ func (t *transaction) entry(l *raft.Log) (*Result, error) {
 	}
 	t.seal(before)
 	if resp.GetChanged() && len(t.events) > before {
-		t.model.version = l.Index
+		t.model.version = t.index
 	}
 	resp.Version = t.model.version
 	return &Result{Response: resp}, nil
@@ -158,6 +213,18 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.recordLogin(k.RecordLogin)
 	case *catalogv1.Command_RevokeTokens:
 		return t.revokeTokens(k.RevokeTokens)
+	case *catalogv1.Command_RegisterNode:
+		return t.registerNode(k.RegisterNode.GetNode())
+	case *catalogv1.Command_SetNodeStatus:
+		return t.setNodeStatus(k.SetNodeStatus)
+	case *catalogv1.Command_RemoveNode:
+		return t.removeNode(k.RemoveNode)
+	case *catalogv1.Command_SetReplica:
+		return t.setReplica(k.SetReplica)
+	case *catalogv1.Command_RemoveReplica:
+		return t.removeReplica(k.RemoveReplica)
+	case *catalogv1.Command_Verify:
+		return unchanged() // what it is for happens after its transaction
 	}
 	// An entry of a newer version: this replica cannot know what it leaves out.
 	return nil, dberr.New(dberr.Corrupt, "a catalog command this version does not know")

@@ -1,14 +1,15 @@
-// Package catalogstate is the state of group 0: namespaces, tables and users.
+// Package catalogstate is the state of group 0: namespaces, tables, users, nodes and where replicas are.
 //
 // Everything is in one bbolt file, changed in one transaction per batch of entries together with the
-// applied index. Namespaces and tables are also in memory, as an immutable model that is replaced by
-// each change; users, of which there may be millions, are not.
+// applied index. All but users, of which there may be millions, is also in memory, as an immutable model
+// that is replaced by each change.
 package catalogstate
 
 import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,7 +31,19 @@ var (
 	bucketTables     = []byte("tables")     // id → Table
 	bucketUsers      = []byte("users")      // user id → User
 	bucketDropped    = []byte("dropped")    // id of a table whose rows are still being removed → a mark
+
+	// Since RFC 0002; files from before get them when they are opened.
+	bucketNodes      = []byte("nodes")        // node id → Node
+	bucketPlacements = []byte("placements")   // group → Placement
+	bucketRetired    = []byte("retired")      // id of a removed stateless node → when, u64 µs
+	bucketFormer     = []byte("former")       // server id of a storage node that was removed or replaced → when, u64 µs
+	bucketRequests   = []byte("requests")     // request id → index, outcome
+	bucketRequestLog = []byte("requests_log") // index → request id
 )
+
+// buckets are all of them.
+var buckets = [][]byte{bucketMeta, bucketNamespaces, bucketTables, bucketUsers, bucketDropped,
+	bucketNodes, bucketPlacements, bucketRetired, bucketFormer, bucketRequests, bucketRequestLog}
 
 // droppedMark is not empty, so that no reader can take it for absent.
 var droppedMark = []byte{1}
@@ -43,9 +56,14 @@ var (
 	keyNextTable = []byte("next_table")
 	keyShards    = []byte("shards")
 	keyClusterID = []byte("cluster_id")
+	keyFactor    = []byte("replication_factor")
+	keyLogFormat = []byte("log_format") // the highest Format of a command in the log
+	keyRequests  = []byte("requests")   // how many ids bucketRequests holds
 )
 
 const (
+	// format of the file. It did not change with the buckets of RFC 0002: they are made where they are missing, and
+	// a version that does not know them serves the rest of the file as it did.
 	format = 1
 	// openTimeout bounds waiting for the file's lock; the node's own lock comes first, so nobody has it.
 	openTimeout = 5 * time.Second
@@ -74,7 +92,10 @@ type State struct {
 	watchers map[*watcher]struct{}
 	model    atomic.Pointer[model]
 	applied  atomic.Uint64
-	broken   bool // an entry could not be applied; apply goroutine only
+	broken   bool          // an entry could not be applied; apply goroutine only
+	moved    chan struct{} // closed and replaced by each change; guarded by mu
+
+	sums sums
 
 	dropped chan struct{} // one token: a table waits to be purged
 }
@@ -87,6 +108,10 @@ type model struct {
 	namespaces map[string]*catalogv1.Namespace
 	tables     map[uint32]*entry
 	byName     map[string]*entry // namespace.name
+	factor     uint32            // replication factor; 0 in a catalog from before there was one
+	logFormat  uint32
+	nodes      map[uint32]*catalogv1.Node
+	placements map[uint32]*catalogv1.Placement
 }
 
 // entry is a table in both forms.
@@ -100,7 +125,7 @@ func Open(cfg Config) (*State, error) {
 	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, dberr.New(dberr.Unavailable, "remove an unfinished catalog restore: %w", err)
 	}
-	s := &State{cfg: cfg, watchers: map[*watcher]struct{}{}, dropped: make(chan struct{}, 1)}
+	s := &State{cfg: cfg, watchers: map[*watcher]struct{}{}, dropped: make(chan struct{}, 1), moved: make(chan struct{})}
 	return s, s.open()
 }
 
@@ -122,23 +147,25 @@ func (s *State) open() error {
 	return nil
 }
 
-// prepare makes the buckets of a new file, and refuses one of a newer version.
+// prepare makes the buckets of a new file and those an older file lacks, and refuses one of a newer version.
 func prepare(db *bbolt.DB) error {
-	var ready bool
+	missing := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketMeta); b != nil {
-			ready = true
 			if f := number(b, keyFormat); f != format {
 				return dberr.New(dberr.Unsupported, "the catalog has format %d, this version reads %d", f, format)
 			}
 		}
+		for _, name := range buckets {
+			missing = missing || tx.Bucket(name) == nil
+		}
 		return nil
 	})
-	if err != nil || ready {
+	if err != nil || !missing {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketNamespaces, bucketTables, bucketUsers, bucketDropped, bucketMeta} {
+		for _, name := range buckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -152,38 +179,44 @@ func prepare(db *bbolt.DB) error {
 }
 
 func (s *State) load(db *bbolt.DB) error {
-	m := &model{namespaces: map[string]*catalogv1.Namespace{}, tables: map[uint32]*entry{}, byName: map[string]*entry{}}
+	m := &model{namespaces: map[string]*catalogv1.Namespace{}, tables: map[uint32]*entry{}, byName: map[string]*entry{},
+		nodes: map[uint32]*catalogv1.Node{}, placements: map[uint32]*catalogv1.Placement{}}
 	var applied uint64
 	err := db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		applied, m.version = number(meta, keyApplied), number(meta, keyVersion)
 		m.shards, m.clusterID = uint32(number(meta, keyShards)), string(meta.Get(keyClusterID))
-		err := tx.Bucket(bucketNamespaces).ForEach(func(_, v []byte) error {
-			n := &catalogv1.Namespace{}
-			if err := proto.Unmarshal(v, n); err != nil {
-				return err
-			}
-			m.namespaces[n.GetName()] = n
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return tx.Bucket(bucketTables).ForEach(func(_, v []byte) error {
-			t := &catalogv1.Table{}
-			if err := proto.Unmarshal(v, t); err != nil {
-				return err
-			}
-			m.putTable(t)
-			return nil
-		})
+		m.factor, m.logFormat = uint32(number(meta, keyFactor)), uint32(number(meta, keyLogFormat))
+		return errors.Join(
+			each(tx, bucketNamespaces, func(n *catalogv1.Namespace) { m.namespaces[n.GetName()] = n }),
+			each(tx, bucketTables, m.putTable),
+			each(tx, bucketNodes, func(n *catalogv1.Node) { m.nodes[n.GetNodeId()] = n }),
+			each(tx, bucketPlacements, func(p *catalogv1.Placement) { m.placements[p.GetGroup()] = p }))
 	})
 	if err != nil {
 		return dberr.New(dberr.Corrupt, "read the catalog: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.model.Store(m)
 	s.applied.Store(applied)
+	s.wakeLocked()
 	return nil
+}
+
+// each decodes every value of a bucket.
+func each[M any, P interface {
+	*M
+	proto.Message
+}](tx *bbolt.Tx, bucket []byte, f func(P)) error {
+	return tx.Bucket(bucket).ForEach(func(_, v []byte) error {
+		m := P(new(M))
+		if err := proto.Unmarshal(v, m); err != nil {
+			return err
+		}
+		f(m)
+		return nil
+	})
 }
 
 // Close closes the file, after the group has stopped.
@@ -191,6 +224,7 @@ func (s *State) Close() error {
 	s.file.Lock()
 	defer s.file.Unlock()
 	s.EndWatches(dberr.New(dberr.Unavailable, "this node is stopping"))
+	s.sums.cancel()
 	return s.db.Close()
 }
 
@@ -274,19 +308,10 @@ func codeOr(err error, other dberr.Code) dberr.Code {
 }
 
 func (m *model) clone() *model {
-	c := &model{version: m.version, clusterID: m.clusterID, shards: m.shards,
-		namespaces: make(map[string]*catalogv1.Namespace, len(m.namespaces)),
-		tables:     make(map[uint32]*entry, len(m.tables)), byName: make(map[string]*entry, len(m.byName))}
-	for k, v := range m.namespaces {
-		c.namespaces[k] = v
-	}
-	for k, v := range m.tables {
-		c.tables[k] = v
-	}
-	for k, v := range m.byName {
-		c.byName[k] = v
-	}
-	return c
+	c := *m
+	c.namespaces, c.tables, c.byName = maps.Clone(m.namespaces), maps.Clone(m.tables), maps.Clone(m.byName)
+	c.nodes, c.placements = maps.Clone(m.nodes), maps.Clone(m.placements)
+	return &c
 }
 
 func (m *model) putTable(p *catalogv1.Table) {
@@ -302,7 +327,8 @@ func (m *model) removeTable(e *entry) {
 
 // snapshot is the model on the wire.
 func (m *model) snapshot() *catalogv1.WatchResponse {
-	snap := &catalogv1.Snapshot{Shards: m.shards, ClusterId: m.clusterID}
+	snap := &catalogv1.Snapshot{Shards: m.shards, ClusterId: m.clusterID, ReplicationFactor: m.replicationFactor(),
+		Nodes: m.sortedNodes(), Placements: m.sortedPlacements()}
 	for _, n := range m.namespaces {
 		snap.Namespaces = append(snap.Namespaces, n)
 	}
@@ -326,8 +352,11 @@ func putNumber(b *bbolt.Bucket, key []byte, v uint64) error {
 
 func idKey(id uint32) []byte { return binary.BigEndian.AppendUint32(nil, id) }
 
+// stored is how messages are written: replicas compare their bytes.
+var stored = proto.MarshalOptions{Deterministic: true}
+
 func putMessage(b *bbolt.Bucket, key []byte, m proto.Message) error {
-	raw, err := proto.Marshal(m)
+	raw, err := stored.Marshal(m)
 	if err != nil {
 		return err
 	}

@@ -94,14 +94,14 @@ func describe(m proto.Message) string {
 	return strings.Join(strings.Fields(prototext.MarshalOptions{}.Format(m)), " ")
 }
 
-// TestCommands runs the files of testdata. Commands:
+// TestCommands runs the files of testdata/commands. Commands:
 //
 //	apply      a catalog.v1.Command as text; prints the answer and the events a watcher saw
 //	batch      one command a line, as one batch of entries
 //	reopen     closes and opens the file
 //	user, users, tables, purge   print state
 func TestCommands(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		a := openState(t)
 		events := a.watch()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

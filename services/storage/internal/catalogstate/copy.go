@@ -40,6 +40,7 @@ func (s *State) Restore(r io.Reader) error {
 	s.file.Lock()
 	defer s.file.Unlock()
 	s.EndWatches(dberr.New(dberr.Unavailable, "the catalog is being replaced"))
+	s.sums.cancel() // they are of the file that goes
 	err := s.db.Close()
 	if err == nil {
 		err = os.Rename(path, s.cfg.Path)

@@ -59,36 +59,56 @@ func (s *Service) Apply(ctx context.Context, req *catalogv1.ApplyRequest) (*cata
 	if cmd.GetCommand() == nil {
 		return nil, dberr.New(dberr.InvalidArgument, "a command of no known kind")
 	}
-	raw, err := proto.Marshal(cmd)
+	r, _, err := s.propose(ctx, cmd)
 	if err != nil {
-		return nil, dberr.New(dberr.InvalidArgument, "encode the command: %w", err)
+		return nil, err
 	}
-	if len(raw) > commandBytesMax {
-		return nil, dberr.New(dberr.LimitExceeded, "a catalog command of %d bytes, the limit is %d (commandBytesMax)", len(raw), commandBytesMax)
-	}
-	return s.commit(ctx, raw)
+	return r.Response, r.Err
 }
 
-// commit proposes and waits. A caller that leaves early does not know the outcome.
-func (s *Service) commit(ctx context.Context, raw []byte) (*catalogv1.ApplyResponse, error) {
+// Verify appends an entry at which every replica computes its Sum, and returns its index.
+func (s *Service) Verify(ctx context.Context) (index uint64, err error) {
+	if s.group.Term() == 0 {
+		return 0, s.group.NotLeader()
+	}
+	r, index, err := s.propose(ctx, &catalogv1.Command{TimeUs: s.now().UnixMicro(),
+		Command: &catalogv1.Command_Verify{Verify: &catalogv1.VerifyCatalog{}}})
+	if err != nil {
+		return 0, err
+	}
+	return index, r.Err
+}
+
+// propose appends a command and waits. A caller that leaves early does not know the outcome.
+func (s *Service) propose(ctx context.Context, cmd *catalogv1.Command) (*Result, uint64, error) {
+	if f, all := formatOf(cmd), s.state.ReadByAll(Format); f > all {
+		return nil, 0, dberr.New(dberr.Unsupported, "the command has format %d, some storage node reads only %d: it can be done when all run this version", f, all)
+	}
+	raw, err := proto.Marshal(cmd)
+	if err != nil {
+		return nil, 0, dberr.New(dberr.InvalidArgument, "encode the command: %w", err)
+	}
+	if len(raw) > commandBytesMax {
+		return nil, 0, dberr.New(dberr.LimitExceeded, "a catalog command of %d bytes, the limit is %d (commandBytesMax)", len(raw), commandBytesMax)
+	}
 	future := s.group.Propose(raw)
 	done := make(chan error, 1)
 	go func() { done <- future.Error() }() // ends with the entry; Raft bounds how many there are
 	select {
 	case err := <-done:
 		if err != nil {
-			return nil, s.failure(err)
+			return nil, 0, s.failure(err)
 		}
 	case <-ctx.Done():
-		return nil, dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "the command was sent, whether it was done is unknown: %w", ctx.Err())
+		return nil, 0, dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "the command was sent, whether it was done is unknown: %w", ctx.Err())
 	case <-s.failed:
-		return nil, dberr.New(dberr.Unavailable, "this node's disk failed; see its log")
+		return nil, 0, dberr.New(dberr.Unavailable, "this node's disk failed; see its log")
 	}
 	r, ok := future.Response().(*Result)
 	if !ok {
-		return nil, dberr.New(dberr.Internal, "the catalog answered a command with %T", future.Response())
+		return nil, 0, dberr.New(dberr.Internal, "the catalog answered a command with %T", future.Response())
 	}
-	return r.Response, r.Err
+	return r, future.Index(), nil
 }
 
 func (s *Service) failure(err error) error {
@@ -98,10 +118,11 @@ func (s *Service) failure(err error) error {
 	return dberr.New(dberr.Unavailable, "the catalog lost its leader: whether the command was done is unknown: %w", err)
 }
 
-// Watch streams the catalog.
+// Watch streams the catalog as this replica knows it, leader or not: whoever watches ignores what is older than
+// what it has.
 func (s *Service) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
-	if err := s.group.ReadBarrier(stream.Context()); err != nil {
-		return err
+	if id, _ := s.state.Cluster(); id == "" {
+		return dberr.New(dberr.Unavailable, "this node has no catalog yet")
 	}
 	return s.state.Watch(stream.Context(), stream.Send)
 }

@@ -46,24 +46,6 @@ func checkName(what, name string) error {
 	return refuse(dberr.InvalidArgument, "%s name %q is not valid: up to %d letters, digits and underscores, starting with a letter", what, name, nameBytesMax)
 }
 
-func (t *transaction) initCluster(c *catalogv1.InitCluster) (*catalogv1.ApplyResponse, error) {
-	if t.model.clusterID != "" {
-		return unchanged()
-	}
-	if c.GetClusterId() == "" || c.GetShards() == 0 {
-		return nil, refuse(dberr.InvalidArgument, "a cluster needs an id and at least one shard")
-	}
-	m := t.edit()
-	m.clusterID, m.shards = c.GetClusterId(), c.GetShards()
-	if err := t.bucket(bucketMeta).Put(keyClusterID, []byte(m.clusterID)); err != nil {
-		return nil, err
-	}
-	if err := putNumber(t.bucket(bucketMeta), keyShards, uint64(m.shards)); err != nil {
-		return nil, err
-	}
-	return changed(), t.addNamespace(&catalogv1.Namespace{Name: DefaultNamespace, CreatedAtUs: t.now})
-}
-
 func (t *transaction) createNamespace(c *catalogv1.CreateNamespace) (*catalogv1.ApplyResponse, error) {
 	name := strings.ToLower(c.GetName())
 	if t.model.namespaces[name] != nil {
