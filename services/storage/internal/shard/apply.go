@@ -37,6 +37,7 @@ type application struct {
 type published struct {
 	table  uint32
 	user   string
+	key    []byte // the row's
 	change *storagev1.Change
 }
 
@@ -156,7 +157,7 @@ func (a *application) row(c *command.Command, i int) error {
 	if err := changelog.Append(a.batch, a.shard.cfg.ID, r.Table, user, ch); err != nil {
 		return batchFailed(err)
 	}
-	a.changes = append(a.changes, published{r.Table, user, ch})
+	a.changes = append(a.changes, published{r.Table, user, r.Key, ch})
 	return nil
 }
 
@@ -221,6 +222,7 @@ func (a *application) commit() bool {
 	}
 	applied := a.applied
 	s.applied.Store(&applied)
+	s.highest.raise(a.changes)
 	if a.verify != nil {
 		s.sum(applied.Index, a.verify.Bucket)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/invariants"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
@@ -18,9 +19,10 @@ import (
 // under it where it looks: every key is reserved. What the command itself has written so far lies over
 // the state.
 type decider struct {
-	shard uint32
-	db    pebble.Reader
-	user  string
+	shard   uint32
+	db      pebble.Reader
+	user    string
+	highest *highest
 
 	rows   map[string]*current // by row key; only when the plan has several rows
 	unique map[string][]byte   // by index key: key of the row that holds the value, empty when free
@@ -56,7 +58,7 @@ func (d *decider) run(p *plan, writes int) error {
 }
 
 func (d *decider) item(it *item) error {
-	cur, err := d.current(it.key)
+	cur, err := d.find(it)
 	if err != nil {
 		return err
 	}
@@ -125,6 +127,22 @@ func (d *decider) accept(it *item, row *command.Row) {
 	d.out = append(d.out, *row)
 	d.stored = append(d.stored, shown)
 	d.affected[it.write]++
+}
+
+// find returns the row as it is before the item. A key that was just generated is mostly known to be new.
+func (d *decider) find(it *item) (*current, error) {
+	isNew, err := d.isNew(it)
+	if err != nil {
+		return nil, err
+	}
+	if !isNew {
+		return d.current(it.key)
+	}
+	if invariants.On {
+		cur, err := d.current(it.key)
+		invariants.Check(err != nil || !cur.live && cur.seq == 0, "a generated key of %s is not new", it.table.QualifiedName())
+	}
+	return &current{}, nil
 }
 
 func (d *decider) current(key []byte) (*current, error) {

@@ -27,13 +27,19 @@ type follower struct {
 	asked atomic.Int64
 	mu    sync.Mutex
 	now   time.Time
+	looks int // at the clock
 	// leader answers ReadIndex.
 	leader func(context.Context) (uint64, error)
 }
 
 func newFollower(t *testing.T) *follower {
 	f := &follower{node: bare(t, vfs.NewMem()), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	f.shard.cfg.Now = func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return f.now }
+	f.shard.cfg.Now = func() time.Time {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.looks++
+		return f.now
+	}
 	f.shard.cfg.ReadIndex = func(ctx context.Context) (uint64, error) {
 		f.asked.Add(1)
 		return f.leader(ctx)
@@ -158,7 +164,10 @@ func TestAFreshReadIsNotAnsweredByAnOlderQuestion(t *testing.T) {
 	until(t, "the first question", func() bool { return f.asked.Load() == 1 })
 	f.advance(time.Second)
 	second := make(chan error)
+	looks := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.looks }
+	before := looks()
 	go func() { second <- f.shard.ReadAs(t.Context(), stale, 100*time.Millisecond) }()
+	until(t, "the second read began", func() bool { return looks() > before })
 	close(answer)
 	if err := <-first; err != nil {
 		t.Error(err)

@@ -38,6 +38,8 @@ type item struct {
 	key      []byte
 	row      []byte // the complete new row; of a DELETE empty
 	expected uint64
+	// generated: the leader made the key.
+	generated bool
 	// unique are the index keys of the row's values of the table's UNIQUE columns; nil for NULL.
 	unique [][]byte
 }
@@ -148,6 +150,7 @@ func (p *planner) complete(it *item, row *rowcodec.Row, uniques []int) error {
 	t := it.table
 	switch it.op {
 	case storagev1.Operation_OPERATION_INSERT:
+		it.generated = generatesKey(t) && !row.Set[t.Key()[0]]
 		if err := p.fill.fillDefaults(t, row); err != nil {
 			return err
 		}

@@ -88,6 +88,7 @@ type Shard struct {
 	fresh    freshness
 	progress progress
 	sums     sums
+	highest  *highest
 	keys     *reservations
 	inFlight *semaphore.Weighted
 	bytes    *semaphore.Weighted
@@ -119,7 +120,11 @@ func New(cfg Config) (*Shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shard{cfg: cfg, seq: seq, requests: requests{flight: map[requestID]*attempt{}}, keys: newReservations(), inFlight: semaphore.NewWeighted(inFlightMax),
+	tops, err := newHighest()
+	if err != nil {
+		return nil, err
+	}
+	s := &Shard{cfg: cfg, seq: seq, highest: tops, requests: requests{flight: map[requestID]*attempt{}}, keys: newReservations(), inFlight: semaphore.NewWeighted(inFlightMax),
 		bytes: semaphore.NewWeighted(inFlightBytesMax), pending: map[uint64]*Pending{},
 		failing: make(chan proposal, raftgroup.ApplyQueueMax), ended: make(chan struct{})}
 	if err := s.load(); err != nil {
@@ -137,6 +142,7 @@ func (s *Shard) load() error {
 		return err
 	}
 	s.applied.Store(&a)
+	s.highest.forget()
 	buckets, err := loadRequests(s.cfg.DB, s.cfg.ID)
 	if err != nil {
 		return err

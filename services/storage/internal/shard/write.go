@@ -102,7 +102,7 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, term ui
 		return nil, err
 	}
 	pend.returns, pend.attempt = req.GetReturnRows(), at
-	d := decider{shard: s.cfg.ID, db: s.cfg.DB}
+	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
 		pend.finish(err)
 		return nil, err
