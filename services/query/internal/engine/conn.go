@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,6 +145,13 @@ func (c *conn) prepare(s Statement) (*prepared, error) {
 	}
 	c.prepared = append(c.prepared, p)
 	return p, nil
+}
+
+// forget frees a prepared statement. One that did not run to its end cannot be kept: DuckDB's plan
+// holds the hash tables and sorted rows it made until it runs again.
+func (c *conn) forget(p *prepared) {
+	c.prepared = slices.DeleteFunc(c.prepared, func(kept *prepared) bool { return kept == p })
+	p.destroy()
 }
 
 // cacheKey names the statement and the columns of its tables; empty when it must not be kept.

@@ -95,6 +95,33 @@ func TestAResultThatNobodyReadsToTheEndIsReleased(t *testing.T) {
 	}
 }
 
+// What a statement built up before its reader left must not stay with its prepared form: a connection
+// keeps many of those.
+func TestAnUnreadStatementLeavesNoMemoryBehind(t *testing.T) {
+	e := newEngine(t, Config{MemoryBytes: 96 << 20, Connections: 1})
+	for i := range 20 {
+		rows, err := e.Query(t.Context(), Statement{SQL: fmt.Sprintf(
+			"SELECT a.x, b.y FROM range(%d) a(x) JOIN range(%d) b(y) ON a.x = b.y", 300_000+i, 200_000+i)})
+		if err != nil {
+			t.Fatalf("join %d: %v", i, err)
+		}
+		b, err := rows.Next(t.Context())
+		if err != nil {
+			t.Fatalf("join %d: %v", i, err)
+		}
+		b.Release()
+		rows.Release()
+	}
+	// One that fails keeps nothing either.
+	if _, err := collect(t, e, Statement{SQL: "SELECT i::VARCHAR || repeat('x', 100) s FROM range(10000000) t(i) ORDER BY s DESC"}); !dberr.Is(err, dberr.LimitExceeded) {
+		t.Errorf("a sort beyond the limit: %v", err)
+	}
+	got, err := collect(t, e, Statement{SQL: "SELECT count(*) FROM (SELECT i % 500000 g, count(*) FROM range(1000000) t(i) GROUP BY g)"})
+	if err != nil || got[0] != "500000" {
+		t.Errorf("afterwards: %q, %v", got, err)
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	e := newEngine(t, Config{MemoryBytes: 64 << 20})
 	for name, sql := range map[string]string{

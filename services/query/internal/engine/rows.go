@@ -160,11 +160,12 @@ func (r *Rows) free() {
 	r.interrupted()
 	duckdb.DestroyArrowOptions(&r.options)
 	duckdb.DestroyResult(&r.result)
-	if r.err != io.EOF { //nolint:errorlint // set by fetch itself
+	unread := r.err != io.EOF //nolint:errorlint // set by fetch itself
+	if unread {
 		r.conn.abandon()
 	}
-	if r.stmt != nil && r.stmt.key == "" {
-		r.stmt.destroy()
+	if r.stmt != nil && (unread || r.stmt.key == "") {
+		r.conn.forget(r.stmt)
 	}
 	r.conn.run = nil
 	r.conn = nil
