@@ -31,16 +31,22 @@ const (
 	defaultPageTimeout      = time.Minute
 	defaultOpenTimeout      = 10 * time.Second
 	defaultProgressInterval = 5 * time.Second
+	// defaultDrainTime spreads the reconnections of 100,000 subscriptions so that the other nodes take 20,000 a
+	// second, and is well below what is usually granted to a process for stopping.
+	defaultDrainTime = 5 * time.Second
 	// progressIntervalMin bounds the cost of bookmarks, which visit every partition.
 	progressIntervalMin = time.Second
 )
 
 // Config of the live role. The zero value works.
 type Config struct {
-	// Addr is where the role serves, Storage the role it calls. Empty means "live" and "storage", the
-	// names inside one process.
-	Addr    string `toml:"-"`
-	Storage string `toml:"-"`
+	// Addr is where the role serves, Seeds are storage nodes: one that answers is enough to find all. Empty
+	// means "live" and "storage", the names inside one process.
+	Addr  string   `toml:"-"`
+	Seeds []string `toml:"-"`
+	// ServerID is this process in the catalog's list of nodes: when that says Draining, subscriptions are moved
+	// away. Empty: the node belongs to no cluster.
+	ServerID string `toml:"-"`
 
 	SubscriptionsMax int             `toml:"max_subscriptions" doc:"subscriptions on one live node"`
 	QueueMessages    int             `toml:"queue_messages" doc:"messages that may wait for one gateway; past it subscriptions end as lagged"`
@@ -52,6 +58,7 @@ type Config struct {
 	PageTimeout      config.Duration `toml:"page_timeout" doc:"how long one scan of initial rows may take"`
 	OpenTimeout      config.Duration `toml:"open_timeout" doc:"how long a subscription waits for storage and the catalog"`
 	ProgressInterval config.Duration `toml:"progress_interval" doc:"least time between two bookmarks for an idle subscription, 1s or more"`
+	DrainTime        config.Duration `toml:"drain_time" doc:"over how long subscriptions are moved to other nodes when this one stops or drains"`
 
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time `toml:"-"`
@@ -64,7 +71,9 @@ type Config struct {
 // withDefaults fills in what is zero and refuses what makes no sense.
 func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Addr, "live")
-	setDefault(&c.Storage, "storage")
+	if len(c.Seeds) == 0 {
+		c.Seeds = []string{"storage"}
+	}
 	setDefault(&c.SubscriptionsMax, defaultSubscriptionsMax)
 	setDefault(&c.QueueMessages, defaultQueueMessages)
 	setDefault(&c.QueueBytes, defaultQueueBytes)
@@ -75,6 +84,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.PageTimeout, config.Duration(defaultPageTimeout))
 	setDefault(&c.OpenTimeout, config.Duration(defaultOpenTimeout))
 	setDefault(&c.ProgressInterval, config.Duration(defaultProgressInterval))
+	setDefault(&c.DrainTime, config.Duration(defaultDrainTime))
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -88,7 +98,7 @@ func (c Config) withDefaults() (Config, error) {
 			return c, dberr.New(dberr.InvalidArgument, "setting live.%s is negative", name)
 		}
 	}
-	if c.PageTimeout < 0 || c.OpenTimeout < 0 || time.Duration(c.ProgressInterval) < progressIntervalMin {
+	if c.PageTimeout < 0 || c.OpenTimeout < 0 || c.DrainTime < 0 || time.Duration(c.ProgressInterval) < progressIntervalMin {
 		return c, dberr.New(dberr.InvalidArgument, "the times of section live may not be negative, and live.progress_interval not below %s", progressIntervalMin)
 	}
 	return c, nil

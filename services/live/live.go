@@ -10,9 +10,9 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/group"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/snapshot"
 )
@@ -22,11 +22,12 @@ type Live struct {
 	cfg     Config
 	network rpcnet.Network
 
-	storage *rpcnet.Conn
-	view    *catalogview.View
-	hub     *group.Hub
-	follow  *follower
-	server  *rpcnet.Server
+	router *router.Router
+	view   *catalogview.View
+	hub    *group.Hub
+	follow *follower
+	drain  *drainer
+	server *rpcnet.Server
 	// calls are the goroutines that send and receive for streams. They end with their stream, which
 	// may be after its handler.
 	calls sync.WaitGroup
@@ -38,8 +39,8 @@ func New(cfg Config, network rpcnet.Network) *Live { return &Live{cfg: cfg, netw
 // Name is the role's name.
 func (l *Live) Name() string { return "live" }
 
-// Start returns when the role serves. The storage role must be up: the first copy of the catalog comes
-// from there.
+// Start returns when the role serves. A storage node must be up: the first copy of the catalog comes from
+// there.
 func (l *Live) Start(ctx context.Context) error {
 	if err := l.start(ctx); err != nil {
 		return errors.Join(err, l.Stop(ctx))
@@ -51,22 +52,23 @@ func (l *Live) start(ctx context.Context) (err error) {
 	if l.cfg, err = l.cfg.withDefaults(); err != nil {
 		return err
 	}
-	if l.storage, err = rpcnet.Dial(l.network, l.cfg.Storage); err != nil {
-		return err
-	}
-	hub := group.New(l.cfg.hub(), storagev1.NewStorageServiceClient(l.storage), snapshot.NewReader(l.storage))
+	way := router.New(router.Config{Network: l.network, Seeds: l.cfg.Seeds, Logger: l.cfg.Logger})
+	hub := group.New(l.cfg.hub(), way, snapshot.NewReader(way))
 	if err := register(l.cfg.Metrics, hub); err != nil {
 		return err
 	}
-	view := catalogview.New(l.storage, l.cfg.Logger)
+	view := way.View()
 	follow := newFollower(view, hub, l.cfg.Logger)
+	drain := newDrainer(view, hub, l.cfg)
 	view.OnChange(follow.note)
-	if err := view.Start(ctx); err != nil {
+	view.OnChange(drain.note)
+	if err := way.Start(ctx); err != nil {
 		return err
 	}
-	l.view, l.hub, l.follow = view, hub, follow
+	l.router, l.view, l.hub, l.follow, l.drain = way, view, hub, follow, drain
 	hub.Start(ctx)
 	follow.start(ctx)
+	drain.start(ctx)
 	server, err := rpcnet.NewServer(l.network, l.cfg.Addr, rpcnet.ServerOptions{Logger: l.cfg.Logger})
 	if err != nil {
 		return err
@@ -77,9 +79,12 @@ func (l *Live) start(ctx context.Context) (err error) {
 	return nil
 }
 
-// Stop ends every subscription as Unavailable with its position, sends these last messages until ctx
-// ends, and frees everything.
+// Stop ends every subscription as Unavailable with its position, spread over the drain time, sends these
+// last messages until ctx ends, and frees everything.
 func (l *Live) Stop(ctx context.Context) error {
+	if l.drain != nil {
+		l.drain.stop(ctx)
+	}
 	if l.follow != nil {
 		l.follow.stop()
 	}
@@ -89,15 +94,18 @@ func (l *Live) Stop(ctx context.Context) error {
 	if l.server != nil {
 		l.server.Stop(ctx)
 	}
-	if l.view != nil {
-		l.view.Stop()
+	if l.router != nil {
+		l.router.Stop()
 	}
-	var errs []error
-	if l.storage != nil {
-		errs = append(errs, l.storage.Close())
+	return l.waitCalls(ctx)
+}
+
+// Load is the number of subscriptions, for the node's reports.
+func (l *Live) Load() uint64 {
+	if l.hub == nil {
+		return 0
 	}
-	errs = append(errs, l.waitCalls(ctx))
-	return errors.Join(errs...)
+	return uint64(l.hub.Stats().Subscriptions)
 }
 
 // waitCalls waits for the goroutines of streams. Only a gateway that neither reads nor hangs up can

@@ -1,6 +1,7 @@
-// Package feed holds a live node's watches on one storage node: all of them share one stream, which
-// is opened again after a failure, each watch at its own position, so that a watch sees every change
-// once and in order for as long as the change log reaches back.
+// Package feed holds a live node's watches. All watches of the shards that one storage node leads share
+// one stream to it, which is opened when it is needed and closed when it is not. When a shard gets another
+// leader, or a stream breaks, the shard's watches are opened again where it is led now, each at its own
+// position, so that a watch sees every change once and in order for as long as the change log reaches back.
 package feed
 
 import (
@@ -10,20 +11,23 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 const (
-	// retryEvery is the pause before a broken stream or a refused watch is tried again: short, as
-	// subscribers wait, and long enough not to burden a storage node that is starting.
+	// retryEvery is the pause before a shard without a leader, a broken stream or a refused watch is tried
+	// again: short, as subscribers wait, and long enough not to burden storage nodes that are starting.
 	retryEvery = 200 * time.Millisecond
+	// idleAfter is how long a stream without watches stays open: users come and go.
+	idleAfter = 10 * time.Second
 	// beginning is a position below every _seq and not zero, which means "from now" to storage.
 	beginning = 1
 )
 
-// Sink receives what one watch delivers. Its methods are called by the feed's goroutine, one at a
-// time, and must not block. They may add and close watches.
+// Sink receives what one watch delivers. Its methods are called one at a time for all watches of a shard,
+// and must not block. They may add and close watches.
 type Sink interface {
 	// Started is called once: every change after position will come.
 	Started(position uint64)
@@ -33,6 +37,16 @@ type Sink interface {
 	Ended(code dberr.Code, message string)
 }
 
+// Routes knows who leads a shard's group. Its methods must not block; internal/router has them.
+type Routes interface {
+	// Leader is where a group's leader is believed to be.
+	Leader(group uint32) (addr string, ok bool)
+	// Learn is told what became of a request to addr; err is nil when it was served there.
+	Learn(group uint32, addr string, err error)
+	// Conn is the connection to an address.
+	Conn(addr string) (*rpcnet.Conn, error)
+}
+
 // Partition names what a watch follows.
 type Partition struct {
 	Shard, Table uint32
@@ -40,95 +54,114 @@ type Partition struct {
 	User string
 }
 
+// Caller is on whose behalf a watch is opened.
+type Caller struct {
+	Identity *catalogv1.Identity
+	// CatalogVersion is what a storage node must know of before it answers.
+	CatalogVersion uint64
+}
+
 // Config is what a Feed needs.
 type Config struct {
 	Log *slog.Logger
-	// Progress is called by the feed's goroutine when everything up to position in a shard has been
-	// delivered to the watches that have started.
+	// Progress is called when everything up to position in a shard has been delivered to the watches that
+	// have started on the same stream; one at a time with the sinks of that shard.
 	Progress func(shard uint32, position uint64)
 }
 
-// Feed is the watches on one storage node. Make it with New, then Start.
+// Feed is a live node's watches. Make it with New, then Start.
+//
+// Lock order: shard.deliver, what sinks lock, then mu.
 type Feed struct {
-	client storagev1.StorageServiceClient
+	routes Routes
 	cfg    Config
 
 	mu      sync.Mutex
-	watches map[uint64]*Watch
-	nextID  uint64
+	run     context.Context //nolint:containedctx // ends the streams, which are opened when they are needed
+	lastID  uint64
 	shards  map[uint32]*shard
-	// requests wait for the open stream; at most two per watch, as a watch that is closed before its
-	// request was sent is forgotten.
-	requests  []request
-	refused   []*Watch // to be asked for again at the next try
-	connected bool
+	streams map[string]*stream // by address
 
-	wake chan struct{} // one token: requests may hold something
 	stop context.CancelFunc
 	done sync.WaitGroup
-}
-
-// shard is how far a shard has been delivered.
-type shard struct {
-	position uint64
-	reports  uint64 // counts Progress messages, see Watch.since
-}
-
-// request asks storage to open a watch (watch set), or to end one.
-type request struct {
-	watch  *Watch
-	remove uint64
 }
 
 // Watch is one watch. It is made by Feed.Add.
 type Watch struct {
 	feed      *Feed
-	id        uint64
+	shard     *shard
 	sink      Sink
 	partition Partition
-	identity  *catalogv1.Identity
+	caller    Caller
 
 	// The fields below belong to feed.mu.
 
 	// position: changes up to it have been delivered, as far as the watch's own messages say.
 	position uint64
-	// since is the shard's report count when storage started the watch: later reports count for it.
-	since   uint64
-	started bool // storage has started it once
-	open    bool // storage has started it on the present stream
-	closed  bool
+	started  bool // storage has started it once
+	closed   bool
+	refused  bool // to be asked for again at the next try
+
+	// at is the stream it was asked for on, nil when on none; id is its number there. A watch that moves gets
+	// another number each time, so what a former leader still sends for the old one meets nobody.
+	at *stream
+	id uint64
+	// open: storage has started it on this stream. since is the shard's report count at that time: later
+	// reports count for it.
+	open  bool
+	since uint64
 }
 
-// New makes a feed over a connection to a storage node.
-func New(client storagev1.StorageServiceClient, cfg Config) *Feed {
-	return &Feed{client: client, cfg: cfg, watches: map[uint64]*Watch{}, shards: map[uint32]*shard{},
-		wake: make(chan struct{}, 1)}
+// New makes a feed.
+func New(routes Routes, cfg Config) *Feed {
+	return &Feed{routes: routes, cfg: cfg, shards: map[uint32]*shard{}, streams: map[string]*stream{}}
 }
 
-// Start begins to follow; it does not wait for the storage node.
+// Start begins to follow; it does not wait for storage.
 func (f *Feed) Start(ctx context.Context) {
-	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	f.stop = cancel
-	f.done.Go(func() { f.follow(run) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.run, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, sh := range f.shards {
+		f.place(sh, "")
+	}
+	f.done.Go(func() { f.tend(f.run) })
 }
 
-// Stop ends the stream. Sinks are not called afterwards, nor told.
+// Stop ends the streams. Sinks are not called afterwards, nor told.
 func (f *Feed) Stop() {
-	if f.stop != nil {
-		f.stop()
+	f.mu.Lock()
+	started := f.stop != nil
+	if started {
+		f.stop() // under mu: no stream is opened after this
+	}
+	f.mu.Unlock()
+	if started {
 		f.done.Wait()
 	}
 }
 
-// Add opens a watch for the changes after a position; zero means from now on. The sink may be called
-// before Add returns.
-func (f *Feed) Add(p Partition, identity *catalogv1.Identity, after uint64, sink Sink) *Watch {
+// Streams is the number of streams to storage nodes.
+func (f *Feed) Streams() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.nextID++
-	w := &Watch{feed: f, id: f.nextID, sink: sink, partition: p, identity: identity, position: after}
-	f.watches[w.id] = w
-	f.request(request{watch: w})
+	return len(f.streams)
+}
+
+// Add opens a watch for the changes after a position; zero means from now on. The sink may be called
+// before Add returns.
+func (f *Feed) Add(p Partition, caller Caller, after uint64, sink Sink) *Watch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sh := f.shard(p.Shard)
+	w := &Watch{feed: f, shard: sh, sink: sink, partition: p, caller: caller, position: after}
+	sh.watches[w] = struct{}{}
+	switch {
+	case sh.on != nil:
+		sh.on.request(w)
+	case !sh.waits:
+		f.place(sh, "")
+	}
 	return w
 }
 
@@ -141,8 +174,8 @@ func (w *Watch) Close() {
 		return
 	}
 	w.closed = true
-	delete(f.watches, w.id)
-	f.request(request{remove: w.id})
+	delete(w.shard.watches, w)
+	w.suspend(true)
 }
 
 // Position returns how far the watch has delivered, reports on its whole shard included.
@@ -152,25 +185,33 @@ func (w *Watch) Position() uint64 {
 	return w.reached()
 }
 
+// reached is Position. A report counts for watches that had started on its stream before it.
 func (w *Watch) reached() uint64 {
-	if s := w.feed.shards[w.partition.Shard]; w.open && s != nil && s.reports > w.since {
-		return max(w.position, s.position)
+	if w.open {
+		if r := w.at.reports[w.partition.Shard]; r.count > w.since {
+			return max(w.position, r.position)
+		}
 	}
 	return w.position
 }
 
-// request queues r when there is a stream; a new stream begins with all watches anyway.
-func (f *Feed) request(r request) {
-	if !f.connected {
+// suspend takes the watch off its stream, where it stands. tell asks storage to end it there.
+func (w *Watch) suspend(tell bool) {
+	if w.at == nil {
 		return
 	}
-	f.requests = append(f.requests, r)
-	f.signal()
+	w.position = w.reached()
+	w.at.drop(w.id, tell)
+	w.at, w.id, w.open = nil, 0, false
 }
 
-func (f *Feed) signal() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
+// add is the request that opens w where it is.
+func (w *Watch) add() *storagev1.WatchAdd {
+	after := w.position
+	if w.started {
+		// A watch that started on an empty shard stands at zero, which would mean "from now".
+		after = max(after, beginning)
 	}
+	return &storagev1.WatchAdd{WatchId: w.id, Shard: w.partition.Shard, TableId: w.partition.Table, UserId: w.partition.User,
+		Identity: w.caller.Identity, CatalogVersion: w.caller.CatalogVersion, AfterSeq: after}
 }

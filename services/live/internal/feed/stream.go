@@ -7,245 +7,296 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 type watchStream = grpc.BidiStreamingClient[storagev1.WatchRequest, storagev1.WatchResponse]
 
-// follow keeps a stream open until ctx ends.
-func (f *Feed) follow(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := f.serve(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		f.cfg.Log.WarnContext(ctx, "change stream broke, opening it again", "error", err)
-		pause(ctx, retryEvery)
+// stream is one Watch call to one storage node. It is never opened again: another one takes its place.
+type stream struct {
+	feed   *Feed
+	addr   string
+	cancel context.CancelFunc
+	wake   chan struct{} // one token: requests may hold something
+
+	// The fields below belong to feed.mu.
+
+	watches map[uint64]*Watch
+	reports map[uint32]report
+	// requests wait to be sent; at most two per watch and move, as a watch that is gone before its request
+	// was sent is not asked for.
+	requests []request
+	idle     time.Time // since when there are no watches, as far as anybody has looked
+	closed   bool
+}
+
+// report is how far a shard has been delivered on a stream; count numbers the reports, see Watch.since.
+type report struct {
+	position, count uint64
+}
+
+// request asks storage to open the watch with a number, or to end it.
+type request struct {
+	id     uint64
+	remove bool
+}
+
+// stream returns the stream to an address, a new one if need be. mu is held.
+func (f *Feed) stream(addr string) *stream {
+	if s := f.streams[addr]; s != nil {
+		return s
+	}
+	ctx, cancel := context.WithCancel(f.run)
+	s := &stream{feed: f, addr: addr, cancel: cancel, wake: make(chan struct{}, 1),
+		watches: map[uint64]*Watch{}, reports: map[uint32]report{}}
+	f.streams[addr] = s
+	f.done.Go(func() { s.serve(ctx) })
+	return s
+}
+
+// request asks for a watch under a new number. mu is held.
+func (s *stream) request(w *Watch) {
+	s.feed.lastID++
+	w.at, w.id = s, s.feed.lastID
+	s.watches[w.id] = w
+	s.enqueue(request{id: w.id})
+}
+
+// drop forgets a number. mu is held.
+func (s *stream) drop(id uint64, tell bool) {
+	delete(s.watches, id)
+	if tell && !s.closed {
+		s.enqueue(request{id: id, remove: true})
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+func (s *stream) enqueue(r request) {
+	s.requests = append(s.requests, r)
 	select {
-	case <-t.C:
-	case <-ctx.Done():
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 
-// serve runs one stream until it breaks.
-func (f *Feed) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := f.client.Watch(ctx)
+// close ends the stream. mu is held.
+func (s *stream) close() {
+	s.closed = true
+	s.requests = nil
+	s.cancel()
+	if s.feed.streams[s.addr] == s {
+		delete(s.feed.streams, s.addr)
+	}
+}
+
+// serve runs the stream until it breaks or is closed.
+func (s *stream) serve(ctx context.Context) {
+	err := s.talk(ctx)
+	f := s.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.closed || f.run.Err() != nil {
+		s.close()
+		return
+	}
+	f.cfg.Log.WarnContext(ctx, "change stream broke, its shards are followed elsewhere", "storage", s.addr, "watches", len(s.watches), "error", err)
+	s.close()
+	gone := dberr.New(dberr.Unavailable, "the change stream from %s broke: %w", s.addr, err)
+	for _, sh := range f.shards {
+		f.leave(sh, s, gone)
+	}
+}
+
+func (s *stream) talk(ctx context.Context) error {
+	conn, err := s.feed.routes.Conn(s.addr)
 	if err != nil {
 		return err
 	}
-	f.connect()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	rpc, err := storagev1.NewStorageServiceClient(conn).Watch(ctx)
+	if err != nil {
+		return err
+	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		if f.send(ctx, stream) != nil {
+		if s.send(ctx, rpc) != nil {
 			cancel() // the receiver will not get anything either
 		}
 	}()
-	err = f.receive(stream)
+	err = s.receive(rpc)
 	cancel()
 	<-sent
-	f.disconnect()
 	return err
 }
 
-// connect asks for every watch on a new stream.
-func (f *Feed) connect() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.connected = true
-	f.requests = make([]request, 0, len(f.watches))
-	for _, w := range f.watches {
-		f.requests = append(f.requests, request{watch: w})
-	}
-	f.signal()
-}
-
-// disconnect freezes the positions: reports on the next stream count only for watches started there.
-func (f *Feed) disconnect() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.connected = false
-	f.requests, f.refused = nil, nil
-	for _, w := range f.watches {
-		w.position = w.reached()
-		w.open = false
-	}
-}
-
-// send sends requests, and asks again for refused watches.
-func (f *Feed) send(ctx context.Context, stream watchStream) error {
-	retry := time.NewTicker(retryEvery)
-	defer retry.Stop()
+func (s *stream) send(ctx context.Context, rpc watchStream) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-f.wake:
-		case <-retry.C:
-			f.retryRefused()
+		case <-s.wake:
 		}
-		for {
-			m := f.nextRequest()
-			if m == nil {
-				break
-			}
-			if err := stream.Send(m); err != nil {
+		for m := s.next(); m != nil; m = s.next() {
+			if err := rpc.Send(m); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (f *Feed) retryRefused() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, w := range f.refused {
-		f.requests = append(f.requests, request{watch: w})
-	}
-	f.refused = nil
-}
-
-// nextRequest takes the next request to send, nil when there is none.
-func (f *Feed) nextRequest() *storagev1.WatchRequest {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for len(f.requests) > 0 {
-		r := f.requests[0]
-		f.requests[0] = request{}
-		if f.requests = f.requests[1:]; len(f.requests) == 0 {
-			f.requests = nil
+// next takes the next request to send, nil when there is none.
+func (s *stream) next() *storagev1.WatchRequest {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	for len(s.requests) > 0 {
+		r := s.requests[0]
+		if s.requests = s.requests[1:]; len(s.requests) == 0 {
+			s.requests = nil
 		}
-		if r.watch == nil {
-			return &storagev1.WatchRequest{Request: &storagev1.WatchRequest_Remove{Remove: r.remove}}
+		if r.remove {
+			return &storagev1.WatchRequest{Request: &storagev1.WatchRequest_Remove{Remove: r.id}}
 		}
-		if !r.watch.closed {
-			return &storagev1.WatchRequest{Request: &storagev1.WatchRequest_Add{Add: r.watch.add()}}
+		if w := s.watches[r.id]; w != nil {
+			return &storagev1.WatchRequest{Request: &storagev1.WatchRequest_Add{Add: w.add()}}
 		}
 	}
 	return nil
 }
 
-// add is the request that opens w where it is. feed.mu is held.
-func (w *Watch) add() *storagev1.WatchAdd {
-	after := w.position
-	if w.started {
-		// A watch that started on an empty shard stands at zero, which would mean "from now".
-		after = max(after, beginning)
-	}
-	return &storagev1.WatchAdd{WatchId: w.id, Shard: w.partition.Shard, TableId: w.partition.Table,
-		UserId: w.partition.User, Identity: w.identity, AfterSeq: after}
-}
-
-func (f *Feed) receive(stream watchStream) error {
+func (s *stream) receive(rpc watchStream) error {
 	for {
-		m, err := stream.Recv()
+		m, err := rpc.Recv()
 		if err != nil {
 			return err
 		}
 		switch e := m.GetEvent().(type) {
 		case *storagev1.WatchResponse_Started:
-			f.started(e.Started)
+			s.started(e.Started)
 		case *storagev1.WatchResponse_Changes:
-			f.changes(e.Changes)
+			s.changes(e.Changes)
 		case *storagev1.WatchResponse_Ended:
-			f.ended(e.Ended)
+			s.ended(e.Ended)
 		case *storagev1.WatchResponse_Progress:
-			f.progress(e.Progress)
+			s.progress(e.Progress)
 		default:
 			return dberr.New(dberr.Internal, "change stream: storage sent an event of an unknown kind")
 		}
 	}
 }
 
-func (f *Feed) started(m *storagev1.WatchStarted) {
-	f.mu.Lock()
-	w := f.watches[m.GetWatchId()]
+// turn waits for the right to call the sinks of a watch's shard, and returns the watch with feed.mu held;
+// nil when the number is nobody's, or not any more.
+func (s *stream) turn(id uint64) (w *Watch, release func()) {
+	s.feed.mu.Lock()
+	if w = s.watches[id]; w == nil {
+		s.feed.mu.Unlock()
+		return nil, nil
+	}
+	s.feed.mu.Unlock()
+	w.shard.deliver.Lock()
+	s.feed.mu.Lock()
+	if s.watches[id] != w { // it moved while the other stream's delivery was under way
+		s.feed.mu.Unlock()
+		w.shard.deliver.Unlock()
+		return nil, nil
+	}
+	return w, w.shard.deliver.Unlock
+}
+
+func (s *stream) started(m *storagev1.WatchStarted) {
+	w, release := s.turn(m.GetWatchId())
 	if w == nil {
-		f.mu.Unlock()
 		return
 	}
+	defer release()
 	first := !w.started
 	if first {
 		w.position = m.GetPosition()
 	}
 	w.started, w.open = true, true
-	w.since = f.shard(w.partition.Shard).reports
-	f.mu.Unlock()
+	w.since = s.reports[w.partition.Shard].count
+	w.shard.moves = 0
+	s.feed.mu.Unlock()
+	s.feed.routes.Learn(router.ShardGroup(w.partition.Shard), s.addr, nil)
 	if first {
 		w.sink.Started(m.GetPosition())
 	}
 }
 
-func (f *Feed) changes(m *storagev1.ChangeBatch) {
-	f.mu.Lock()
-	w := f.watches[m.GetWatchId()]
-	changes := m.GetChanges()
-	if w != nil {
-		for len(changes) > 0 && changes[0].GetSeq() <= w.position {
-			changes = changes[1:] // delivered before the stream broke
-		}
-	}
-	if w == nil || len(changes) == 0 {
-		f.mu.Unlock()
-		return
-	}
-	w.position = changes[len(changes)-1].GetSeq()
-	f.mu.Unlock()
-	w.sink.Changes(changes)
-}
-
-func (f *Feed) ended(m *storagev1.WatchEnded) {
-	code := dberr.Code(m.GetCode())
-	f.mu.Lock()
-	w := f.watches[m.GetWatchId()]
+// changes delivers. The position moves when the sink has taken them, so that nobody is told of a position
+// whose changes are still on their way.
+func (s *stream) changes(m *storagev1.ChangeBatch) {
+	w, release := s.turn(m.GetWatchId())
 	if w == nil {
-		f.mu.Unlock()
 		return
 	}
-	if passing(code) {
-		w.position = w.reached()
-		w.open = false
-		f.refused = append(f.refused, w)
-		f.mu.Unlock()
+	defer release()
+	changes := m.GetChanges()
+	for len(changes) > 0 && changes[0].GetSeq() <= w.position {
+		changes = changes[1:] // delivered before the watch moved
+	}
+	s.feed.mu.Unlock()
+	if len(changes) == 0 {
 		return
 	}
-	w.closed = true
-	delete(f.watches, w.id)
-	f.mu.Unlock()
-	w.sink.Ended(code, m.GetMessage())
+	w.sink.Changes(changes)
+	s.feed.mu.Lock()
+	w.position = max(w.position, changes[len(changes)-1].GetSeq())
+	s.feed.mu.Unlock()
 }
 
-// passing says that a refused watch may be accepted later: the shard moves, or the node is busy.
+func (s *stream) ended(m *storagev1.WatchEnded) {
+	w, release := s.turn(m.GetWatchId())
+	if w == nil {
+		return
+	}
+	defer release()
+	code := dberr.Code(m.GetCode())
+	switch {
+	case code == dberr.NotLeader:
+		w.suspend(false)
+		s.feed.leave(w.shard, s, dberr.New(code, "%s", m.GetMessage()).With(dberr.FieldLeader, m.GetFields()[dberr.FieldLeader]))
+		s.feed.mu.Unlock()
+	case passing(code):
+		w.suspend(false)
+		w.refused = true
+		s.feed.mu.Unlock()
+	default:
+		w.suspend(false)
+		w.closed = true
+		delete(w.shard.watches, w)
+		s.feed.mu.Unlock()
+		w.sink.Ended(code, m.GetMessage())
+	}
+}
+
+// passing says that a refused watch may be accepted later.
 func passing(code dberr.Code) bool {
 	switch code {
-	case dberr.Unavailable, dberr.NotLeader, dberr.Timeout, dberr.Canceled:
+	case dberr.Unavailable, dberr.Timeout, dberr.Canceled:
 		return true
 	}
 	return false
 }
 
-func (f *Feed) progress(m *storagev1.Progress) {
+// progress notes a report, and passes it on when it is the present leader's.
+func (s *stream) progress(m *storagev1.Progress) {
+	f := s.feed
 	f.mu.Lock()
-	s := f.shard(m.GetShard())
-	s.position = max(s.position, m.GetPosition())
-	s.reports++
+	sh := f.shard(m.GetShard())
 	f.mu.Unlock()
-	f.cfg.Progress(m.GetShard(), m.GetPosition())
-}
-
-func (f *Feed) shard(id uint32) *shard {
-	s := f.shards[id]
-	if s == nil {
-		s = &shard{}
-		f.shards[id] = s
+	sh.deliver.Lock()
+	defer sh.deliver.Unlock()
+	f.mu.Lock()
+	present := sh.on == s
+	if present {
+		r := s.reports[sh.id]
+		s.reports[sh.id] = report{position: max(r.position, m.GetPosition()), count: r.count + 1}
 	}
-	return s
+	f.mu.Unlock()
+	if present {
+		f.cfg.Progress(sh.id, m.GetPosition())
+	}
 }

@@ -3,8 +3,8 @@ package group
 import (
 	"context"
 	"slices"
+	"time"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/outbox"
@@ -103,7 +103,7 @@ func (p *Partition) fetch(s *Subscription, st *start) bool {
 
 	ctx, cancel := context.WithTimeout(st.ctx, p.hub.cfg.PageTimeout)
 	defer cancel()
-	page, err := p.hub.pages.Read(ctx, req)
+	page, err := p.hub.read(ctx, req)
 
 	p.mu.Lock()
 	defer p.unlock()
@@ -122,12 +122,38 @@ func (p *Partition) fetch(s *Subscription, st *start) bool {
 	return true
 }
 
+const (
+	// rereadMin and rereadMax are the pauses before a page is read again, doubling: an election takes about a
+	// second.
+	rereadMin = 20 * time.Millisecond
+	rereadMax = 500 * time.Millisecond
+)
+
+// read reads a page; when its shard has no leader, or loses it meanwhile, again, until ctx ends. What was
+// read of the page then counts for nothing, so the attempt that succeeds is exact by itself.
+func (h *Hub) read(ctx context.Context, req snapshot.Request) (*snapshot.Page, error) {
+	for wait := rereadMin; ; wait = min(2*wait, rereadMax) {
+		page, err := h.pages.Read(ctx, req)
+		if code := dberr.CodeOf(err); err == nil || (code != dberr.Unavailable && code != dberr.NotLeader) {
+			return page, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, dberr.New(dberr.Unavailable, "no page within live.page_timeout: %w", err)
+		}
+	}
+}
+
 // pageShrink divides the rows of a page that storage could not order in its memory.
 const pageShrink = 4
 
 func (p *Partition) request(s *Subscription) snapshot.Request {
 	st := s.start
-	req := snapshot.Request{Shape: s.shape, Identity: catalog.IdentityToProto(*st.identity), Shard: p.key.Shard, User: p.key.User,
+	caller := st.caller()
+	req := snapshot.Request{Shape: s.shape, Identity: caller.Identity, CatalogVersion: caller.CatalogVersion, Shard: p.key.Shard, User: p.key.User,
 		After: st.lastRead, UpTo: st.pages.Position(), Rows: st.pageRows, BatchRows: st.rows, NowUS: st.nowUS}
 	if st.lastRows != nil && !st.announced {
 		req.Rows, req.Newest = int(*st.lastRows), true

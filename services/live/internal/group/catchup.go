@@ -1,7 +1,6 @@
 package group
 
 import (
-	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
@@ -16,7 +15,7 @@ type logReader struct {
 // readLog opens the subscription's own watch.
 func (p *Partition) readLog(s *Subscription, after uint64) {
 	s.position = after
-	s.start.log = p.hub.feed.Add(p.key, catalog.IdentityToProto(*s.start.identity), max(after, beginning), &logReader{p, s})
+	s.start.log = p.hub.feed.Add(p.key, s.start.caller(), max(after, beginning), &logReader{p, s})
 }
 
 // reads reports whether the reader's watch is still the subscription's. p.mu is held.

@@ -15,9 +15,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/feed"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/match"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/outbox"
@@ -68,6 +66,8 @@ type Hub struct {
 	count      int
 
 	stopped atomic.Bool
+	// refusing: the node drains.
+	refusing atomic.Bool
 
 	// startMu guards starting: subscriptions that wait for storage, or read its change log.
 	startMu  sync.Mutex
@@ -78,8 +78,9 @@ type Hub struct {
 	draining bool
 	loads    sync.WaitGroup
 
-	// told is when bookmarks were last sent for a shard. Only the feed's goroutine uses it.
-	told map[uint32]time.Time
+	// told is when bookmarks were last sent for a shard.
+	toldMu sync.Mutex
+	told   map[uint32]time.Time
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -96,13 +97,13 @@ type Counts struct {
 	Reread    atomic.Uint64 // snapshots whose buffer was given up
 }
 
-// New makes a hub that reads changes and snapshots from one storage node.
-func New(cfg Config, storage storagev1.StorageServiceClient, pages Pages) *Hub {
+// New makes a hub that reads changes from the leaders of the shards, and snapshots through pages.
+func New(cfg Config, routes feed.Routes, pages Pages) *Hub {
 	h := &Hub{cfg: cfg, pages: pages, shapes: match.NewCache(),
 		partitions: map[uint32]map[feed.Partition]*Partition{}, users: map[string]*Subscription{},
 		streams: map[*Stream]struct{}{}, starting: map[*Subscription]struct{}{}, told: map[uint32]time.Time{}}
 	h.budget.left.Store(int64(cfg.BufferBytes))
-	h.feed = feed.New(storage, feed.Config{Log: cfg.Log, Progress: h.progress})
+	h.feed = feed.New(routes, feed.Config{Log: cfg.Log, Progress: h.progress})
 	return h
 }
 
@@ -119,7 +120,7 @@ func (h *Hub) Start(ctx context.Context) {
 func (h *Hub) Stop() {
 	h.stopped.Store(true)
 	for _, s := range h.all() {
-		s.End(dberr.Unavailable, "this node is stopping; resume from position")
+		s.End(dberr.Unavailable, movedText)
 	}
 	h.spawnMu.Lock()
 	h.draining = true
@@ -147,10 +148,10 @@ func (h *Hub) spawn(f func()) {
 }
 
 // admit registers a subscription and the use of its partition.
-func (h *Hub) admit(s *Subscription, key feed.Partition, identity *catalogv1.Identity) error {
+func (h *Hub) admit(s *Subscription, key feed.Partition, caller feed.Caller) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.stopped.Load() {
+	if h.stopped.Load() || h.refusing.Load() {
 		return dberr.New(dberr.Unavailable, "this node is stopping")
 	}
 	if h.count >= h.cfg.SubscriptionsMax {
@@ -165,10 +166,10 @@ func (h *Hub) admit(s *Subscription, key feed.Partition, identity *catalogv1.Ide
 	}
 	p := shard[key]
 	if p == nil {
-		p = &Partition{hub: h, key: key, identity: identity}
+		p = &Partition{hub: h, key: key}
 		shard[key] = p
 		p.mu.Lock() // the feed may call before Add returns
-		p.watch = h.feed.Add(key, identity, 0, p)
+		p.watch = h.feed.Add(key, caller, 0, p)
 		p.mu.Unlock()
 	}
 	p.users++

@@ -70,6 +70,7 @@ type Subscription struct {
 // start is what a subscription needs until it is live.
 type start struct {
 	identity *catalog.Identity
+	version  uint64 // of the catalog, when it was planned
 	snapshot bool
 	resume   bool
 	after    uint64 // resume: deliver what changed after it
@@ -99,6 +100,11 @@ type start struct {
 	asked      bool // the client wants the batch after the one being sent
 
 	log *feed.Watch // while catching up, unless it waits for room
+}
+
+// caller is on whose behalf storage is asked.
+func (st *start) caller() feed.Caller {
+	return feed.Caller{Identity: catalog.IdentityToProto(*st.identity), CatalogVersion: st.version}
 }
 
 // release gives back what the start holds.

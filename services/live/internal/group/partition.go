@@ -4,7 +4,6 @@ import (
 	"sync"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/feed"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/match"
@@ -13,10 +12,9 @@ import (
 
 // Partition is one watched partition and its subscriptions. It is the feed's sink.
 type Partition struct {
-	hub      *Hub
-	key      feed.Partition
-	identity *catalogv1.Identity // of the first subscriber
-	users    int                 // subscriptions not yet released; belongs to Hub.mu
+	hub   *Hub
+	key   feed.Partition
+	users int // subscriptions not yet released; belongs to Hub.mu
 
 	mu      sync.Mutex
 	watch   *feed.Watch

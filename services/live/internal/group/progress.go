@@ -7,11 +7,9 @@ import "github.com/kalamdb/kalamdb-go/services/live/internal/outbox"
 // for days can still resume: at most every ProgressEvery, as it visits every partition of the shard.
 func (h *Hub) progress(shard uint32, position uint64) {
 	h.catchUp(shard)
-	now := h.cfg.Now()
-	if now.Sub(h.told[shard]) < h.cfg.ProgressEvery {
+	if !h.bookmarksDue(shard) {
 		return
 	}
-	h.told[shard] = now
 	quiet := map[*outbox.Queue][]uint64{}
 	for _, p := range h.inShard(shard) {
 		p.bookmark(position, quiet)
@@ -21,9 +19,21 @@ func (h *Hub) progress(shard uint32, position uint64) {
 	}
 }
 
+// bookmarksDue reports whether it is time for a shard's bookmarks, and counts them as sent.
+func (h *Hub) bookmarksDue(shard uint32) bool {
+	h.toldMu.Lock()
+	defer h.toldMu.Unlock()
+	now := h.cfg.Now()
+	if now.Sub(h.told[shard]) < h.cfg.ProgressEvery {
+		return false
+	}
+	h.told[shard] = now
+	return true
+}
+
 // bookmark adds the subscriptions that should be told of position. A subscription that goes live after
-// this is not among them, and one that is hears of later changes after its bookmark: both are sent by
-// the feed's goroutine.
+// this is not among them, and one that is hears of later changes after its bookmark: the feed
+// calls for one shard at a time.
 func (p *Partition) bookmark(position uint64, quiet map[*outbox.Queue][]uint64) {
 	p.mu.Lock()
 	defer p.unlock()

@@ -134,7 +134,7 @@ func (st *Stream) Subscribe(req *livev1.Subscribe, t *catalog.Table) error {
 	}
 	plan := req.GetPlan()
 	key := feed.Partition{Shard: plan.GetShard(), Table: plan.GetTableId(), User: plan.GetUserId()}
-	if err := st.hub.admit(s, key, plan.GetIdentity()); err != nil {
+	if err := st.hub.admit(s, key, s.start.caller()); err != nil {
 		st.hub.shapes.Release(s.shape)
 		s.start.cancel()
 		st.Refuse(s.id, err)
@@ -173,7 +173,7 @@ func (st *Stream) make(req *livev1.Subscribe, t *catalog.Table) (*Subscription, 
 	return &Subscription{id: req.GetSubscription(), stream: st, shape: shape, userID: identity.UserID,
 		actor: identity.ActorUserID, role: identity.Role, connection: req.GetConnectionId(),
 		clientID: req.GetClientSubscriptionId(), sql: plan.GetSql(), options: req.GetOptionsJson(), created: now,
-		start: &start{identity: &identity, resume: req.FromSeq != nil, after: max(req.GetFromSeq(), beginning),
+		start: &start{identity: &identity, version: plan.GetCatalogVersion(), resume: req.FromSeq != nil, after: max(req.GetFromSeq(), beginning),
 			snapshot: req.GetSnapshot() && (req.LastRows == nil || req.GetLastRows() > 0), lastRows: req.LastRows,
 			rows: rows, pageRows: hub.cfg.PageRows, push: req.GetPushBatches(), deadline: now.Add(hub.cfg.OpenTimeout), nowUS: now.UnixMicro(),
 			ctx: ctx, cancel: cancel}}, nil

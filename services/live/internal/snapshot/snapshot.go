@@ -38,8 +38,10 @@ const (
 type Request struct {
 	Shape    *match.Shape
 	Identity *catalogv1.Identity
-	Shard    uint32
-	User     string
+	// CatalogVersion is what storage must know of before it answers.
+	CatalogVersion uint64
+	Shard          uint32
+	User           string
 	// After: rows with a higher _seq.
 	After uint64
 	// UpTo leaves out rows with a higher _seq; zero means that the page's position does.
@@ -73,13 +75,16 @@ type Batch struct {
 	LastSeq uint64
 }
 
-// Reader reads pages from a storage node.
-type Reader struct{ client flight.FlightServiceClient }
-
-// NewReader makes a reader over a connection to storage.
-func NewReader(conn grpc.ClientConnInterface) *Reader {
-	return &Reader{client: flight.NewFlightServiceClient(conn)}
+// Shards knows the way to a shard's leader; internal/router has it.
+type Shards interface {
+	Shard(id uint32) grpc.ClientConnInterface
 }
+
+// Reader reads pages from the leaders of the shards.
+type Reader struct{ shards Shards }
+
+// NewReader makes a reader.
+func NewReader(shards Shards) *Reader { return &Reader{shards: shards} }
 
 // Read reads one page.
 func (r *Reader) Read(ctx context.Context, req Request) (*Page, error) {
@@ -89,7 +94,7 @@ func (r *Reader) Read(ctx context.Context, req Request) (*Page, error) {
 	if err != nil {
 		return nil, dberr.New(dberr.Internal, "encode the scan ticket: %w", err)
 	}
-	stream, err := r.client.DoGet(ctx, &flight.Ticket{Ticket: ticket})
+	stream, err := flight.NewFlightServiceClient(r.shards.Shard(req.Shard)).DoGet(ctx, &flight.Ticket{Ticket: ticket})
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +135,8 @@ func (req *Request) scan() *storagev1.ScanRequest {
 	return &storagev1.ScanRequest{Identity: req.Identity, Shard: req.Shard, TableId: t.ID, SchemaVersion: t.SchemaVersion,
 		UserId: req.User, ColumnIds: req.Shape.ScanColumns(), Filter: req.Shape.Filter(), AfterSeq: req.After,
 		Order: []*exprv1.OrderBy{{ColumnId: catalog.SeqColumnID, Descending: req.Newest}},
-		Limit: uint64(limit), NowUs: req.NowUS}
+		Limit: uint64(limit), NowUs: req.NowUS, CatalogVersion: req.CatalogVersion,
+		Consistency: storagev1.Consistency_CONSISTENCY_LINEARIZABLE}
 }
 
 // checkSchema makes sure that the columns are what was asked for, before they are taken as that.
