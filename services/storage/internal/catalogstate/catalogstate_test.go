@@ -99,7 +99,7 @@ func describe(m proto.Message) string {
 //	apply      a catalog.v1.Command as text; prints the answer and the events a watcher saw
 //	batch      one command a line, as one batch of entries
 //	reopen     closes and opens the file
-//	user, users, tables, purge   print state
+//	user, users, tables, purge, cluster   print state
 func TestCommands(t *testing.T) {
 	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		a := openState(t)
@@ -147,6 +147,8 @@ func TestCommands(t *testing.T) {
 						fmt.Fprintf(&out, "%d %s %s v%d\n", id, table.QualifiedName(), table.Kind, table.SchemaVersion)
 					}
 				}
+			case "cluster":
+				printCluster(&out, a.state)
 			case "purge":
 				ids, err := a.state.ToPurge()
 				return fmt.Sprintln(ids, err)
@@ -157,6 +159,20 @@ func TestCommands(t *testing.T) {
 			return out.String()
 		})
 	})
+}
+
+func printCluster(out *strings.Builder, s *State) {
+	fmt.Fprintf(out, "factor %d, read by all %d\n", s.ReplicationFactor(), s.ReadByAll(Format))
+	for _, n := range s.Nodes() {
+		fmt.Fprintf(out, "node %d %s %s %s %s\n", n.GetNodeId(), n.GetServerId(), n.GetRole(), StatusName(n.GetStatus()), n.GetRpcAddr())
+	}
+	for _, p := range s.Placements() {
+		fmt.Fprintf(out, "group %d:", p.GetGroup())
+		for _, r := range p.GetReplicas() {
+			fmt.Fprintf(out, " %s %s", r.GetServerId(), strings.ToLower(strings.TrimPrefix(r.GetState().String(), "REPLICA_STATE_")))
+		}
+		out.WriteString("\n")
+	}
 }
 
 func printAnswer(out *strings.Builder, r *catalogv1.ApplyResponse, err error) {
