@@ -29,3 +29,11 @@ k8s-manifests: bin/helm ## render deploy/k8s/manifests from the chart again
 .PHONY: k8s-schemas
 k8s-schemas: ## write deploy/k8s/schemas again (needs the Go module proxy)
 	tools/k8s/schemas/write.sh
+
+bin/kube-apiserver: tools/kubeapi/go.mod tools/kubeapi/go.sum
+	cd tools/kubeapi && GOWORK=off CGO_ENABLED=0 go build -o ../../bin/ k8s.io/kubernetes/cmd/kube-apiserver
+	@touch bin/kube-apiserver
+
+.PHONY: k8s-dry-run
+k8s-dry-run: bin/helm bin/kube-apiserver ## a real Kubernetes API server accepts what deploy/k8s says (needs etcd, kubectl, jq)
+	deploy/k8s/dry-run.sh bin/helm bin/kube-apiserver
