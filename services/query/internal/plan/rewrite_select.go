@@ -91,26 +91,49 @@ func (p *planning) refuseClauses(q *pg.SelectStmt) error {
 	return nil
 }
 
-// with rewrites the queries of WITH. A recursive one sees its own name, each sees those before it.
+// with rewrites the queries of WITH. Each sees those before it, a recursive one itself too.
 func (p *planning) with(w *pg.WithClause, s *scope) error {
 	for _, n := range w.GetCtes() {
 		c := n.GetCommonTableExpr()
 		if c.GetSearchClause() != nil || c.GetCycleClause() != nil {
 			return p.at(dberr.New(dberr.Unsupported, "SEARCH and CYCLE are not supported"), c.GetLocation())
 		}
-		if w.GetRecursive() {
-			s.ctes[c.GetCtename()] = true
-		}
 		sub := c.GetCtequery().GetSelectStmt()
 		if sub == nil {
 			return p.at(dberr.New(dberr.Unsupported, "WITH may hold SELECT only"), c.GetLocation())
 		}
-		if err := p.query(sub, s, false); err != nil {
+		rewrite := p.query
+		if w.GetRecursive() && sub.GetOp() == pg.SetOperation_SETOP_UNION {
+			rewrite = func(q *pg.SelectStmt, s *scope, _ bool) error { return p.recursive(q, s, c.GetCtename()) }
+		}
+		if err := rewrite(sub, s, false); err != nil {
 			return err
 		}
 		s.ctes[c.GetCtename()] = true
 	}
 	return nil
+}
+
+// recursive rewrites the UNION of a recursive query. Its second half alone sees the query's name, since
+// that is where the engine sees it: anywhere else the engine would take the name for a table of its own.
+func (p *planning) recursive(q *pg.SelectStmt, outer *scope, name string) error {
+	if err := p.refuseClauses(q); err != nil {
+		return err
+	}
+	s := &scope{outer: outer, ctes: map[string]bool{}}
+	if err := p.with(q.GetWithClause(), s); err != nil {
+		return err
+	}
+	if err := p.query(q.GetLarg(), s, false); err != nil {
+		return err
+	}
+	outer.ctes[name] = true
+	err := p.query(q.GetRarg(), s, false)
+	delete(outer.ctes, name)
+	if err != nil {
+		return err
+	}
+	return p.tail(q, s)
 }
 
 // body rewrites SELECT … FROM … WHERE … GROUP BY … HAVING … WINDOW.
