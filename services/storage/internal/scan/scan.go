@@ -146,7 +146,11 @@ func (s *Server) waitCatalog(ctx context.Context, version uint64) error {
 	if version == 0 || s.cfg.WaitVersion == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	wait, cancel := context.WithTimeout(ctx, catalogWaitMax)
 	defer cancel()
-	return s.cfg.WaitVersion(ctx, version)
+	err := s.cfg.WaitVersion(wait, version)
+	if err != nil && ctx.Err() == nil {
+		return dberr.New(dberr.Unavailable, "this node's catalog is behind (catalogWaitMax): %w", err)
+	}
+	return err
 }

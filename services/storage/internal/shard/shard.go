@@ -250,14 +250,18 @@ func (s *Shard) checkServing() error {
 // behind that another may serve it better.
 const catalogWaitMax = 5 * time.Second
 
-// waitCatalog returns once the local catalog has a version.
-func (s *Shard) waitCatalog(ctx context.Context, version uint64) error {
+// WaitCatalog returns once the local catalog has a version: what a request was bound to. Zero needs no wait.
+func (s *Shard) WaitCatalog(ctx context.Context, version uint64) error {
 	if version == 0 || s.cfg.WaitVersion == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	wait, cancel := context.WithTimeout(ctx, catalogWaitMax)
 	defer cancel()
-	return s.cfg.WaitVersion(ctx, version)
+	err := s.cfg.WaitVersion(wait, version)
+	if err != nil && ctx.Err() == nil {
+		return dberr.New(dberr.Unavailable, "this node's catalog is behind (catalogWaitMax): %w", err)
+	}
+	return err
 }
 
 var errFailed = dberr.New(dberr.Unavailable, "this node's disk failed; see its log")

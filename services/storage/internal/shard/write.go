@@ -50,7 +50,7 @@ func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pendin
 	if err := s.checkServing(); err != nil {
 		return nil, err
 	}
-	if err := s.waitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+	if err := s.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
 		return nil, err
 	}
 	// Read before deciding: if leadership is lost and won again from here on, the entry is refused.

@@ -76,6 +76,8 @@ type mover struct {
 	position uint64
 	got      []uint64
 	moves    int
+	// begun is closed when the watch has started for the first time.
+	begun chan struct{}
 }
 
 // run follows until it has seen the _seq that last tells, 0 as long as nobody knows.
@@ -94,6 +96,7 @@ func (m *mover) run(t *testing.T, r *replicas, last func() uint64) {
 
 // listen reports whether everything was seen.
 func (m *mover) listen(t *testing.T, c *conn, last func() uint64) bool {
+	started := false // what Progress says of a watch that has not started is about others
 	for {
 		if n := last(); n != 0 && m.position >= n {
 			return true
@@ -101,8 +104,10 @@ func (m *mover) listen(t *testing.T, c *conn, last func() uint64) bool {
 		e := <-c.events
 		switch {
 		case e.GetStarted() != nil:
+			started = true
 			if p := e.GetStarted().GetPosition(); m.from == 0 {
 				m.from, m.position = p, p
+				close(m.begun)
 			} else if p != m.position {
 				t.Errorf("asked for changes after %d, told %d", m.position, p)
 			}
@@ -115,7 +120,7 @@ func (m *mover) listen(t *testing.T, c *conn, last func() uint64) bool {
 				m.got = append(m.got, m.position)
 			}
 		case e.GetProgress() != nil:
-			if m.from != 0 {
+			if started {
 				m.position = max(m.position, e.GetProgress().GetPosition())
 			}
 		case e.GetEnded() != nil:
@@ -136,11 +141,14 @@ func TestWatchesMoveToTheNewLeader(t *testing.T) {
 	movers := make([]*mover, watches)
 	var work sync.WaitGroup
 	for i := range movers {
-		m := &mover{user: fmt.Sprint("u", i%failoverUsers)}
+		m := &mover{user: fmt.Sprint("u", i%failoverUsers), begun: make(chan struct{})}
 		movers[i] = m
 		work.Go(func() {
 			m.run(t, r, func() uint64 { mu.Lock(); defer mu.Unlock(); return final[m.user] })
 		})
+	}
+	for _, m := range movers {
+		<-m.begun
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
 	for i := range entries {
@@ -192,4 +200,31 @@ func TestAFollowerRefusesWatches(t *testing.T) {
 		t.Errorf("started at %d", p)
 	}
 	checkRun(t, c.follow(t, base+3), base+1, base+3)
+}
+
+// A watch that is ended while it reads history has not been sent all up to the hub's position.
+func TestNoProgressForAWatchThatEndsWhileItReads(t *testing.T) {
+	n := newNode(t)
+	n.write(userTable, "ann", 10)
+	n.pieces = 2
+	n.beforeRead = func() { n.hub.Close(errNotLeader) }
+	c := connect(t, n)
+	c.add(1, userTable, "ann", base)
+	seen := uint64(base)
+	for {
+		e := <-c.events
+		switch {
+		case e.GetChanges() != nil:
+			seen = e.GetChanges().GetChanges()[len(e.GetChanges().GetChanges())-1].GetSeq()
+		case e.GetProgress() != nil:
+			if p := e.GetProgress().GetPosition(); p > seen {
+				t.Fatalf("told that all up to %d was sent, the last change was %d", p, seen)
+			}
+		case e.GetEnded() != nil:
+			if seen != base+2 {
+				t.Errorf("ended after %d", seen)
+			}
+			return
+		}
+	}
 }

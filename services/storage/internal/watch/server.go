@@ -119,9 +119,13 @@ func (v *Server) waitCatalog(ctx context.Context, version uint64) error {
 	if version == 0 || v.WaitVersion == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, catalogWaitMax)
+	wait, cancel := context.WithTimeout(ctx, catalogWaitMax)
 	defer cancel()
-	return v.WaitVersion(ctx, version)
+	err := v.WaitVersion(wait, version)
+	if err != nil && ctx.Err() == nil {
+		return dberr.New(dberr.Unavailable, "this node's catalog is behind (catalogWaitMax): %w", err)
+	}
+	return err
 }
 
 func (v *Server) open(a *storagev1.WatchAdd) (*watch, error) {

@@ -204,7 +204,8 @@ func (w *watch) history() History {
 	return w.hub.log
 }
 
-// join connects history read up to last with the queue, and reports whether w is still behind.
+// join connects history read up to last with the queue, and reports whether w is still behind. That it has been
+// ended meanwhile makes no difference: what it has not read must not be reported as sent.
 func (w *watch) join(last uint64, more bool) (behind bool) {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
@@ -212,8 +213,8 @@ func (w *watch) join(last uint64, more bool) (behind bool) {
 		w.takeQueue()
 		w.live = false
 		w.seen = last
-		return w.ended == nil
+		return true
 	}
 	w.dropQueued(last)
-	return !w.live && w.ended == nil
+	return !w.live
 }
