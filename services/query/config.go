@@ -36,11 +36,12 @@ const (
 
 // Config of the query role. The zero value works.
 type Config struct {
-	// Addr is where the role serves; Storage and Live are the roles it calls. Empty means "query",
-	// "storage" and "live", the names inside one process.
-	Addr    string `toml:"-"`
-	Storage string `toml:"-"`
-	Live    string `toml:"-"`
+	// Addr is where the role serves; Seeds are storage nodes, one of which must answer; Live is the live node
+	// while the catalog names none. Empty means "query", "storage" and "live", the names inside one
+	// process.
+	Addr  string   `toml:"-"`
+	Seeds []string `toml:"-"`
+	Live  string   `toml:"-"`
 	// NodeID tells nodes apart, 0 to 511.
 	NodeID uint16 `toml:"-"`
 
@@ -68,7 +69,9 @@ type Config struct {
 // withDefaults fills in what is zero and refuses what makes no sense.
 func (c Config) withDefaults() (Config, error) {
 	text(&c.Addr, "query")
-	text(&c.Storage, "storage")
+	if len(c.Seeds) == 0 {
+		c.Seeds = []string{"storage"}
+	}
 	text(&c.Live, "live")
 	number((*time.Duration)(&c.StatementTimeout), defaultStatementTimeout)
 	number(&c.RowsMax, defaultRowsMax)

@@ -11,17 +11,17 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/ddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/statement"
@@ -36,7 +36,7 @@ type Query struct {
 	network rpcnet.Network
 	started time.Time
 
-	storage, live *rpcnet.Conn
+	router        *router.Router
 	view          *catalogview.View
 	engine        *engine.Engine
 	gate          *admission.Gate
@@ -68,17 +68,11 @@ func (q *Query) start(ctx context.Context) (err error) {
 		return err
 	}
 	q.started = q.cfg.Now()
-	if q.storage, err = rpcnet.Dial(q.network, q.cfg.Storage); err != nil {
+	q.router = router.New(router.Config{Network: q.network, Seeds: q.cfg.Seeds, Logger: q.cfg.Logger})
+	if err := q.router.Start(ctx); err != nil {
 		return err
 	}
-	if q.live, err = rpcnet.Dial(q.network, q.cfg.Live); err != nil {
-		return err
-	}
-	view := catalogview.New(q.storage, q.cfg.Logger)
-	if err := view.Start(ctx); err != nil {
-		return err
-	}
-	q.view = view
+	q.view = q.router.View()
 	if err := q.build(); err != nil {
 		return err
 	}
@@ -102,22 +96,23 @@ func (q *Query) build() error {
 	if q.metrics, err = newMetrics(q.cfg.Metrics, q.gate); err != nil {
 		return err
 	}
-	storage, live := storagev1.NewStorageServiceClient(q.storage), livev1.NewLiveServiceClient(q.live)
+	client := storageclient.New(q.router)
+	storage, live := fleet.New(q.router, q.cfg.Seeds[0], "storage"), fleet.New(q.router, q.cfg.Live, "live")
 	tables := systemtable.New(systemtable.Config{Catalog: q.view, Users: q.view.Client(), Storage: storage, Live: live,
-		Own: q.own, Settings: q.cfg.Settings, NodeID: int64(q.cfg.NodeID)})
-	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: storageclient.New(q.storage)})
+		Own: q.own, Settings: q.cfg.Settings})
+	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: client})
 	if err != nil {
 		return err
 	}
 	limits := statement.Limits{Parse: sqlfront.Limits{TextBytes: q.cfg.SQLBytesMax}, RowsMax: q.cfg.RowsMax,
 		ResultBytesMax: q.cfg.ResultBytesMax, Timeout: time.Duration(q.cfg.StatementTimeout)}
 	q.subscriptions = &subscriptionplan.Planner{Catalog: q.view, Limits: limits.Parse}
-	q.streams = &dml.RowStreams{Catalog: q.view, Storage: storage, DefaultNamespace: statement.DefaultNamespace}
+	q.streams = &dml.RowStreams{Catalog: q.view, Storage: client, DefaultNamespace: statement.DefaultNamespace}
 	q.executor, err = statement.New(statement.Config{Limits: limits, Gate: q.gate, Catalog: q.view, Live: live,
 		Runner: runner, DDL: &ddl.DDL{Catalog: q.view, Now: q.cfg.Now},
 		Accounts:      &account.Accounts{Catalog: q.view, Now: q.cfg.Now, PasswordCost: q.cfg.PasswordCost},
 		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner},
-		Writer:        &dml.Writer{Catalog: q.view, Storage: storage, Runner: runner, NextID: nextID, Now: q.cfg.Now},
+		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
 		Subscriptions: q.subscriptions, Now: q.cfg.Now, Observe: q.metrics.observe})
 	return err
 }
@@ -141,16 +136,11 @@ func (q *Query) Stop(ctx context.Context) error {
 		q.server.Stop(ctx)
 		q.streams.Wait()
 	}
-	if q.view != nil {
-		q.view.Stop()
+	if q.router != nil {
+		q.router.Stop()
 	}
 	if q.engine != nil {
 		errs = append(errs, q.engine.Close(ctx))
-	}
-	for _, c := range []*rpcnet.Conn{q.live, q.storage} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return dberr.New(dberr.CodeOf(err), "stop the query role: %w", err)

@@ -4,6 +4,7 @@ package catalogview
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
@@ -88,6 +90,16 @@ func (v *View) OnChange(f func(Event)) { v.hooks = append(v.hooks, f) }
 
 // Client is the catalog service itself, for commands.
 func (v *View) Client() catalogv1.CatalogServiceClient { return v.client }
+
+// Apply commits a command. The request's id, from ctx, makes it happen once however often it is sent: a
+// request applies at most one command of a kind.
+func (v *View) Apply(ctx context.Context, c *catalogv1.Command) (*catalogv1.ApplyResponse, error) {
+	if len(c.GetRequestId()) == 0 {
+		id := requestid.From(ctx).Derive(fmt.Appendf(nil, "%T", c.GetCommand()))
+		c.RequestId = id[:]
+	}
+	return v.client.Apply(ctx, &catalogv1.ApplyRequest{Command: c})
+}
 
 // Start follows the catalog until Stop; it returns when the first snapshot is there.
 func (v *View) Start(ctx context.Context) error {

@@ -256,7 +256,7 @@ func (a *Accounts) existing(ctx context.Context, userID string) (*catalogv1.User
 
 func (a *Accounts) apply(ctx context.Context, c *catalogv1.Command) (*catalogv1.ApplyResponse, error) {
 	c.TimeUs = a.Now().UnixMicro()
-	resp, err := a.Catalog.Client().Apply(ctx, &catalogv1.ApplyRequest{Command: c})
+	resp, err := a.Catalog.Apply(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func (d *DDL) DropTable(ctx context.Context, id catalog.Identity, namespace stri
 
 func (d *DDL) apply(ctx context.Context, c *catalogv1.Command) (*catalogv1.ApplyResponse, error) {
 	c.TimeUs = d.Now().UnixMicro()
-	resp, err := d.Catalog.Client().Apply(ctx, &catalogv1.ApplyRequest{Command: c})
+	resp, err := d.Catalog.Apply(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -15,11 +15,13 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
 )
 
 // inFlightMax bounds the batches of one client stream that wait for their acknowledgement; past it the
@@ -29,7 +31,7 @@ const inFlightMax = 256
 // RowStreams serves QueryService.WriteStream: batches of rows without SQL.
 type RowStreams struct {
 	Catalog *catalogview.View
-	Storage storagev1.StorageServiceClient
+	Storage *storageclient.Client
 	// DefaultNamespace is used by batches that name none.
 	DefaultNamespace string
 
@@ -38,10 +40,7 @@ type RowStreams struct {
 	receivers sync.WaitGroup
 }
 
-type (
-	clientStream  = grpc.BidiStreamingServer[queryv1.WriteStreamRequest, queryv1.WriteStreamResponse]
-	storageStream = grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse]
-)
+type clientStream = grpc.BidiStreamingServer[queryv1.WriteStreamRequest, queryv1.WriteStreamResponse]
 
 // received is what a client's stream gave.
 type received struct {
@@ -49,14 +48,17 @@ type received struct {
 	err error
 }
 
-// answer is what one batch waits for: an error of ours, or the storage stream's next response.
-type answer struct{ err error }
+// answer is what one batch waits for: an error of ours, or its lane's next response.
+type answer struct {
+	err  error
+	lane *lane
+}
 
 // Wait returns when every goroutine of ended streams is gone. Call it after the server has stopped.
 func (s *RowStreams) Wait() { s.receivers.Wait() }
 
-// Serve runs one client stream until it ends. Batches go out on one storage stream in the order they
-// came, and are acknowledged in that order; one that is refused does not stop the others.
+// Serve runs one client stream until it ends. Batches go out in the order they came, on one stream for each
+// shard they belong to, and are acknowledged in that order; one that is refused does not stop the others.
 func (s *RowStreams) Serve(client clientStream) error {
 	whole, cancel := context.WithCancel(client.Context())
 	defer cancel()
@@ -67,17 +69,16 @@ func (s *RowStreams) Serve(client clientStream) error {
 		receive(whole, client, requests)
 	}()
 	group, ctx := errgroup.WithContext(whole)
-	storage, err := s.Storage.WriteStream(ctx)
-	if err != nil {
-		return err
-	}
 	answers := make(chan answer, inFlightMax)
-	group.Go(func() error { return acknowledge(ctx, client, storage, answers) })
+	f := &forwarder{streams: s, id: requestid.New(), lanes: map[uint32]*lane{}, answers: answers}
+	group.Go(func() error { return acknowledge(ctx, client, answers) })
 	group.Go(func() error {
 		defer close(answers)
-		return s.forward(ctx, requests, storage, answers)
+		return f.forward(ctx, requests)
 	})
-	return group.Wait()
+	err := group.Wait()
+	f.close()
+	return err
 }
 
 // receive hands over what the client sends until it ends or ctx does.
@@ -95,9 +96,18 @@ func receive(ctx context.Context, client clientStream, requests chan<- received)
 	}
 }
 
+// forwarder sends one client stream's batches.
+type forwarder struct {
+	streams *RowStreams
+	id      requestid.ID // of the stream; each batch's is derived from it
+	batches uint64
+	user    *catalog.Identity
+	lanes   map[uint32]*lane
+	answers chan<- answer
+}
+
 // forward writes the client's batches to storage.
-func (s *RowStreams) forward(ctx context.Context, requests <-chan received, storage storageStream, answers chan<- answer) error {
-	var id *catalog.Identity
+func (f *forwarder) forward(ctx context.Context, requests <-chan received) error {
 	for {
 		var r received
 		select {
@@ -106,30 +116,46 @@ func (s *RowStreams) forward(ctx context.Context, requests <-chan received, stor
 			return dberr.FromStatus(ctx.Err())
 		}
 		if errors.Is(r.err, io.EOF) {
-			return storage.CloseSend()
+			return nil
 		}
 		if r.err != nil {
 			return r.err
 		}
-		if id == nil { // only the first message carries it
-			first := catalog.IdentityFromProto(r.req.GetIdentity())
-			id = &first
-		}
-		b, err := s.decode(ctx, *id, r.req)
-		broken := err == nil && storage.Send(&storagev1.WriteStreamRequest{Request: b.request(false)}) != nil
 		select {
-		case answers <- answer{err}:
+		case f.answers <- f.send(ctx, r.req):
 		case <-ctx.Done():
 			return dberr.FromStatus(ctx.Err())
-		}
-		if broken { // gRPC tells why to the receiving side only: the answer just queued gets it
-			return nil
 		}
 	}
 }
 
+func (f *forwarder) send(ctx context.Context, req *queryv1.WriteStreamRequest) answer {
+	if f.user == nil { // only the first message carries it
+		first := catalog.IdentityFromProto(req.GetIdentity())
+		f.user = &first
+	}
+	b, err := f.streams.decode(ctx, *f.user, req)
+	if err != nil {
+		return answer{err: err}
+	}
+	l := f.lanes[b.shard]
+	if l == nil {
+		l = &lane{storage: f.streams.Storage, shard: b.shard}
+		f.lanes[b.shard] = l
+	}
+	f.batches++
+	l.send(ctx, b.request(f.id.Part(f.batches), false))
+	return answer{lane: l}
+}
+
+func (f *forwarder) close() {
+	for _, l := range f.lanes {
+		l.close()
+	}
+}
+
 // acknowledge answers batches in order.
-func acknowledge(ctx context.Context, client clientStream, storage storageStream, answers <-chan answer) error {
+func acknowledge(ctx context.Context, client clientStream, answers <-chan answer) error {
 	for {
 		var a answer
 		var open bool
@@ -145,12 +171,11 @@ func acknowledge(ctx context.Context, client clientStream, storage storageStream
 		if a.err != nil {
 			resp.Error = ErrorToProto(a.err)
 		} else {
-			written, err := storage.Recv()
+			written, err := a.lane.receive(ctx)
 			if err != nil {
-				return dberr.New(dberr.Unavailable, "the storage role closed the stream of writes: %w", err)
+				return err
 			}
-			resp.Error = written.GetError()
-			if resp.Error == nil {
+			if resp.Error = written.GetError(); resp.Error == nil {
 				w := written.GetResponse()
 				resp.Rows, resp.Durability, resp.Position = affected(w), w.GetDurability(), w.GetPosition()
 			}

@@ -1,12 +1,12 @@
 package dml
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 	"sync"
 	"testing"
 
@@ -15,15 +15,16 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
-	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
 )
 
 // notes is the table of these tests.
@@ -45,6 +46,7 @@ type fakeStorage struct {
 	writes []*storagev1.WriteRequest
 	// breakAfter ends the stream of writes with an error after so many requests; 0 means never.
 	breakAfter int
+	broken     []*storagev1.WriteRequest // lost in such an end
 }
 
 func (f *fakeStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
@@ -77,6 +79,9 @@ func (f *fakeStorage) WriteStream(s grpc.BidiStreamingServer[storagev1.WriteStre
 			return err
 		}
 		if n == f.breakAfter {
+			f.mu.Lock()
+			f.broken = append(f.broken, m.GetRequest())
+			f.mu.Unlock()
 			return dberr.New(dberr.Unavailable, "the shard moved")
 		}
 		f.mu.Lock()
@@ -149,16 +154,16 @@ func startStreams(t *testing.T, f *fakeStorage) grpc.BidiStreamingClient[queryv1
 		}
 		return conn
 	}
-	storage := serve("storage", func(r grpc.ServiceRegistrar) {
+	serve("storage", func(r grpc.ServiceRegistrar) {
 		catalogv1.RegisterCatalogServiceServer(r, catalogServer{f})
 		storagev1.RegisterStorageServiceServer(r, storageServer{f: f})
 	})
-	view := catalogview.New(storage, log)
-	if err := view.Start(ctx); err != nil {
+	route := router.New(router.Config{Network: network, Seeds: []string{"storage"}, Logger: log})
+	if err := route.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(view.Stop)
-	streams := &RowStreams{Catalog: view, Storage: storagev1.NewStorageServiceClient(storage), DefaultNamespace: "default"}
+	t.Cleanup(route.Stop)
+	streams := &RowStreams{Catalog: route.View(), Storage: storageclient.New(route), DefaultNamespace: "default"}
 	t.Cleanup(streams.Wait)
 	query := serve("query", func(r grpc.ServiceRegistrar) { queryv1.RegisterQueryServiceServer(r, streamServer{streams: streams}) })
 	client, err := queryv1.NewQueryServiceClient(query).WriteStream(ctx)
@@ -264,7 +269,8 @@ func TestRowStreamManyInFlight(t *testing.T) {
 	}
 }
 
-func TestRowStreamEndsWhenStorageDoes(t *testing.T) {
+// A stream that breaks is opened again, and what was not answered is sent again under the same id.
+func TestRowStreamOutlivesStorage(t *testing.T) {
 	f := &fakeStorage{tables: []*catalog.Table{notes()}, breakAfter: 2}
 	client := startStreams(t, f)
 	first := rowSet("app.notes", 1)
@@ -274,11 +280,18 @@ func TestRowStreamEndsWhenStorageDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := client.Recv(); err != nil { // the client neither sends nor closes any more
-		t.Fatal(err)
+	for i := range 2 {
+		if got, err := client.Recv(); err != nil || got.GetError() != nil || got.GetRows() != 1 {
+			t.Fatalf("batch %d: %v, %v", i, got, err)
+		}
 	}
-	if _, err := client.Recv(); !dberr.Is(err, dberr.Unavailable) || !strings.Contains(err.Error(), "the shard moved") {
-		t.Errorf("got %v", err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.writes) != 2 || len(f.broken) != 1 {
+		t.Fatalf("%d writes, %d lost requests", len(f.writes), len(f.broken))
+	}
+	if a, b := f.broken[0].GetRequestId(), f.writes[1].GetRequestId(); len(a) != 16 || !bytes.Equal(a, b) || bytes.Equal(a, f.writes[0].GetRequestId()) {
+		t.Errorf("request ids: lost %x, again %x, first %x", a, b, f.writes[0].GetRequestId())
 	}
 }
 

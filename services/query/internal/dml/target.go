@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
@@ -37,6 +38,8 @@ type target struct {
 	id    catalog.Identity
 	shard uint32
 	user  string // owner of the partition; empty for SHARED tables
+	// version of the catalog it was bound to.
+	version uint64
 }
 
 // bind checks the caller's right and finds the partition.
@@ -45,9 +48,9 @@ func bind(state *catalogview.State, id catalog.Identity, t *catalog.Table) (targ
 		return target{}, err
 	}
 	if t.Kind.PerUser() {
-		return target{table: t, id: id, shard: state.Shards.User(id.UserID), user: id.UserID}, nil
+		return target{table: t, id: id, shard: state.Shards.User(id.UserID), user: id.UserID, version: state.Version}, nil
 	}
-	return target{table: t, id: id, shard: state.Shards.Table(t.ID)}, nil
+	return target{table: t, id: id, shard: state.Shards.Table(t.ID), version: state.Version}, nil
 }
 
 // batch collects the rows of one write.
@@ -86,9 +89,11 @@ func (b *batch) addExpecting(seq uint64) error {
 	return nil
 }
 
-func (b *batch) request(returnRows bool) *storagev1.WriteRequest {
+// request is the write of the batch. A statement is one write in one shard, so its id is the write's, also
+// when a conflict makes it compute the rows again: a write that failed was not remembered.
+func (b *batch) request(id requestid.ID, returnRows bool) *storagev1.WriteRequest {
 	return &storagev1.WriteRequest{Identity: catalog.IdentityToProto(b.id), Shard: b.shard, UserId: b.user,
-		Writes: []*storagev1.TableWrite{b.write}, ReturnRows: returnRows}
+		Writes: []*storagev1.TableWrite{b.write}, ReturnRows: returnRows, RequestId: id[:], CatalogVersion: b.version}
 }
 
 // retry runs attempt again while it fails because something changed since it read.

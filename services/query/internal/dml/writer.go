@@ -11,10 +11,12 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
+	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
 )
 
 func predicateEnv(e *plan.Env) *predicate.Env {
@@ -24,7 +26,7 @@ func predicateEnv(e *plan.Env) *predicate.Env {
 // Writer executes INSERT, UPDATE and DELETE.
 type Writer struct {
 	Catalog *catalogview.View
-	Storage storagev1.StorageServiceClient
+	Storage *storageclient.Client
 	// Runner is the reading side: INSERT … SELECT, and the rows that UPDATE and DELETE change.
 	Runner *exec.Runner
 	// NextID makes the values of SNOWFLAKE_ID().
@@ -63,7 +65,7 @@ func (w *Writer) send(ctx context.Context, env *plan.Env, b *batch, verb string,
 	result := &Result{Verb: verb, Durability: durabilityOf(b.table)}
 	var written *storagev1.TableWriteResult
 	if len(b.write.Rows) > 0 {
-		resp, err := w.Storage.Write(ctx, b.request(ret != nil))
+		resp, err := w.Storage.Write(ctx, b.request(requestid.From(ctx), ret != nil))
 		if err != nil {
 			return nil, err
 		}

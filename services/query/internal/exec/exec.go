@@ -13,7 +13,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
@@ -127,7 +126,7 @@ func (r *Runner) ScanPartition(ctx context.Context, id catalog.Identity, t *cata
 	if err := access.Read(id, t); err != nil {
 		return nil, err
 	}
-	storageclient.Address(req, r.Catalog.State().Shards, id, t)
+	storageclient.Address(req, r.Catalog.State(), id, t)
 	return r.Storage.Scan(ctx, req)
 }
 
@@ -172,9 +171,9 @@ func (r *Runner) bind(state *catalogview.State, env *plan.Env, sel *sqlfront.Sel
 func (r *Runner) open(ctx context.Context, state *catalogview.State, env *plan.Env, b *plan.Bound) (Rows, error) {
 	switch b.Kind {
 	case plan.FastScan:
-		return r.openFast(ctx, state.Shards, env, b)
+		return r.openFast(ctx, state, env, b)
 	case plan.FastCount:
-		return r.count(ctx, state.Shards, env, b)
+		return r.count(ctx, state, env, b)
 	}
 	rows, err := r.Engine.Query(ctx, r.statement(state, env, b))
 	if err != nil {
@@ -198,9 +197,9 @@ func (e *explained) Next(ctx context.Context) (arrow.RecordBatch, error) {
 }
 
 // request is the scan of one table.
-func request(s *plan.BoundScan, columns []uint32, shards shardmap.Map, env *plan.Env) *storagev1.ScanRequest {
+func request(s *plan.BoundScan, columns []uint32, state *catalogview.State, env *plan.Env) *storagev1.ScanRequest {
 	req := &storagev1.ScanRequest{ColumnIds: columns, Filter: s.Filter, Order: s.Order, Limit: s.Limit, Offset: s.Offset,
-		IncludeDeleted: s.IncludeDeleted, NowUs: env.NowUS}
-	storageclient.Address(req, shards, env.Identity, s.Table)
+		IncludeDeleted: s.IncludeDeleted, NowUs: env.NowUS, Consistency: env.Consistency, MaxStalenessMs: env.MaxStalenessMS}
+	storageclient.Address(req, state, env.Identity, s.Table)
 	return req
 }

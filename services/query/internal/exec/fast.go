@@ -13,7 +13,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
-	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 )
@@ -41,7 +40,7 @@ func columnIDs(columns []catalog.Column) []uint32 {
 }
 
 // openFast opens the one scan that is the whole result.
-func (r *Runner) openFast(ctx context.Context, shards shardmap.Map, env *plan.Env, b *plan.Bound) (Rows, error) {
+func (r *Runner) openFast(ctx context.Context, state *catalogview.State, env *plan.Env, b *plan.Bound) (Rows, error) {
 	schema, err := fastSchema(b)
 	if err != nil {
 		return nil, err
@@ -50,7 +49,7 @@ func (r *Runner) openFast(ctx context.Context, shards shardmap.Map, env *plan.En
 	if s.Empty {
 		return &fixed{schema: schema}, nil
 	}
-	rows, err := r.Storage.Scan(ctx, request(s, columnIDs(s.Columns), shards, env))
+	rows, err := r.Storage.Scan(ctx, request(s, columnIDs(s.Columns), state, env))
 	if err != nil {
 		return nil, err
 	}
@@ -62,12 +61,12 @@ func (r *Runner) openFast(ctx context.Context, shards shardmap.Map, env *plan.En
 }
 
 // count adds up the rows of a scan without columns.
-func (r *Runner) count(ctx context.Context, shards shardmap.Map, env *plan.Env, b *plan.Bound) (Rows, error) {
+func (r *Runner) count(ctx context.Context, state *catalogview.State, env *plan.Env, b *plan.Bound) (Rows, error) {
 	schema, err := fastSchema(b)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := r.Storage.Scan(ctx, request(&b.Scans[0], nil, shards, env))
+	rows, err := r.Storage.Scan(ctx, request(&b.Scans[0], nil, state, env))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +143,7 @@ func (r *Runner) passThrough(ctx context.Context, env plan.Env, sel *sqlfront.Se
 			return err
 		}
 		s := &b.Scans[0]
-		raw, err := r.Storage.ScanRaw(ctx, request(s, columnIDs(s.Columns), state.Shards, &env))
+		raw, err := r.Storage.ScanRaw(ctx, request(s, columnIDs(s.Columns), state, &env))
 		if err != nil {
 			return err
 		}

@@ -19,10 +19,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
-	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -233,32 +233,26 @@ func start(t testing.TB, alloc memory.Allocator, tables ...*catalog.Table) *fixt
 	flightgen.RegisterFlightServiceServer(srv.Registrar(), st)
 	catalogv1.RegisterCatalogServiceServer(srv.Registrar(), st)
 	srv.Serve()
-	conn, err := rpcnet.Dial(net, "storage")
-	if err != nil {
+	route := router.New(router.Config{Network: net, Seeds: []string{"storage"}, Logger: slog.New(slog.DiscardHandler)})
+	if err := route.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	view := catalogview.New(conn, slog.New(slog.DiscardHandler))
-	if err := view.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	view := route.View()
 	var next int64
 	eng, err := engine.New(engine.Config{SnowflakeID: func() int64 { next++; return next }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, err := New(Config{Catalog: view, Systems: systemtable.New(systemtable.Config{Catalog: view}), Engine: eng,
-		Storage: storageclient.New(conn).WithAllocator(alloc)})
+		Storage: storageclient.New(route).WithAllocator(alloc)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 		defer cancel()
-		view.Stop()
+		route.Stop()
 		if err := eng.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := conn.Close(); err != nil {
 			t.Error(err)
 		}
 		srv.Stop(ctx)

@@ -47,7 +47,7 @@ func (r *Runner) engineTable(state *catalogview.State, env *plan.Env, s *plan.Bo
 		for i, c := range columns {
 			ids[i] = s.EngineColumns()[c].ID
 		}
-		rows, err := r.Storage.Scan(ctx, request(s, ids, state.Shards, env))
+		rows, err := r.Storage.Scan(ctx, request(s, ids, state, env))
 		if err != nil {
 			return nil, err
 		}

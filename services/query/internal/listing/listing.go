@@ -14,18 +14,18 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
 // Listings answers the statements.
 type Listings struct {
 	Catalog *catalogview.View
-	Storage storagev1.StorageServiceClient
-	Live    livev1.LiveServiceClient
+	Storage *fleet.Nodes
+	Live    *fleet.Nodes
 	Tables  *systemtable.Tables
 	Runner  *exec.Runner
 }
@@ -181,7 +181,7 @@ func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, na
 	if err != nil {
 		return nil, err
 	}
-	stats, err := l.Storage.TableStats(ctx, &storagev1.TableStatsRequest{TableId: t.ID})
+	stats, err := l.Storage.TableStats(ctx, t.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -218,12 +218,12 @@ func (l *Listings) countRows(ctx context.Context, id catalog.Identity, t *catalo
 // activeStreams counts the table's subscriptions on the live node, those of the caller when the table
 // has a partition per user. NULL means that the live role did not answer.
 func (l *Listings) activeStreams(ctx context.Context, id catalog.Identity, t *catalog.Table) datum.Datum {
-	resp, err := l.Live.List(ctx, &livev1.ListRequest{})
+	all, err := l.Live.LiveQueries(ctx)
 	if err != nil {
 		return datum.Null
 	}
 	n := int64(0)
-	for _, q := range resp.GetQueries() {
+	for _, q := range all {
 		if q.GetNamespace() == t.Namespace && q.GetTable() == t.Name && (!t.Kind.PerUser() || q.GetUserId() == id.UserID) {
 			n++
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
@@ -32,6 +33,10 @@ type Env struct {
 	Params    []datum.Datum
 	// NowUS is the statement's time, microseconds since the Unix epoch.
 	NowUS int64
+	// Consistency of the statement's reads, MaxStalenessMS for stale ones. What UPDATE and DELETE read to
+	// write is always linearizable.
+	Consistency    storagev1.Consistency
+	MaxStalenessMS uint32
 }
 
 // Plan is a planned SELECT. It is immutable and shared.

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
@@ -98,7 +97,7 @@ func (e *Executor) kill(ctx context.Context, c *call, s *sqlfront.KillLiveQuery)
 	if err := access.Can(c.id.Role, access.KillLiveQuery); err != nil {
 		return nil, err
 	}
-	if _, err := e.Live.Kill(ctx, &livev1.KillRequest{LiveId: s.ID}); err != nil {
+	if err := e.Live.KillLiveQuery(ctx, s.ID); err != nil {
 		return nil, err
 	}
 	return &queryv1.StatementResult{Message: "Live query " + s.ID + " killed"}, nil

@@ -12,13 +12,15 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/ddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
@@ -52,7 +54,7 @@ type Config struct {
 	Limits        Limits
 	Gate          *admission.Gate
 	Catalog       *catalogview.View
-	Live          livev1.LiveServiceClient
+	Live          *fleet.Nodes
 	Runner        *exec.Runner
 	DDL           *ddl.DDL
 	Accounts      *account.Accounts
@@ -88,6 +90,9 @@ type call struct {
 	// bytesLeft is what remains of the request's result budget.
 	bytesLeft *int
 	parsed    *parsed
+	// of the reads
+	consistency    storagev1.Consistency
+	maxStalenessMS uint32
 }
 
 // Execute runs a request. When the first statement fails, or none could start, the error is returned
@@ -100,9 +105,11 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 	if c.rowsMax = e.Limits.RowsMax; req.GetMaxRows() > 0 && req.GetMaxRows() < c.rowsMax {
 		c.rowsMax = req.GetMaxRows()
 	}
+	c.consistency, c.maxStalenessMS = req.GetConsistency(), req.GetMaxStalenessMs()
 	if err := e.checkAll(ctx, *c); err != nil {
 		return nil, err
 	}
+	id := requestid.FromBytes(req.GetRequestId())
 	leave, err := e.Gate.Enter(ctx)
 	if err != nil {
 		return nil, err
@@ -110,7 +117,7 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 	defer leave()
 	resp := &queryv1.ExecuteResponse{}
 	for i, s := range c.parsed.statements {
-		result, err := e.run(ctx, c, s)
+		result, err := e.run(requestid.With(ctx, id.Part(uint64(i))), c, s)
 		if err != nil {
 			if i == 0 {
 				return nil, numbered(err, i, len(c.parsed.statements))

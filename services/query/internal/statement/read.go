@@ -18,7 +18,8 @@ import (
 )
 
 func (c *call) env(now time.Time) plan.Env {
-	return plan.Env{Identity: c.id, Namespace: c.namespace, Params: c.params, NowUS: now.UnixMicro()}
+	return plan.Env{Identity: c.id, Namespace: c.namespace, Params: c.params, NowUS: now.UnixMicro(),
+		Consistency: c.consistency, MaxStalenessMS: c.maxStalenessMS}
 }
 
 func (e *Executor) selectRows(ctx context.Context, c *call, s *sqlfront.Select) (*queryv1.StatementResult, error) {

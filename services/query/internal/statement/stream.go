@@ -26,6 +26,7 @@ func (e *Executor) ticket(ctx context.Context, t *queryv1.StatementTicket) (*cal
 	if err != nil {
 		return nil, nil, err
 	}
+	c.consistency, c.maxStalenessMS = t.GetConsistency(), t.GetMaxStalenessMs()
 	if n := len(c.parsed.statements); n != 1 {
 		return nil, nil, dberr.New(dberr.InvalidArgument, "one statement can be streamed, and the text holds %d", n)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -15,31 +16,40 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	"github.com/kalamdb/kalamdb-go/internal/shardmap"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 const (
-	// openAttempts bounds how often a scan is opened when the storage role is not reachable: enough to
-	// outlive a restart of a connection, not an outage.
-	openAttempts = 4
-	// retryPause is the pause before the second attempt; it doubles each time.
-	retryPause = 20 * time.Millisecond
+	// openFor is how long a scan is tried to be opened: longer than an election.
+	openFor = 15 * time.Second
+	// retryPauseMin is the pause before the second attempt; it doubles up to retryPauseMax.
+	retryPauseMin = 5 * time.Millisecond
+	retryPauseMax = 250 * time.Millisecond
+	// firstMessageWithin is how long a replica may take to begin its answer. Sorting what fits into its
+	// memory takes less.
+	firstMessageWithin = 5 * time.Second
 )
+
+// Shards is how the storage nodes are reached; see internal/router.
+type Shards interface {
+	// Shard is a connection to the leader of a shard.
+	Shard(id uint32) grpc.ClientConnInterface
+	// Replicas are the addresses of a shard's replicas, Conn a connection to one.
+	Replicas(shard uint32) []string
+	Conn(addr string) (*rpcnet.Conn, error)
+}
 
 // Client asks the storage role. It is safe for concurrent use.
 type Client struct {
-	flight flight.FlightServiceClient
-	store  storagev1.StorageServiceClient
+	shards Shards
 	alloc  memory.Allocator
 }
 
-// New makes a client over a connection to the storage role.
-func New(conn grpc.ClientConnInterface) *Client {
-	return &Client{flight: flight.NewFlightServiceClient(conn), store: storagev1.NewStorageServiceClient(conn),
-		alloc: memory.DefaultAllocator}
-}
+// New makes a client.
+func New(shards Shards) *Client { return &Client{shards: shards, alloc: memory.DefaultAllocator} }
 
 // WithAllocator returns a client that decodes batches into memory of alloc.
 func (c *Client) WithAllocator(alloc memory.Allocator) *Client {
@@ -48,20 +58,25 @@ func (c *Client) WithAllocator(alloc memory.Allocator) *Client {
 	return &with
 }
 
-// Write commits one statement's rows. It is not retried: the storage role may have committed it.
+// Write commits one statement's rows. It may be sent several times: its request id makes it happen once.
 func (c *Client) Write(ctx context.Context, req *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
-	return c.store.Write(ctx, req)
+	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).Write(ctx, req)
+}
+
+// WriteStream opens a stream of writes at the leader of a shard. It breaks when another one leads.
+func (c *Client) WriteStream(ctx context.Context, shard uint32) (grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse], error) {
+	return storagev1.NewStorageServiceClient(c.shards.Shard(shard)).WriteStream(ctx)
 }
 
 // Address fills in the partition of t that the caller sees: its own of a USER or STREAM table, the only
 // one of a SHARED table.
-func Address(req *storagev1.ScanRequest, shards shardmap.Map, id catalog.Identity, t *catalog.Table) {
+func Address(req *storagev1.ScanRequest, state *catalogview.State, id catalog.Identity, t *catalog.Table) {
 	req.Identity = catalog.IdentityToProto(id)
-	req.TableId, req.SchemaVersion = t.ID, t.SchemaVersion
+	req.TableId, req.SchemaVersion, req.CatalogVersion = t.ID, t.SchemaVersion, state.Version
 	if t.Kind.PerUser() {
-		req.Shard, req.UserId = shards.User(id.UserID), id.UserID
+		req.Shard, req.UserId = state.Shards.User(id.UserID), id.UserID
 	} else {
-		req.Shard = shards.Table(t.ID)
+		req.Shard = state.Shards.Table(t.ID)
 	}
 }
 
@@ -86,15 +101,35 @@ func (c *Client) ScanRaw(ctx context.Context, req *storagev1.ScanRequest) (*Raw,
 	if err != nil {
 		return nil, dberr.New(dberr.Internal, "encode a scan: %w", err)
 	}
-	for attempt := 1; ; attempt++ {
-		raw, err := c.open(ctx, ticket)
-		if err == nil || !dberr.Is(err, dberr.Unavailable) || attempt == openAttempts {
+	if req.GetConsistency() == storagev1.Consistency_CONSISTENCY_STALE {
+		if raw := c.anywhere(ctx, req.GetShard(), ticket); raw != nil {
+			return raw, nil
+		}
+	}
+	until := time.Now().Add(openFor)
+	for wait := retryPauseMin; ; wait = min(2*wait, retryPauseMax) {
+		raw, err := c.open(ctx, c.shards.Shard(req.GetShard()), ticket)
+		if err == nil || !dberr.Is(err, dberr.Unavailable) && !dberr.Is(err, dberr.NotLeader) || time.Now().After(until) {
 			return raw, err
 		}
-		if err := pause(ctx, retryPause<<(attempt-1)); err != nil {
+		if err := pause(ctx, wait/2+rand.N(wait)); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// anywhere opens a stale scan at some replica; nil when none can serve it, which leaves the leader.
+func (c *Client) anywhere(ctx context.Context, shard uint32, ticket []byte) *Raw {
+	for _, addr := range c.shards.Replicas(shard) {
+		conn, err := c.shards.Conn(addr)
+		if err != nil {
+			continue
+		}
+		if raw, err := c.open(ctx, conn, ticket); err == nil {
+			return raw
+		}
+	}
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -109,9 +144,22 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // open starts a scan and reads its first message, with which the storage role says that it can run it.
-func (c *Client) open(ctx context.Context, ticket []byte) (*Raw, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	stream, err := c.flight.DoGet(ctx, &flight.Ticket{Ticket: ticket})
+func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte) (*Raw, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	silent := time.AfterFunc(firstMessageWithin, func() { cancel(errSilent) })
+	raw, err := begin(ctx, conn, ticket, func() { cancel(nil) })
+	silent.Stop()
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		err = errSilent
+	}
+	return raw, err
+}
+
+// errSilent is a replica that is paused or cut off: another one is asked.
+var errSilent = dberr.New(dberr.Unavailable, "the storage node did not begin to answer within %v", firstMessageWithin)
+
+func begin(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte, cancel func()) (*Raw, error) {
+	stream, err := flight.NewFlightServiceClient(conn).DoGet(ctx, &flight.Ticket{Ticket: ticket})
 	if err != nil {
 		cancel()
 		return nil, dberr.FromStatus(err)
@@ -135,7 +183,7 @@ func (c *Client) open(ctx context.Context, ticket []byte) (*Raw, error) {
 // Raw is a scan's messages as they arrive: the schema, then batches.
 type Raw struct {
 	stream   flight.FlightService_DoGetClient
-	cancel   context.CancelFunc
+	cancel   func()
 	first    *flight.FlightData // not yet returned
 	position uint64
 	err      error // what ended the stream, if not io.EOF

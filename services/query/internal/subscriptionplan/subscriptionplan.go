@@ -68,7 +68,7 @@ func (p *Planner) Bind(id catalog.Identity, namespace string, s *sqlfront.Select
 		return nil, err
 	}
 	plan := &queryv1.SubscriptionPlan{Identity: catalog.IdentityToProto(id), Shard: state.Shards.Table(t.ID), TableId: t.ID,
-		SchemaVersion: t.SchemaVersion, Sql: text, Namespace: t.Namespace, Table: t.Name}
+		SchemaVersion: t.SchemaVersion, Sql: text, Namespace: t.Namespace, Table: t.Name, CatalogVersion: state.Version}
 	if t.Kind.PerUser() {
 		plan.Shard, plan.UserId = state.Shards.User(id.UserID), id.UserID
 	}

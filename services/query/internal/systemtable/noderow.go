@@ -9,8 +9,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 // users pages through the catalog: there may be millions, and one page is held at a time.
@@ -49,17 +47,17 @@ func userRow(u *catalogv1.User) []datum.Datum {
 
 func (t *Tables) live(catalog.Identity) pager {
 	return paged(func(ctx context.Context) ([][]datum.Datum, error) {
-		resp, err := t.cfg.Live.List(ctx, &livev1.ListRequest{})
+		all, err := t.cfg.Live.LiveQueries(ctx)
 		if err != nil {
 			return nil, err
 		}
 		var out [][]datum.Datum
-		for _, q := range resp.GetQueries() {
+		for _, q := range all {
 			out = append(out, []datum.Datum{datum.Text(q.GetLiveId()), datum.Text(q.GetConnectionId()),
 				datum.Text(q.GetSubscriptionId()), datum.Text(q.GetNamespace()), datum.Text(q.GetTable()),
 				datum.Text(q.GetUserId()), datum.Text(q.GetQuery()), optional(q.GetOptionsJson()),
 				datum.Text(q.GetStatus()), datum.Timestamp(q.GetCreatedAtUs()), datum.Timestamp(q.GetLastUpdateUs()),
-				datum.Int(int64(q.GetChanges())), datum.Int(t.cfg.NodeID), datum.Null})
+				datum.Int(int64(q.GetChanges())), datum.Int(int64(q.NodeID)), datum.Null})
 		}
 		return out, nil
 	})
@@ -69,17 +67,17 @@ func (t *Tables) live(catalog.Identity) pager {
 // without saying so would mislead.
 func (t *Tables) stats(catalog.Identity) pager {
 	return paged(func(ctx context.Context) ([][]datum.Datum, error) {
-		storage, err := t.cfg.Storage.NodeStats(ctx, &storagev1.NodeStatsRequest{})
+		storage, err := t.cfg.Storage.StorageStats(ctx)
 		if err != nil {
 			return nil, err
 		}
-		live, err := t.cfg.Live.NodeStats(ctx, &livev1.NodeStatsRequest{})
+		live, err := t.cfg.Live.LiveStats(ctx)
 		if err != nil {
 			return nil, err
 		}
 		all := map[string]string{}
-		maps.Copy(all, storage.GetMetrics())
-		maps.Copy(all, live.GetMetrics())
+		maps.Copy(all, storage)
+		maps.Copy(all, live)
 		if t.cfg.Own != nil {
 			maps.Copy(all, t.cfg.Own())
 		}

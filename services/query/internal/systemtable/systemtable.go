@@ -13,9 +13,8 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
-	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 )
 
 // Namespaces of system tables.
@@ -43,14 +42,12 @@ type pager func(ctx context.Context) ([][]datum.Datum, error)
 type Config struct {
 	Catalog *catalogview.View
 	Users   catalogv1.CatalogServiceClient
-	Storage storagev1.StorageServiceClient
-	Live    livev1.LiveServiceClient
+	Storage *fleet.Nodes
+	Live    *fleet.Nodes
 	// Own returns this role's metrics for system.stats.
 	Own func() map[string]string
 	// Settings are shown by system.settings, secrets masked.
 	Settings []config.Key
-	// NodeID is shown by system.live.
-	NodeID int64
 }
 
 // Tables serves the system tables.
