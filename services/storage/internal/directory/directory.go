@@ -106,8 +106,8 @@ type Heard struct {
 	At     time.Time
 	// Report is nil after a registration without a heartbeat.
 	Report *clusterv1.NodeReport
-	// CaughtUp says for each group when this replica was seen to have applied all that its leader had committed at
-	// an earlier moment.
+	// CaughtUp says for each group when this replica was seen to have applied all that its leader had applied, and
+	// could have acknowledged, at an earlier moment.
 	CaughtUp map[uint32]time.Time
 }
 
@@ -160,7 +160,8 @@ func (d *Directory) lead() error {
 func (d *Directory) Since() (time.Time, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.since, d.lead() == nil
+	err := d.lead() // which may set since
+	return d.since, err == nil
 }
 
 // Reports returns what was heard in this term, by server id; nil while this node does not lead.
@@ -209,11 +210,12 @@ func (d *Directory) caughtUp(server string, report *clusterv1.NodeReport) map[ui
 	if h := d.heard[server]; h != nil {
 		before = h.CaughtUp
 	}
+	leaders := d.leaderReports()
 	reached := make(map[uint32]time.Time, len(report.GetGroups()))
 	for _, g := range report.GetGroups() {
-		leader := d.leaderReport(g.GetGroup())
+		leader := leaders[g.GetGroup()]
 		switch {
-		case leader != nil && leader.GetTerm() <= g.GetTerm() && g.GetAppliedIndex() >= leader.GetCommitIndex():
+		case leader != nil && leader.GetTerm() <= g.GetTerm() && g.GetAppliedIndex() >= leader.GetAppliedIndex():
 			reached[g.GetGroup()] = d.cfg.Now()
 		case !before[g.GetGroup()].IsZero():
 			reached[g.GetGroup()] = before[g.GetGroup()]
@@ -222,12 +224,13 @@ func (d *Directory) caughtUp(server string, report *clusterv1.NodeReport) map[ui
 	return reached
 }
 
-// leaderReport is the last report of a group's leader, the one with the highest term.
-func (d *Directory) leaderReport(group uint32) (best *clusterv1.GroupReport) {
+// leaderReports are the last reports of the groups' leaders, of each group the one with the highest term.
+func (d *Directory) leaderReports() map[uint32]*clusterv1.GroupReport {
+	best := map[uint32]*clusterv1.GroupReport{}
 	for _, h := range d.heard {
 		for _, g := range h.Report.GetGroups() {
-			if g.GetGroup() == group && g.GetState() == LeaderState && (best == nil || g.GetTerm() > best.GetTerm()) {
-				best = g
+			if b := best[g.GetGroup()]; g.GetState() == LeaderState && (b == nil || g.GetTerm() > b.GetTerm()) {
+				best[g.GetGroup()] = g
 			}
 		}
 	}

@@ -172,11 +172,22 @@ func (p *planner) count() {
 }
 
 func (p *planner) step(kind Kind, group uint32, server, why string) {
-	s := Step{Kind: kind, Group: group, Server: server, Why: why}
+	p.steps = append(p.steps, Step{Kind: kind, Group: group, Node: p.nodeID(group, server), Server: server, Why: why})
+}
+
+// nodeID is the node of a server, also of one that was replaced and is still placed.
+func (p *planner) nodeID(group uint32, server string) uint32 {
 	if n := p.byServer[server]; n != nil {
-		s.Node = n.GetNodeId()
+		return n.GetNodeId()
 	}
-	p.steps = append(p.steps, s)
+	for _, place := range p.topology.Placements {
+		for _, r := range place.GetReplicas() {
+			if place.GetGroup() == group && r.GetServerId() == server {
+				return r.GetNodeId()
+			}
+		}
+	}
+	return 0
 }
 
 func (p *planner) note(format string, args ...any) {
