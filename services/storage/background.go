@@ -5,13 +5,15 @@ import (
 	"time"
 
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
-// purgeRetry is the pause after a purge that failed, e.g. because a shard has no leader.
+// purgeRetry is the pause after a purge that failed, e.g. because a shard has no leader, and after finding that
+// another node leads the catalog.
 const purgeRetry = time.Second
 
-// purgeDropped removes the rows of dropped tables: in every shard through its log, then the catalog is
-// told. A crash in between repeats the purge, which is harmless.
+// purgeDropped removes the rows of dropped tables, on the leader of the catalog: in every shard through its log,
+// then the catalog is told. A crash in between repeats the purge, which is harmless.
 func (s *Storage) purgeDropped(ctx context.Context) {
 	for {
 		retry := s.purgeAll(ctx)
@@ -35,6 +37,9 @@ func (s *Storage) purgeAll(ctx context.Context) (retry bool) {
 		s.cfg.Logger.WarnContext(ctx, "list dropped tables", "error", err)
 		return true
 	}
+	if len(ids) > 0 && s.catalogGroup.Term() == 0 {
+		return true // the leader does it; this node may be the next one
+	}
 	for _, id := range ids {
 		if err := s.purge(ctx, id); err != nil {
 			if ctx.Err() == nil {
@@ -47,9 +52,11 @@ func (s *Storage) purgeAll(ctx context.Context) (retry bool) {
 }
 
 func (s *Storage) purge(ctx context.Context, table uint32) error {
-	for _, r := range s.shards {
-		r.stream.DropTable(table)
-		if err := r.shard.Purge(ctx, table); err != nil {
+	_, shards := s.catalog.Cluster()
+	for id := range shards {
+		_, err := storagev1.NewStorageServiceClient(s.router.Shard(id)).Purge(ctx,
+			&storagev1.PurgeRequest{Shard: id, TableId: table, CatalogVersion: s.catalog.Version()})
+		if err != nil {
 			return err
 		}
 	}
@@ -69,9 +76,9 @@ func (s *Storage) pruneChanges(ctx context.Context) {
 		case <-tick.C:
 		}
 		before := s.cfg.Now().Add(-time.Duration(s.cfg.ChangeLogRetention))
-		for _, r := range s.shards {
-			if _, err := r.shard.Prune(before); err != nil {
-				s.cfg.Logger.WarnContext(ctx, "prune the change log", "shard", r.shard.ID(), "error", err)
+		for _, r := range s.replicas.All() {
+			if _, err := r.Shard.Prune(before); err != nil {
+				s.cfg.Logger.WarnContext(ctx, "prune the change log", "shard", r.Shard.ID(), "error", err)
 			}
 		}
 	}

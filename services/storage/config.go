@@ -22,6 +22,12 @@ const (
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
+	defaultRole          = "storage"
+	defaultReplication   = 3
+	defaultExpect        = 1
+	defaultOfflineAfter  = 3 * time.Second
+	defaultReplaceAfter  = 5 * time.Minute
+	defaultHeartbeat     = time.Second
 )
 
 // nodeMax is the highest NodeID: the upper half of the snowflake node numbers belongs to query nodes.
@@ -41,8 +47,31 @@ type Config struct {
 	// the names inside one process.
 	Addr     string `toml:"-"`
 	RaftAddr string `toml:"-"`
-	// NodeID tells nodes apart, 0 to 511; it is part of every _seq and SNOWFLAKE_ID().
+	// AdvertiseAddr and RaftAdvertiseAddr are where other nodes reach Addr and RaftAddr. Empty means the same.
+	AdvertiseAddr     string `toml:"-"`
+	RaftAdvertiseAddr string `toml:"-"`
+	// NodeID tells nodes apart, 0 to 511; it is part of every _seq and SNOWFLAKE_ID(). 0 is for a node that
+	// makes its own cluster.
 	NodeID uint16 `toml:"-"`
+
+	// Role is how the node registers: "storage", or "allinone" when the process has every role. Empty means storage.
+	Role string `toml:"-"`
+	// Version is the program's, for people.
+	Version string `toml:"-"`
+	// Join lists addresses of storage nodes. Empty means that a new node makes its own cluster at once.
+	Join []string `toml:"-"`
+	// BootstrapExpect is how many new nodes, this one included, make a cluster when none of Join belongs to one.
+	// With others in Join it is at least 2: a node alone may have lost its disk.
+	BootstrapExpect int `toml:"-"`
+	// ReplicationFactor is that of a cluster this node makes: replicas of a group, 1 to 7.
+	ReplicationFactor uint32 `toml:"-"`
+	// Zone is what may fail together: replicas of a group are spread over zones.
+	Zone string `toml:"-"`
+	// OfflineAfter without a heartbeat a node is Offline; ReplaceAfter that, its replicas are placed elsewhere.
+	OfflineAfter config.Duration `toml:"-"`
+	ReplaceAfter config.Duration `toml:"-"`
+	// HeartbeatInterval is how often nodes report.
+	HeartbeatInterval config.Duration `toml:"-"`
 
 	Shards             uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
 	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
@@ -67,6 +96,12 @@ type Config struct {
 func (c Config) withDefaults() (Config, error) {
 	c.Dir, c.Addr = orDefault(c.Dir, "data"), orDefault(c.Addr, "storage")
 	c.RaftAddr = orDefault(c.RaftAddr, c.Addr+"/raft")
+	c.AdvertiseAddr, c.RaftAdvertiseAddr = orDefault(c.AdvertiseAddr, c.Addr), orDefault(c.RaftAdvertiseAddr, c.RaftAddr)
+	c.Role, c.BootstrapExpect = orDefault(c.Role, defaultRole), orDefault(c.BootstrapExpect, defaultExpect)
+	c.ReplicationFactor = orDefault(c.ReplicationFactor, defaultReplication)
+	c.OfflineAfter = orDefault(c.OfflineAfter, config.Duration(defaultOfflineAfter))
+	c.ReplaceAfter = orDefault(c.ReplaceAfter, config.Duration(defaultReplaceAfter))
+	c.HeartbeatInterval = orDefault(c.HeartbeatInterval, config.Duration(defaultHeartbeat))
 	c.Shards = orDefault(c.Shards, defaultShards)
 	c.CacheBytes = orDefault(c.CacheBytes, defaultCacheBytes)
 	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
@@ -84,6 +119,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.NodeID > nodeMax {
 		return c, dberr.New(dberr.InvalidArgument, "node id %d is above %d", c.NodeID, nodeMax)
+	}
+	if len(c.Join) > 0 && c.NodeID == 0 {
+		return c, dberr.New(dberr.InvalidArgument, "a storage node that joins others (cluster.join) needs a node id of its own, 1 to %d (cluster.node_id)", nodeMax)
 	}
 	return c, nil
 }

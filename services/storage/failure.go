@@ -10,13 +10,16 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
-// failure is the end of a node whose disk can no longer be trusted. From then on everything is answered
-// Unavailable; the process should be ended and started again, which replays the log.
+// failure is the end of a node whose disk can no longer be trusted, or that was taken out of its cluster. From
+// then on everything is answered Unavailable; the process should be ended, and after a disk failure started again,
+// which replays the log.
 type failure struct {
 	log  *slog.Logger
 	once sync.Once
 	done chan struct{}
-	err  error // set before done is closed
+	// err and disk are set before done is closed.
+	err  error
+	disk bool // the stores may stand still
 }
 
 func newFailure(log *slog.Logger) *failure { return &failure{log: log, done: make(chan struct{})} }
@@ -24,6 +27,15 @@ func newFailure(log *slog.Logger) *failure { return &failure{log: log, done: mak
 func (f *failure) fail(err error) {
 	f.once.Do(func() {
 		f.log.Error("storage failed: this node stops serving", "error", err)
+		f.err, f.disk = err, true
+		close(f.done)
+	})
+}
+
+// expel ends a node that its cluster no longer knows.
+func (f *failure) expel(err error) {
+	f.once.Do(func() {
+		f.log.Error("this node stops serving", "error", err)
 		f.err = err
 		close(f.done)
 	})

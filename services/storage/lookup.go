@@ -9,7 +9,9 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/scan"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
@@ -23,11 +25,30 @@ var (
 	_ watch.Shards = lookup{}
 )
 
-func (l lookup) replica(id uint32) (*replica, error) {
-	if id >= uint32(len(l.node.shards)) {
-		return nil, dberr.New(dberr.InvalidArgument, "there is no shard %d, the cluster has %d", id, len(l.node.shards))
+func (l lookup) replica(id uint32) (*replica.Replica, error) {
+	if r, ok := l.node.replicas.Get(id); ok {
+		return r, nil
 	}
-	return l.node.shards[id], nil
+	if _, n := l.node.catalog.Cluster(); id >= n {
+		return nil, dberr.New(dberr.InvalidArgument, "there is no shard %d, the cluster has %d", id, n)
+	}
+	err := dberr.New(dberr.NotLeader, "this node has no replica of shard %d", id)
+	if likely := l.likelyLeader(id); likely != "" {
+		err = err.With(dberr.FieldLeader, likely)
+	}
+	return nil, err
+}
+
+// likelyLeader is a voter of a shard on a node that is alive. It may name another if it does not lead.
+func (l lookup) likelyLeader(shard uint32) string {
+	for _, r := range l.node.catalog.Placement(replica.FirstShardGroup + shard).GetReplicas() {
+		n, ok := l.node.catalog.NodeByServer(r.GetServerId())
+		if ok && r.GetState() == catalogv1.ReplicaState_REPLICA_STATE_VOTER &&
+			n.GetStatus() == catalogv1.NodeStatus_NODE_STATUS_ACTIVE && r.GetServerId() != l.node.identity.ServerID {
+			return r.GetServerId()
+		}
+	}
+	return ""
 }
 
 // Reader returns the hot store once the shard's state in it is as consistent as wanted.
@@ -36,7 +57,7 @@ func (l lookup) Reader(ctx context.Context, id uint32, want storagev1.Consistenc
 	if err != nil {
 		return nil, err
 	}
-	if err := r.shard.ReadAs(ctx, want, maxAge); err != nil {
+	if err := r.Shard.ReadAs(ctx, want, maxAge); err != nil {
 		return nil, err
 	}
 	return l.node.hot, nil
@@ -57,10 +78,10 @@ func (l lookup) Streams(id uint32) (*stream.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !r.shard.Leads() {
-		return nil, r.shard.NotLeader()
+	if !r.Shard.Leads() {
+		return nil, r.Shard.NotLeader()
 	}
-	return r.stream, nil
+	return r.Stream, nil
 }
 
 // Hub returns a shard's hub.
@@ -69,10 +90,10 @@ func (l lookup) Hub(id uint32) (*watch.Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !r.shard.Leads() {
-		return nil, r.shard.NotLeader()
+	if !r.Shard.Leads() {
+		return nil, r.Shard.NotLeader()
 	}
-	return r.shard.Hub(), nil
+	return r.Shard.Hub(), nil
 }
 
 // Table returns the newest version of a table.

@@ -26,6 +26,14 @@ var (
 	descSnapshot = groupDesc("raft_snapshot_index", "Index of the last snapshot: the log before it may be gone.")
 	descTerm     = groupDesc("raft_term", "Raft's term.")
 	descLeader   = groupDesc("raft_leader", "1 while this node leads the group.")
+	descCommit   = groupDesc("raft_commit_index", "Index of the last entry this replica knows to be committed.")
+	descContact  = groupDesc("raft_last_contact_seconds", "Time since this replica heard of its leader; 0 on the leader.")
+	descBytes    = groupDesc("group_bytes", "Estimated bytes of a shard's state on this node.")
+	descChanges  = groupDesc("raft_member_changes_total", "Changes of the group's members this node made as its leader.")
+	descState    = prometheus.NewDesc("kalamdb_storage_raft_state", "1 for the state the replica is in.", []string{"group", "state"}, nil)
+	descOpened   = prometheus.NewDesc("kalamdb_storage_replicas_opened_total", "Replicas of shards this process opened.", nil, nil)
+	descRemoved  = prometheus.NewDesc("kalamdb_storage_replicas_destroyed_total", "Replicas of shards that were placed elsewhere and removed here.", nil, nil)
+	descSeqAhead = groupDesc("seq_ahead_seconds", "How far a shard's _seq is ahead of this node's clock.")
 	descDisk     = storeDesc("store_disk_bytes", "Bytes of a store on disk.")
 	descMemTable = storeDesc("store_memtable_bytes", "Bytes of a store's memtables.")
 	descDebt     = storeDesc("store_compaction_debt_bytes", "Estimate of what a store still has to compact.")
@@ -88,7 +96,8 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.writes.Describe(out)
 	m.batch.Describe(out)
 	m.batchBytes.Describe(out)
-	for _, d := range []*prometheus.Desc{descApplied, descLast, descSnapshot, descTerm, descLeader, descDisk, descMemTable, descDebt, descFailed} {
+	for _, d := range []*prometheus.Desc{descApplied, descLast, descSnapshot, descTerm, descLeader, descCommit, descContact, descBytes,
+		descChanges, descState, descOpened, descRemoved, descSeqAhead, descDisk, descMemTable, descDebt, descFailed} {
 		out <- d
 	}
 }
@@ -103,10 +112,18 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	if failed {
 		return // the stores may stand still
 	}
-	collectGroup(out, "catalog", m.node.catalogGroup)
-	for _, r := range m.node.shards {
-		collectGroup(out, strconv.FormatUint(uint64(r.shard.ID()), 10), r.group)
+	collectGroup(out, "catalog", m.node.catalogGroup.get())
+	for _, r := range m.node.replicas.All() {
+		name := strconv.FormatUint(uint64(r.Shard.ID()), 10)
+		collectGroup(out, name, r.Group)
+		gauge(out, descSeqAhead, r.Shard.SeqAhead().Seconds(), name)
+		if n, err := m.node.shardBytes(r.Shard.ID()); err == nil { // else there is no figure
+			gauge(out, descBytes, float64(n), name)
+		}
 	}
+	opened, destroyed := m.node.replicas.Counts()
+	out <- prometheus.MustNewConstMetric(descOpened, prometheus.CounterValue, float64(opened))
+	out <- prometheus.MustNewConstMetric(descRemoved, prometheus.CounterValue, float64(destroyed))
 	collectStore(out, "hot", m.node.hot.Metrics())
 	collectStore(out, "raft", m.node.raftLog.Metrics())
 }
@@ -118,6 +135,12 @@ func collectGroup(out chan<- prometheus.Metric, name string, g *raftgroup.Group)
 	gauge(out, descSnapshot, float64(s.SnapshotAt), name)
 	gauge(out, descTerm, float64(s.Term), name)
 	gauge(out, descLeader, boolean(g.Term() != 0), name)
+	gauge(out, descCommit, float64(s.Commit), name)
+	gauge(out, descState, 1, name, s.State)
+	if ago, ok := g.LastContact(); ok {
+		gauge(out, descContact, ago.Seconds(), name)
+	}
+	out <- prometheus.MustNewConstMetric(descChanges, prometheus.CounterValue, float64(g.Changes()), name)
 }
 
 func collectStore(out chan<- prometheus.Metric, name string, s *pebble.Metrics) {

@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
 )
 
@@ -59,30 +60,33 @@ func (s *service) begin(ctx context.Context, req *storagev1.WriteRequest) (waite
 	if err != nil {
 		return nil, err
 	}
+	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, err
+	}
 	if len(req.GetWrites()) == 1 {
 		w := req.GetWrites()[0]
 		if t, ok := s.node.catalog.Table(w.GetTableId()); ok && t.Kind == catalog.StreamTable {
 			return s.writeStreamTable(ctx, r, req, w)
 		}
 	}
-	return r.shard.Begin(ctx, req)
+	return r.Shard.Begin(ctx, req)
 }
 
 // writeStreamTable writes to the leader's memory.
-func (s *service) writeStreamTable(ctx context.Context, r *replica, req *storagev1.WriteRequest, w *storagev1.TableWrite) (waiter, error) {
-	t, err := r.shard.Authorize(req, w)
+func (s *service) writeStreamTable(ctx context.Context, r *replica.Replica, req *storagev1.WriteRequest, w *storagev1.TableWrite) (waiter, error) {
+	t, err := r.Shard.Authorize(req, w)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.shard.ReadBarrier(ctx); err != nil {
+	if err := r.Shard.ReadBarrier(ctx); err != nil {
 		return nil, err
 	}
-	res, err := r.stream.WriteOnce(ctx, req.GetRequestId(), t, req.GetUserId(), w, req.GetReturnRows())
+	res, err := r.Stream.WriteOnce(ctx, req.GetRequestId(), t, req.GetUserId(), w, req.GetReturnRows())
 	if err != nil {
 		return nil, err
 	}
 	resp := &storagev1.WriteResponse{Durability: storagev1.Durability_DURABILITY_MEMORY, Results: []*storagev1.TableWriteResult{res},
-		Position: r.stream.Position()}
+		Position: r.Stream.Position()}
 	if n := len(res.GetSeqs()); n > 0 {
 		resp.Position = res.GetSeqs()[n-1]
 	}
@@ -166,16 +170,35 @@ func (s *service) Watch(stream grpc.BidiStreamingServer[storagev1.WatchRequest, 
 	return s.watches.Watch(stream)
 }
 
+// Purge removes the rows of a dropped table from a shard this node leads.
+func (s *service) Purge(ctx context.Context, req *storagev1.PurgeRequest) (*storagev1.PurgeResponse, error) {
+	r, err := lookup{s.node}.replica(req.GetShard())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.node.catalog.WaitVersion(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, err
+	}
+	if _, exists := s.node.catalog.Table(req.GetTableId()); exists {
+		return nil, dberr.New(dberr.InvalidOperation, "table %d is not dropped", req.GetTableId())
+	}
+	r.Stream.DropTable(req.GetTableId())
+	if err := r.Shard.Purge(ctx, req.GetTableId()); err != nil {
+		return nil, err
+	}
+	return &storagev1.PurgeResponse{}, nil
+}
+
 // TableStats estimates what a table holds on this node.
 func (s *service) TableStats(_ context.Context, req *storagev1.TableStatsRequest) (*storagev1.TableStatsResponse, error) {
 	resp := &storagev1.TableStatsResponse{}
-	for _, r := range s.node.shards {
-		span := keycodec.PrefixSpan(keycodec.TablePrefix(r.shard.ID(), req.GetTableId()))
+	for _, r := range s.node.replicas.All() {
+		span := keycodec.PrefixSpan(keycodec.TablePrefix(r.Shard.ID(), req.GetTableId()))
 		n, err := s.node.hot.EstimateDiskUsage(span.Start, span.End)
 		if err != nil {
 			return nil, dberr.New(dberr.Unavailable, "estimate the size of a table: %w", err)
 		}
-		rows, _ := r.stream.Stats(req.GetTableId())
+		rows, _ := r.Stream.Stats(req.GetTableId())
 		resp.HotBytesEstimate += n
 		resp.StreamRows += uint64(rows)
 	}
@@ -190,14 +213,14 @@ func (s *service) NodeStats(context.Context, *storagev1.NodeStatsRequest) (*stor
 		"storage_hot_memtable_bytes":  strconv.FormatUint(hot.MemTable.Size, 10),
 		"storage_raft_log_bytes":      strconv.FormatUint(log.DiskSpaceUsage(), 10),
 		"storage_stream_memory_bytes": strconv.FormatInt(s.node.memory.Used(), 10),
-		"storage_shards":              strconv.Itoa(len(s.node.shards)),
+		"storage_shards":              strconv.Itoa(len(s.node.replicas.All())),
 	}
 	leads, applied := 0, uint64(0)
-	for _, r := range s.node.shards {
-		if r.shard.Leads() {
+	for _, r := range s.node.replicas.All() {
+		if r.Shard.Leads() {
 			leads++
 		}
-		applied += r.shard.Applied()
+		applied += r.Shard.Applied()
 	}
 	m["storage_shards_led"] = strconv.Itoa(leads)
 	m["storage_entries_applied"] = strconv.FormatUint(applied, 10)

@@ -1775,6 +1775,103 @@ func (x *NodeStatsResponse) GetMetrics() map[string]string {
 	return nil
 }
 
+type PurgeRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Shard   uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	TableId uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// The catalog version in which the table was dropped, or a later one.
+	CatalogVersion uint64 `protobuf:"varint,3,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PurgeRequest) Reset() {
+	*x = PurgeRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeRequest) ProtoMessage() {}
+
+func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
+func (*PurgeRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PurgeRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *PurgeRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *PurgeRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type PurgeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeResponse) Reset() {
+	*x = PurgeResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeResponse) ProtoMessage() {}
+
+func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
+func (*PurgeResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
+}
+
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_storage_v1_storage_proto_rawDesc = "" +
@@ -1899,7 +1996,12 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\ametrics\x18\x01 \x03(\v2*.storage.v1.NodeStatsResponse.MetricsEntryR\ametrics\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*V\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"h\n" +
+	"\fPurgeRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12'\n" +
+	"\x0fcatalog_version\x18\x03 \x01(\x04R\x0ecatalogVersion\"\x0f\n" +
+	"\rPurgeResponse*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -1924,14 +2026,15 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xfb\x02\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xb9\x03\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12@\n" +
 	"\x05Watch\x12\x18.storage.v1.WatchRequest\x1a\x19.storage.v1.WatchResponse(\x010\x01\x12K\n" +
 	"\n" +
 	"TableStats\x12\x1d.storage.v1.TableStatsRequest\x1a\x1e.storage.v1.TableStatsResponse\x12H\n" +
-	"\tNodeStats\x12\x1c.storage.v1.NodeStatsRequest\x1a\x1d.storage.v1.NodeStatsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\tNodeStats\x12\x1c.storage.v1.NodeStatsRequest\x1a\x1d.storage.v1.NodeStatsResponse\x12<\n" +
+	"\x05Purge\x12\x18.storage.v1.PurgeRequest\x1a\x19.storage.v1.PurgeResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -1946,7 +2049,7 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),             // 0: storage.v1.Durability
 	(Operation)(0),              // 1: storage.v1.Operation
@@ -1974,15 +2077,17 @@ var file_storage_v1_storage_proto_goTypes = []any{
 	(*TableStatsResponse)(nil),  // 23: storage.v1.TableStatsResponse
 	(*NodeStatsRequest)(nil),    // 24: storage.v1.NodeStatsRequest
 	(*NodeStatsResponse)(nil),   // 25: storage.v1.NodeStatsResponse
-	nil,                         // 26: storage.v1.Error.FieldsEntry
-	nil,                         // 27: storage.v1.WatchEnded.FieldsEntry
-	nil,                         // 28: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 29: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 30: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 31: expr.v1.OrderBy
+	(*PurgeRequest)(nil),        // 26: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),       // 27: storage.v1.PurgeResponse
+	nil,                         // 28: storage.v1.Error.FieldsEntry
+	nil,                         // 29: storage.v1.WatchEnded.FieldsEntry
+	nil,                         // 30: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),         // 31: catalog.v1.Identity
+	(*v11.Expr)(nil),            // 32: expr.v1.Expr
+	(*v11.OrderBy)(nil),         // 33: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	29, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	31, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -1991,33 +2096,35 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	5,  // 6: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	7,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	11, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	26, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	29, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	30, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	31, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	28, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	31, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	32, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	33, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 13: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 14: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	16, // 15: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	29, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	31, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	18, // 17: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	19, // 18: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	20, // 19: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	21, // 20: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	14, // 21: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	27, // 22: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	28, // 23: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	29, // 22: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	30, // 23: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
 	5,  // 24: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
 	9,  // 25: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
 	15, // 26: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
 	22, // 27: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
 	24, // 28: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	7,  // 29: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	10, // 30: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	17, // 31: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	23, // 32: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	25, // 33: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	29, // [29:34] is the sub-list for method output_type
-	24, // [24:29] is the sub-list for method input_type
+	26, // 29: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	7,  // 30: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	10, // 31: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	17, // 32: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	23, // 33: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	25, // 34: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	27, // 35: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	30, // [30:36] is the sub-list for method output_type
+	24, // [24:30] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -2044,7 +2151,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	StorageService_Watch_FullMethodName       = "/storage.v1.StorageService/Watch"
 	StorageService_TableStats_FullMethodName  = "/storage.v1.StorageService/TableStats"
 	StorageService_NodeStats_FullMethodName   = "/storage.v1.StorageService/NodeStats"
+	StorageService_Purge_FullMethodName       = "/storage.v1.StorageService/Purge"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -43,6 +44,9 @@ type StorageServiceClient interface {
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 	TableStats(ctx context.Context, in *TableStatsRequest, opts ...grpc.CallOption) (*TableStatsResponse, error)
 	NodeStats(ctx context.Context, in *NodeStatsRequest, opts ...grpc.CallOption) (*NodeStatsResponse, error)
+	// Purge removes the rows of a dropped table from one shard, for good. The leader of the catalog asks the
+	// leaders of all shards, and again until each has answered.
+	Purge(ctx context.Context, in *PurgeRequest, opts ...grpc.CallOption) (*PurgeResponse, error)
 }
 
 type storageServiceClient struct {
@@ -109,6 +113,16 @@ func (c *storageServiceClient) NodeStats(ctx context.Context, in *NodeStatsReque
 	return out, nil
 }
 
+func (c *storageServiceClient) Purge(ctx context.Context, in *PurgeRequest, opts ...grpc.CallOption) (*PurgeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PurgeResponse)
+	err := c.cc.Invoke(ctx, StorageService_Purge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -122,6 +136,9 @@ type StorageServiceServer interface {
 	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	TableStats(context.Context, *TableStatsRequest) (*TableStatsResponse, error)
 	NodeStats(context.Context, *NodeStatsRequest) (*NodeStatsResponse, error)
+	// Purge removes the rows of a dropped table from one shard, for good. The leader of the catalog asks the
+	// leaders of all shards, and again until each has answered.
+	Purge(context.Context, *PurgeRequest) (*PurgeResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -146,6 +163,9 @@ func (UnimplementedStorageServiceServer) TableStats(context.Context, *TableStats
 }
 func (UnimplementedStorageServiceServer) NodeStats(context.Context, *NodeStatsRequest) (*NodeStatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method NodeStats not implemented")
+}
+func (UnimplementedStorageServiceServer) Purge(context.Context, *PurgeRequest) (*PurgeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Purge not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -236,6 +256,24 @@ func _StorageService_NodeStats_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Purge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PurgeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Purge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Purge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Purge(ctx, req.(*PurgeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -254,6 +292,10 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NodeStats",
 			Handler:    _StorageService_NodeStats_Handler,
+		},
+		{
+			MethodName: "Purge",
+			Handler:    _StorageService_Purge_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

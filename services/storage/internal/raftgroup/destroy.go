@@ -11,11 +11,15 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 )
 
-// Destroy removes what a group, which is not open, has on this node besides its state: spool files, then log,
-// votes and snapshot metadata in one durable step. What a crash left is removed by doing it again.
-func Destroy(log *raftlog.DB, fs vfs.FS, spoolDir string, group uint32) error {
+// Destroy removes a group, which is not open, from this node: log, votes and snapshot metadata in one durable
+// step, then spool files, then its state by removeState, which is durable when it returns. A crash in between
+// leaves a mark (raftlog.DB.Doomed); Destroy must then be repeated before the group is opened again.
+func Destroy(log *raftlog.DB, fs vfs.FS, spoolDir string, group uint32, removeState func() error) error {
 	if fs == nil {
 		fs = vfs.Default
+	}
+	if err := log.Doom(group); err != nil {
+		return err
 	}
 	names, err := fs.List(spoolDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -29,5 +33,8 @@ func Destroy(log *raftlog.DB, fs vfs.FS, spoolDir string, group uint32) error {
 			return dberr.New(dberr.Unavailable, "remove a snapshot file of group %d: %w", group, err)
 		}
 	}
-	return log.Destroy(group)
+	if err := removeState(); err != nil {
+		return err
+	}
+	return log.Forget(group)
 }

@@ -105,7 +105,7 @@ type Group struct {
 	// term is the term this node serves as leader, 0 otherwise.
 	term    atomic.Uint64
 	changes atomic.Uint64 // of the configuration, made by this node as leader
-	logged  atomic.Int64 // bytes proposed since the last snapshot
+	logged  atomic.Int64  // bytes proposed since the last snapshot
 
 	verify verifier
 
@@ -209,6 +209,9 @@ func (g *Group) electSelf() error {
 }
 
 func (g *Group) self() raft.ServerID { return raft.ServerID(g.cfg.Mux.ServerID()) }
+
+// Alone reports whether this node is the group's only voter.
+func (g *Group) Alone() bool { return g.soleVoter() }
 
 // soleVoter reports whether this node alone decides: then nobody else can be leading.
 func (g *Group) soleVoter() bool {
@@ -356,12 +359,14 @@ type Stats struct {
 	Term                uint64
 	LastIndex, Commit   uint64
 	Applied, SnapshotAt uint64
+	// AppliedRaft counts Raft's own entries too, as LastIndex and Commit do; Applied counts commands.
+	AppliedRaft uint64
 }
 
 // Stats returns the group's figures.
 func (g *Group) Stats() Stats {
 	s := Stats{State: g.raft.State().String(), Term: g.raft.CurrentTerm(), LastIndex: g.raft.LastIndex(),
-		Commit: g.raft.CommitIndex(), Applied: g.cfg.State.Applied()}
+		Commit: g.raft.CommitIndex(), Applied: g.cfg.State.Applied(), AppliedRaft: g.raft.AppliedIndex()}
 	g.snapshots.mu.Lock()
 	defer g.snapshots.mu.Unlock()
 	if g.snapshots.meta != nil {

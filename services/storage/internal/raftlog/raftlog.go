@@ -25,6 +25,7 @@ const (
 	spaceLog      byte = 0x01 // group index → entry
 	spaceStable   byte = 0x02 // group key → value
 	spaceSnapshot byte = 0x03 // group → snapshot metadata
+	spaceDoomed   byte = 0x04 // group whose state is still to be removed → a mark
 )
 
 const (
@@ -104,23 +105,25 @@ func (d *DB) groupsIn(space byte, found map[uint32]bool) error {
 		if id == math.MaxUint32 {
 			break
 		}
-		ok = it.SeekGE(binary.BigEndian.AppendUint32([]byte{space}, id+1))
+		ok = it.SeekGE(groupKey(space, id+1))
 	}
 	return errors.Join(it.Error(), it.Close())
 }
 
-// Destroy removes everything of a group, durably and at once. No Store of it may be in use.
-func (d *DB) Destroy(id uint32) error {
+// Doom removes everything of a group, durably and at once, and marks that its state is to be removed too: until
+// Forget, the group must not be opened. No Store of it may be in use.
+func (d *DB) Doom(id uint32) error {
 	b := d.db.NewBatch()
 	var err error
 	for _, space := range []byte{spaceLog, spaceStable, spaceSnapshot} {
-		from := binary.BigEndian.AppendUint32([]byte{space}, id)
+		from := groupKey(space, id)
 		to := []byte{space + 1}
 		if id != math.MaxUint32 {
-			to = binary.BigEndian.AppendUint32([]byte{space}, id+1)
+			to = groupKey(space, id+1)
 		}
 		err = errors.Join(err, b.DeleteRange(from, to, nil))
 	}
+	err = errors.Join(err, b.Set(groupKey(spaceDoomed, id), nil, nil))
 	if err == nil {
 		err = b.Commit(pebble.Sync)
 	}
@@ -129,6 +132,25 @@ func (d *DB) Destroy(id uint32) error {
 	}
 	return nil
 }
+
+// Doomed lists the groups that Doom was called for and Forget was not.
+func (d *DB) Doomed() ([]uint32, error) {
+	found := map[uint32]bool{}
+	if err := d.groupsIn(spaceDoomed, found); err != nil {
+		return nil, dberr.New(dberr.Unavailable, "list the groups to be removed: %w", err)
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// Forget ends what Doom began.
+func (d *DB) Forget(id uint32) error {
+	if err := d.db.Delete(groupKey(spaceDoomed, id), pebble.Sync); err != nil {
+		return dberr.New(dberr.Unavailable, "end the removal of group %d: %w", id, err)
+	}
+	return nil
+}
+
+func groupKey(space byte, id uint32) []byte { return binary.BigEndian.AppendUint32([]byte{space}, id) }
 
 // Store is one group's log, stable values and snapshot metadata.
 type Store struct {
@@ -143,7 +165,7 @@ type Store struct {
 }
 
 func (s *Store) prefix(space byte) []byte {
-	return binary.BigEndian.AppendUint32([]byte{space}, s.group)
+	return groupKey(space, s.group)
 }
 
 func (s *Store) logKey(dst []byte, index uint64) []byte {

@@ -1,0 +1,135 @@
+package storage
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+
+	"github.com/google/uuid"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
+)
+
+// identify reads who this node is, or makes a new identity for a new directory.
+func (s *Storage) identify(context.Context) error {
+	id, found, err := identity.Load(s.dir.fs, s.dir.path)
+	if err != nil {
+		return err
+	}
+	if !found {
+		if id, err = s.newIdentity(); err != nil {
+			return err
+		}
+	}
+	if id.NodeID != s.cfg.NodeID {
+		return dberr.New(dberr.InvalidArgument, "the data in %s belongs to node %d, this is node %d: give the node its id or another directory", s.dir.path, id.NodeID, s.cfg.NodeID)
+	}
+	s.identity = id
+	s.peers = rpcnet.NewPool(s.net)
+	s.meeting = rendezvous.New(rendezvous.Config{Self: s.node(), ClusterID: id.ClusterID, Seeds: s.cfg.Join,
+		Expect: s.cfg.BootstrapExpect, Hello: s.hello, Now: s.cfg.Now, Log: s.cfg.Logger})
+	return nil
+}
+
+func (s *Storage) newIdentity() (identity.Identity, error) {
+	groups, err := s.raftLog.Groups()
+	if err != nil {
+		return identity.Identity{}, err
+	}
+	if len(groups) > 0 { // from before there were identities
+		return identity.Legacy(s.cfg.NodeID), nil
+	}
+	random := io.Reader(rand.Reader)
+	if s.cfg.Rand != nil {
+		random = s.cfg.Rand
+	}
+	id, err := identity.New(s.cfg.NodeID, random)
+	if err != nil {
+		return id, err
+	}
+	if len(s.cfg.Join) == 0 {
+		id.Founder, id.ClusterID = true, uuid.NewString()
+	}
+	return id, identity.Save(s.dir.fs, s.dir.path, id)
+}
+
+// hello asks a node who it is.
+func (s *Storage) hello(ctx context.Context, addr string, req *clusterv1.HelloRequest) (*clusterv1.HelloResponse, error) {
+	conn, err := s.peers.Get(addr)
+	if err != nil {
+		return nil, err
+	}
+	return clusterv1.NewClusterServiceClient(conn).Hello(ctx, req)
+}
+
+// findCluster returns when this node belongs to a cluster, or is the one to make it.
+func (s *Storage) findCluster(ctx context.Context) error {
+	if s.identity.ClusterID != "" || s.identity.Founder {
+		if len(s.cfg.Join) > 0 { // addresses may have changed, its own too
+			run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			s.cancel = cancel
+			s.background(run, s.meeting.Greet)
+		}
+		return nil
+	}
+	out, err := s.meeting.Find(ctx, s.foundCluster)
+	if err != nil || s.identity.Founder {
+		return err
+	}
+	s.cfg.Logger.InfoContext(ctx, "joining a cluster", "cluster", out.ClusterID, "members", out.Members)
+	if err := s.route(ctx, append(out.Members, s.cfg.Join...)); err != nil {
+		return err
+	}
+	if _, err := s.register(ctx); err != nil {
+		return err
+	}
+	s.identity.ClusterID = out.ClusterID
+	if err := identity.Save(s.dir.fs, s.dir.path, s.identity); err != nil {
+		return err
+	}
+	s.meeting.Belong(out.ClusterID)
+	return nil
+}
+
+// foundCluster decides that this node makes the cluster.
+func (s *Storage) foundCluster() (string, error) {
+	id := s.identity
+	id.Founder, id.ClusterID = true, uuid.NewString()
+	if err := identity.Save(s.dir.fs, s.dir.path, id); err != nil {
+		return "", err
+	}
+	s.identity = id
+	return id.ClusterID, nil
+}
+
+// settleIdentity stores that the groups of a new cluster exist: from now on they are never made again here.
+func (s *Storage) settleIdentity() error {
+	cluster, _ := s.catalog.Cluster()
+	if s.identity.ClusterID == cluster && !s.identity.Founder {
+		return nil
+	}
+	if s.identity.ClusterID != "" && s.identity.ClusterID != cluster {
+		return dberr.New(dberr.Corrupt, "the catalog is that of cluster %s, this node belongs to %s", cluster, s.identity.ClusterID)
+	}
+	s.identity.ClusterID, s.identity.Founder = cluster, false
+	s.meeting.Belong(cluster)
+	return identity.Save(s.dir.fs, s.dir.path, s.identity)
+}
+
+// addressBook finds other nodes: the catalog knows them, and they tell who moved since.
+type addressBook struct{ node *Storage }
+
+// RaftAddr is where a server listens for Raft.
+func (b addressBook) RaftAddr(serverID string) (string, bool) {
+	if addr, ok := b.node.meeting.RaftAddr(serverID); ok {
+		return addr, true
+	}
+	if n, ok := b.node.catalog.NodeByServer(serverID); ok && n.GetRaftAddr() != "" {
+		return n.GetRaftAddr(), true
+	}
+	return "", false
+}
