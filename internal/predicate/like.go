@@ -13,6 +13,9 @@ import (
 // piece is searched for character by character, which costs its length at every character of the text.
 const likeUnderscoreMax = 1024
 
+// likeTriesMax is how many places of a text are tried before stop is asked: at most a few milliseconds.
+const likeTriesMax = 1024
+
 // likePattern is a compiled LIKE pattern. Matching never backtracks over more than one piece.
 type likePattern struct {
 	pieces []likePiece // what stands between the %
@@ -89,23 +92,46 @@ func newLikePiece(runs []rune, wild []bool) likePiece {
 	return likePiece{text: string(runs)}
 }
 
+// Like is a compiled LIKE pattern, for those who match texts that are not in rows.
+type Like struct{ pattern *likePattern }
+
+// CompileLike reads a pattern. An escape of "" means none; fold is for ILIKE.
+func CompileLike(pattern, escape string, fold bool) (*Like, error) {
+	p, err := compileLike(pattern, escape, fold)
+	if err != nil {
+		return nil, err
+	}
+	return &Like{pattern: p}, nil
+}
+
+// Match reports whether the whole text fits the pattern. It calls stop from time to time, and gives up
+// with its error.
+func (l *Like) Match(text string, stop func() error) (bool, error) {
+	return l.pattern.search(text, stop)
+}
+
 // match reports whether the whole text fits the pattern.
 func (p *likePattern) match(text string) bool {
+	ok, _ := p.search(text, nil) // only stop fails
+	return ok
+}
+
+func (p *likePattern) search(text string, stop func() error) (bool, error) {
 	if p.fold {
 		text = foldText(text)
 	}
 	pieces := p.pieces
 	if len(pieces) == 0 { // "" or only %
-		return !p.start || text == ""
+		return !p.start || text == "", nil
 	}
 	if p.start {
 		n, ok := pieces[0].prefix(text)
 		if !ok {
-			return false
+			return false, nil
 		}
 		text, pieces = text[n:], pieces[1:]
 		if len(pieces) == 0 {
-			return !p.end || text == ""
+			return !p.end || text == "", nil
 		}
 	}
 	last := len(pieces)
@@ -113,13 +139,13 @@ func (p *likePattern) match(text string) bool {
 		last--
 	}
 	for _, piece := range pieces[:last] { // the leftmost place leaves most for the rest
-		n, ok := piece.find(text)
-		if !ok {
-			return false
+		n, ok, err := piece.find(text, stop)
+		if !ok || err != nil {
+			return false, err
 		}
 		text = text[n:]
 	}
-	return !p.end || pieces[last].suffix(text)
+	return !p.end || pieces[last].suffix(text), nil
 }
 
 // prefix reports whether text begins with the piece, and how many bytes that takes.
@@ -142,17 +168,22 @@ func (p likePiece) prefix(text string) (int, bool) {
 }
 
 // find returns the end of the piece's leftmost place in text.
-func (p likePiece) find(text string) (int, bool) {
+func (p likePiece) find(text string, stop func() error) (int, bool, error) {
 	if p.any == nil {
 		at := strings.Index(text, p.text)
-		return at + len(p.text), at >= 0
+		return at + len(p.text), at >= 0, nil
 	}
-	for at := 0; ; {
+	for at, tries := 0, 1; ; tries++ {
 		if n, ok := p.prefix(text[at:]); ok {
-			return at + n, true
+			return at + n, true, nil
 		}
 		if at == len(text) {
-			return 0, false
+			return 0, false, nil
+		}
+		if stop != nil && tries%likeTriesMax == 0 {
+			if err := stop(); err != nil {
+				return 0, false, err
+			}
 		}
 		_, size := utf8.DecodeRuneInString(text[at:])
 		at += size

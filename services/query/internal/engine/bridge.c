@@ -44,6 +44,11 @@ extern void duckdb_scalar_function_add_parameter(void *f, void *type);
 extern void duckdb_scalar_function_set_return_type(void *f, void *type);
 extern void duckdb_scalar_function_set_extra_info(void *f, void *extra, delete_fn destroy);
 extern void *duckdb_scalar_function_get_extra_info(void *info);
+extern void duckdb_scalar_function_set_init(void *f, info_fn init);
+extern void duckdb_scalar_function_init_get_client_context(void *info, void **ctx);
+extern void *duckdb_scalar_function_init_get_extra_info(void *info);
+extern void duckdb_scalar_function_init_set_state(void *info, void *state, delete_fn destroy);
+extern void *duckdb_scalar_function_get_state(void *info);
 extern void duckdb_scalar_function_set_function(void *f, scalar_fn function);
 extern void *duckdb_create_scalar_function_set(const char *name);
 extern void duckdb_destroy_scalar_function_set(void **set);
@@ -76,6 +81,23 @@ static char *take_message(void *error) {
 static void bound_destroy(void *data) { kalamScanUnbind((uintptr_t)data); }
 
 static void scan_destroy(void *data) { kalamScanClose((uintptr_t)data); }
+
+static uint64_t take_connection_id(void *ctx) {
+	uint64_t id = duckdb_client_context_get_connection_id(ctx);
+	duckdb_destroy_client_context(&ctx);
+	return id;
+}
+
+static void scalar_destroy(void *data) { kalamScalarClose((uintptr_t)data); }
+
+// scalar_init runs for each place of a statement that calls a function, in each thread.
+static void scalar_init(void *info) {
+	void *ctx = NULL;
+	duckdb_scalar_function_init_get_client_context(info, &ctx);
+	uintptr_t function = (uintptr_t)duckdb_scalar_function_init_get_extra_info(info);
+	uintptr_t site = kalamScalarInit(function, take_connection_id(ctx));
+	duckdb_scalar_function_init_set_state(info, (void *)site, scalar_destroy);
+}
 
 bool kalam_register_scan(void *conn, const char *name, uintptr_t engine) {
 	void *f = duckdb_create_table_function();
@@ -115,6 +137,7 @@ bool kalam_register_scalar(void *conn, const char *name, uintptr_t function, boo
 			duckdb_scalar_function_set_volatile(f);
 		}
 		duckdb_scalar_function_set_extra_info(f, (void *)function, NULL);
+		duckdb_scalar_function_set_init(f, scalar_init);
 		duckdb_scalar_function_set_function(f, kalamScalar);
 		ok = duckdb_add_scalar_function_to_set(set, f) == 0;
 		duckdb_destroy_scalar_function(&f);
@@ -134,12 +157,6 @@ int64_t kalam_bind_slot(void *info) {
 	int64_t slot = duckdb_get_int64(value);
 	duckdb_destroy_value(&value);
 	return slot;
-}
-
-static uint64_t take_connection_id(void *ctx) {
-	uint64_t id = duckdb_client_context_get_connection_id(ctx);
-	duckdb_destroy_client_context(&ctx);
-	return id;
 }
 
 uint64_t kalam_bind_connection(void *info) {
@@ -167,6 +184,8 @@ void kalam_init_set(void *info, uintptr_t handle) {
 uintptr_t kalam_function_init_data(void *info) { return (uintptr_t)duckdb_function_get_init_data(info); }
 
 uintptr_t kalam_scalar_function(void *info) { return (uintptr_t)duckdb_scalar_function_get_extra_info(info); }
+
+uintptr_t kalam_scalar_site(void *info) { return (uintptr_t)duckdb_scalar_function_get_state(info); }
 
 char *kalam_schema_from_arrow(void *conn, struct ArrowSchema *schema, void **out) {
 	return take_message(duckdb_schema_from_arrow(conn, schema, out));

@@ -34,6 +34,8 @@ void kalam_init_set(void *info, uintptr_t handle);
 uintptr_t kalam_function_init_data(void *info);
 // kalam_scalar_function returns what kalam_register_scalar was given.
 uintptr_t kalam_scalar_function(void *info);
+// kalam_scalar_site returns what kalamScalarInit made for this place of the statement and this thread.
+uintptr_t kalam_scalar_site(void *info);
 
 // kalam_schema_from_arrow converts a schema; on failure it returns a message to free.
 char *kalam_schema_from_arrow(void *conn, struct ArrowSchema *schema, void **out);

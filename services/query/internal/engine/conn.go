@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
@@ -35,6 +36,9 @@ type conn struct {
 type run struct {
 	ctx    context.Context
 	tables []Table
+	growth atomic.Int64 // bytes of text that sites hold
+	// planning: the statement is being prepared, not executed yet.
+	planning atomic.Bool
 
 	mu  sync.Mutex
 	err error // the first error of a table's reader
@@ -131,9 +135,14 @@ func (c *conn) prepare(s Statement) (*prepared, error) {
 			return p, nil
 		}
 	}
+	c.run.planning.Store(true)
 	p, err := prepare(c.h, s.SQL)
+	c.run.planning.Store(false)
 	if err != nil {
 		return nil, err
+	}
+	if c.run.growth.Load() > keptGrowthMax {
+		key = "" // its constants would stay in memory
 	}
 	p.key = key
 	if key == "" {

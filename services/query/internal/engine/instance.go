@@ -66,6 +66,7 @@ func (in *instance) setUp(cfg Config) error {
 		return dberr.New(dberr.Internal, "register %s", scanFunction)
 	}
 	for _, f := range scalarFunctions(cfg) {
+		f.in = in
 		h, err := f.register(c)
 		in.scalars = append(in.scalars, h)
 		if err != nil {
@@ -112,6 +113,11 @@ func (in *instance) take() (*conn, error) {
 	if duckdb.Connect(in.db, &c.h) == duckdb.StateError {
 		in.inUse--
 		return nil, dberr.New(dberr.Internal, "connect to the engine")
+	}
+	if err := exec(c.h, sessionSetting); err != nil {
+		in.inUse--
+		duckdb.Disconnect(&c.h)
+		return nil, dberr.New(dberr.Internal, "connect to the engine: %w", err)
 	}
 	c.id = uint64(C.kalam_connection_id(c.h.Ptr))
 	in.byID[c.id] = c

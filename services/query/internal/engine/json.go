@@ -38,8 +38,8 @@ func jsonProgram(op string, key catalog.TypeKind) (*predicate.Program, error) {
 }
 
 // jsonFunction evaluates an operator on the rows of a chunk.
-func jsonFunction(op string) func(duckdb.DataChunk, int, duckdb.Vector) error {
-	return func(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func jsonFunction(op string) func(*site, duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(s *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error {
 		documents, keys := duckdb.DataChunkGetVector(in, 0), duckdb.DataChunkGetVector(in, 1)
 		kind := catalog.Text
 		lt := duckdb.VectorGetColumnType(keys)
@@ -56,6 +56,9 @@ func jsonFunction(op string) func(duckdb.DataChunk, int, duckdb.Vector) error {
 		var row jsonRow
 		env := &predicate.Env{}
 		for i := range rows {
+			if err := s.poll(i); err != nil {
+				return err
+			}
 			if !haveDocument(i) || !haveKey(i) {
 				setNull(out, i)
 				continue
@@ -69,6 +72,11 @@ func jsonFunction(op string) func(duckdb.DataChunk, int, duckdb.Vector) error {
 			d, err := program.Eval(env, &row)
 			if err != nil {
 				return err
+			}
+			if d.Kind() == datum.KindText {
+				if err := s.take(len(d.AsText())); err != nil {
+					return err
+				}
 			}
 			put(out, i, rows, d)
 		}

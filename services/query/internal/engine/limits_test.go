@@ -2,10 +2,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 // endless are statements that would run for hours.
 var endless = map[string]string{
 	"cross join":    "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = -1",
+	"like":          "SELECT count(*) FROM range(1000000) t(i) WHERE kalam_like(kalam_repeat('a', 200000) || i, '%a%' || kalam_repeat('a_', 400) || 'b', '')",
 	"recursive CTE": "WITH RECURSIVE t(i) AS (SELECT 1 UNION ALL SELECT i % 7 FROM t) SELECT count(*) FROM t",
 	"series":        "SELECT count(*) FROM generate_series(1, 9000000000000)",
 }
@@ -161,6 +165,117 @@ func TestMoreStatementsThanConnectionsWait(t *testing.T) {
 		t.Errorf("after one was given back: %q, %v", got, err)
 	}
 	b.Release()
+}
+
+// Everything the functions of one statement make counts together, also what the plan keeps as constants.
+func TestTextOfAllFunctionsOfAStatementCountsTogether(t *testing.T) {
+	e := newEngine(t, Config{})
+	var columns, computed []string
+	for i := range 10 {
+		columns = append(columns, fmt.Sprintf("kalam_repeat('x', %d)", 10_000_000+i))
+		computed = append(computed, fmt.Sprintf("kalam_repeat('x', %d + i)", 10_000_000+i))
+	}
+	for _, sql := range []string{
+		"SELECT " + strings.Join(columns, ", "),
+		"SELECT " + strings.Join(computed, ", ") + " FROM range(1) t(i)",
+		"SELECT " + strings.Join(columns, ", ") + " FROM range(5) t(i)",
+	} {
+		if _, err := collect(t, e, Statement{SQL: sql}); !dberr.Is(err, dberr.LimitExceeded) {
+			t.Errorf("%.60s: %v", sql, err)
+		}
+	}
+	// What is gone does not count: 400 MB in all, a megabyte at a time.
+	got, err := collect(t, e, Statement{SQL: "SELECT sum(length(kalam_concat(kalam_repeat('x', 400), i::VARCHAR))) FROM range(1000000) t(i)"})
+	if err != nil || got[0] != "405888890" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// One long text may stand in a result many times. DuckDB keeps it once, the batches do not.
+func TestBatchesOfTheResultAreBounded(t *testing.T) {
+	e := newEngine(t, Config{})
+	rows, err := e.Query(t.Context(), Statement{SQL: "SELECT kalam_repeat('x', 1000000) || 'y' s, i, [1.5, i]::FLOAT[2] l, CASE WHEN i % 2 = 0 THEN i::VARCHAR END n FROM range(200) t(i)"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Release()
+	batches, next := 0, int64(0)
+	for {
+		b, err := rows.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches++
+		var bytes int
+		for i := range int(b.NumRows()) {
+			bytes += len(b.Column(0).(*array.String).Value(i))
+			if got := b.Column(1).(*array.Int64).Value(i); got != next {
+				t.Fatalf("row %d is %d", next, got)
+			}
+			if want := fmt.Sprintf("[1.5,%d]", next); b.Column(2).ValueStr(i) != want || b.Column(3).IsValid(i) != (next%2 == 0) {
+				t.Fatalf("row %d holds %s", next, b.Column(2).ValueStr(i))
+			}
+			next++
+		}
+		if bytes > batchBytesMax {
+			t.Errorf("a batch holds %d bytes of text", bytes)
+		}
+		b.Release()
+	}
+	if batches < 3 || next != 200 {
+		t.Errorf("%d rows in %d batches", next, batches)
+	}
+}
+
+// Chunks of a result that wait to be read hold text that DuckDB does not count.
+func TestFewChunksOfAResultAreComputedAhead(t *testing.T) {
+	e := newEngine(t, Config{Threads: 1, SnowflakeID: func() func() int64 {
+		var n atomic.Int64
+		return func() int64 { return n.Add(1) }
+	}()})
+	rows, err := e.Query(t.Context(), Statement{SQL: "SELECT i FROM range(1000000) t(i) WHERE kalam_snowflake_id() > 0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Release()
+	b, err := rows.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Release()
+	if n := e.cfg.SnowflakeID(); n > 16*vectorRows {
+		t.Errorf("%d rows were computed before the second chunk was asked for", n)
+	}
+}
+
+func TestARowThatIsTooLongIsRefused(t *testing.T) {
+	e := newEngine(t, Config{})
+	var columns []string
+	for i := range 10 {
+		columns = append(columns, fmt.Sprintf("s AS c%d", i))
+	}
+	sql := "SELECT " + strings.Join(columns, ", ") + " FROM (SELECT kalam_repeat('x', 10000000 + i) s FROM range(1) t(i))"
+	if _, err := collect(t, e, Statement{SQL: sql}); !dberr.Is(err, dberr.LimitExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAPreparedStatementWithLongConstantsIsNotKept(t *testing.T) {
+	e := newEngine(t, Config{Connections: 1})
+	for _, c := range []struct {
+		sql  string
+		kept int
+	}{{"SELECT length(kalam_repeat('x', 10))", 1}, {"SELECT i, kalam_repeat('x', 1000000) FROM range(1) t(i)", 1}} {
+		if _, err := collect(t, e, Statement{SQL: c.sql}); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(e.current.idle[0].prepared); got != c.kept {
+			t.Errorf("%s: %d statements are kept, not %d", c.sql, got, c.kept)
+		}
+	}
 }
 
 // After a fault DuckDB refuses every statement; the next one finds a new DuckDB, while those that run

@@ -21,7 +21,7 @@ func openOptions(cfg Config) [][2]string {
 }
 
 // settings close the rest and make DuckDB answer as PostgreSQL does; no statement of a user has run
-// before them. The last one forbids every further SET.
+// before them. The last one forbids every further SET but one.
 var settings = []string{
 	"SET GLOBAL temp_directory = ''", // no spilling: what does not fit in memory_limit fails
 	// Nothing outside of the process can be read or written. This also locks temp_directory.
@@ -32,8 +32,14 @@ var settings = []string{
 	"SET GLOBAL preserve_insertion_order = true",
 	// UUIDs leave as 16 bytes, not as text; and booleans as bytes (see finish).
 	"SET GLOBAL arrow_lossless_conversion = true",
+	"SET GLOBAL allowed_configs = ['streaming_buffer_size']", // for sessionSetting
 	"SET GLOBAL lock_configuration = true",
 }
+
+// sessionSetting bounds how much of a result is computed before it is read. DuckDB does not count the
+// text a chunk refers to, so the bound is what two chunks take without it: thirty chunks, the default,
+// held a gigabyte of long texts.
+const sessionSetting = "SET SESSION streaming_buffer_size = '64KiB'"
 
 // open opens a locked-down DuckDB in memory.
 func open(cfg Config) (duckdb.Database, error) {

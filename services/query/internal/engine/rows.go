@@ -29,6 +29,7 @@ type Rows struct {
 	result      duckdb.Result
 	options     duckdb.ArrowOptions
 	schema      *arrow.Schema
+	chunk       *resultChunk // being handed over; nil when the next must be fetched
 	cancel      context.CancelFunc
 	interrupted func()
 	err         error // what ended the stream, io.EOF included
@@ -60,15 +61,35 @@ func (r *Rows) fetch(ctx context.Context) (arrow.RecordBatch, error) {
 	if err := r.run.ctx.Err(); err != nil {
 		return nil, err
 	}
-	chunk := duckdb.FetchChunk(r.result)
-	if chunk.Ptr == nil {
-		if msg := duckdb.ResultError(&r.result); msg != "" {
-			return nil, classify(msg)
+	if r.chunk == nil {
+		chunk := duckdb.FetchChunk(r.result)
+		if chunk.Ptr == nil {
+			if msg := duckdb.ResultError(&r.result); msg != "" {
+				return nil, classify(msg)
+			}
+			return nil, io.EOF
 		}
-		return nil, io.EOF
+		r.chunk = newResultChunk(chunk, r.schema)
 	}
-	defer duckdb.DestroyDataChunk(&chunk)
-	return r.convert(chunk)
+	from := r.chunk.at
+	to, err := r.chunk.next()
+	if err != nil {
+		return nil, err
+	}
+	part, release := r.chunk.slice(from, to)
+	batch, err := r.convert(part)
+	release()
+	if r.chunk.at = to; r.chunk.done() {
+		r.dropChunk()
+	}
+	return batch, err
+}
+
+func (r *Rows) dropChunk() {
+	if r.chunk != nil {
+		r.chunk.destroy()
+		r.chunk = nil
+	}
 }
 
 func (r *Rows) convert(chunk duckdb.DataChunk) (arrow.RecordBatch, error) {
@@ -158,6 +179,7 @@ func (r *Rows) Release() {
 // free frees all but the connection.
 func (r *Rows) free() {
 	r.interrupted()
+	r.dropChunk()
 	duckdb.DestroyArrowOptions(&r.options)
 	duckdb.DestroyResult(&r.result)
 	unread := r.err != io.EOF //nolint:errorlint // set by fetch itself

@@ -40,6 +40,11 @@ const (
 	JSONGet     = "kalam_json_get"
 	JSONGetText = "kalam_json_get_text"
 	JSONHas     = "kalam_json_has"
+	// Like(text, pattern, escape) and ILike are LIKE, ILIKE; see like.go.
+	Like  = "kalam_like"
+	ILike = "kalam_ilike"
+	// Levenshtein(a, b) is the edit distance of texts that are not too long.
+	Levenshtein = "kalam_levenshtein"
 	// SnowflakeID(), UUIDv7() and ULID() are fresh for each row.
 	SnowflakeID = "kalam_snowflake_id"
 	UUIDv7      = "kalam_uuid_v7"
@@ -48,6 +53,7 @@ const (
 
 // scalar is one of our functions.
 type scalar struct {
+	in       *instance
 	name     string
 	volatile bool
 	// overloads lists the argument types of each overload.
@@ -58,7 +64,7 @@ type scalar struct {
 	// json gives the result the type JSON, which is a kind of VARCHAR.
 	json bool
 	// run fills the output for the rows of a chunk.
-	run func(in duckdb.DataChunk, rows int, out duckdb.Vector) error
+	run func(s *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error
 }
 
 func scalarFunctions(cfg Config) []*scalar {
@@ -77,6 +83,10 @@ func scalarFunctions(cfg Config) []*scalar {
 		{name: PadRight, run: textFunction(padRight), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeBigInt, duckdb.TypeVarchar}}},
 		{name: RegexpReplace, run: textFunction(regexpReplace), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar,
 			duckdb.TypeVarchar, duckdb.TypeVarchar}}},
+		{name: Like, run: likeFunction(false), overloads: likeArguments, resultLike: -1, result: duckdb.TypeBoolean},
+		{name: ILike, run: likeFunction(true), overloads: likeArguments, resultLike: -1, result: duckdb.TypeBoolean},
+		{name: Levenshtein, run: levenshteinFunction, overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar}},
+			resultLike: -1, result: duckdb.TypeBigInt},
 		{name: SnowflakeID, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeBigInt,
 			run: snowflakes(cfg.SnowflakeID)},
 		{name: UUIDv7, volatile: true, overloads: [][]duckdb.Type{{}}, resultLike: -1, result: duckdb.TypeVarchar, run: texts(newUUIDv7)},
@@ -113,8 +123,14 @@ func kalamScalar(info, input, output unsafe.Pointer) {
 		duckdb.ScalarFunctionSetError(fn, "not one of our functions")
 		return
 	}
+	s, ok := cgo.Handle(C.kalam_scalar_site(info)).Value().(*site)
+	if !ok || s.run == nil {
+		duckdb.ScalarFunctionSetError(fn, "no statement is running")
+		return
+	}
+	s.next()
 	in := duckdb.DataChunk{Ptr: input}
-	if err := f.run(in, int(duckdb.DataChunkGetSize(in)), duckdb.Vector{Ptr: output}); err != nil {
+	if err := f.run(s, in, int(duckdb.DataChunkGetSize(in)), duckdb.Vector{Ptr: output}); err != nil {
 		duckdb.ScalarFunctionSetError(fn, markError(dberr.CodeOf(err), err.Error()))
 	}
 }
@@ -135,7 +151,7 @@ func values[T any](v duckdb.Vector, rows int) []T {
 	return unsafe.Slice((*T)(duckdb.VectorGetData(v)), rows)
 }
 
-func nonZero(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func nonZero(_ *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error {
 	v := duckdb.DataChunkGetVector(in, 0)
 	lt := duckdb.VectorGetColumnType(v)
 	id := duckdb.GetTypeId(lt)
@@ -179,8 +195,8 @@ func setNull(v duckdb.Vector, row int) {
 	duckdb.ValiditySetRowInvalid(duckdb.VectorGetValidity(v), duckdb.IdxT(row))
 }
 
-func snowflakes(next func() int64) func(duckdb.DataChunk, int, duckdb.Vector) error {
-	return func(_ duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func snowflakes(next func() int64) func(*site, duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(_ *site, _ duckdb.DataChunk, rows int, out duckdb.Vector) error {
 		if next == nil {
 			return dberr.New(dberr.Unsupported, "SNOWFLAKE_ID() is not available here")
 		}
@@ -192,8 +208,8 @@ func snowflakes(next func() int64) func(duckdb.DataChunk, int, duckdb.Vector) er
 	}
 }
 
-func texts(next func() (string, error)) func(duckdb.DataChunk, int, duckdb.Vector) error {
-	return func(_ duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func texts(next func() (string, error)) func(*site, duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(_ *site, _ duckdb.DataChunk, rows int, out duckdb.Vector) error {
 		for i := range rows {
 			s, err := next()
 			if err != nil {

@@ -11,10 +11,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
-// growthMax bounds the text that one function makes of one chunk (2,048 rows): DuckDB allocates such
-// text outside of its memory limit, so repeat('x', 1000000000) would take a gigabyte for each row.
-const growthMax = 64 << 20
-
 // textArgs are one row's arguments of a text function.
 type textArgs struct {
 	text    [4]string
@@ -24,18 +20,10 @@ type textArgs struct {
 
 // textState is kept for the rows of a chunk.
 type textState struct {
-	left    int // of growthMax
+	*site
 	pattern string
 	options string
 	re      *regexp.Regexp
-}
-
-// take fails when a text of n bytes would be too much.
-func (s *textState) take(n int) error {
-	if s.left -= n; n < 0 || n > growthMax || s.left < 0 {
-		return dberr.New(dberr.LimitExceeded, "a text function would make more than %d MiB of text at once", growthMax>>20)
-	}
-	return nil
 }
 
 // stringCell is DuckDB's string: up to 12 bytes inline, else four of them and a pointer.
@@ -56,8 +44,8 @@ func (c *stringCell) get() string {
 
 // textFunction runs f on the rows that have no NULL among their arguments. f takes from the state what
 // it is going to make before it makes it.
-func textFunction(f func(a *textArgs) (string, error)) func(duckdb.DataChunk, int, duckdb.Vector) error {
-	return func(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func textFunction(f func(a *textArgs) (string, error)) func(*site, duckdb.DataChunk, int, duckdb.Vector) error {
+	return func(at *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error {
 		n := int(duckdb.DataChunkGetColumnCount(in))
 		var texts [4][]stringCell
 		var ints []int64
@@ -73,9 +61,12 @@ func textFunction(f func(a *textArgs) (string, error)) func(duckdb.DataChunk, in
 			}
 			duckdb.DestroyLogicalType(&lt)
 		}
-		args := textArgs{state: &textState{left: growthMax}}
+		args := textArgs{state: &textState{site: at}}
 	row:
 		for r := range rows {
+			if err := at.poll(r); err != nil {
+				return err
+			}
 			for i := range n {
 				if !ok[i](r) {
 					setNull(out, r)
@@ -193,7 +184,7 @@ func regexpReplace(a *textArgs) (string, error) {
 		b = append(b, s[last:m[0]]...)
 		b = expand(b, a.text[2], s, m)
 		last = m[1]
-		if len(b) > st.left {
+		if int64(len(b)) > st.room() {
 			return "", st.take(len(b))
 		}
 	}
@@ -243,16 +234,15 @@ func expand(b []byte, replacement, s string, m []int) []byte {
 }
 
 // boundedJSON looks at what DuckDB's JSON functions made.
-func boundedJSON(in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+func boundedJSON(s *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error {
 	v := duckdb.DataChunkGetVector(in, 0)
 	ok := valid(v)
-	st := textState{left: growthMax}
 	cells := values[stringCell](v, rows)
 	for i := range cells {
 		if !ok(i) {
 			continue
 		}
-		if err := st.take(int(cells[i].length)); err != nil {
+		if err := s.take(int(cells[i].length)); err != nil {
 			return err
 		}
 	}

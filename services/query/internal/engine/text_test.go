@@ -28,6 +28,16 @@ func TestTextFunctions(t *testing.T) {
 		{"kalam_json_get_text(NULL, 'a')", "(null)"},
 		{"kalam_json_has('[\"k\"]', 'k')", "true"},
 		{"kalam_json_has('{}', 'k')", "false"},
+		{`kalam_like('a_x', '%\_x', '\')`, "true"},
+		{`kalam_like('abx', '%\_x', '\')`, "false"},
+		{"kalam_like('ABC', 'a%', '')", "false"},
+		{"kalam_ilike('ABC', '%b_', '')", "true"},
+		{"kalam_like(NULL, 'a', '')", "(null)"},
+		{"kalam_like('a', CASE i WHEN 0 THEN 'a' ELSE 'b' END, '')", "true"},
+		{"kalam_like(repeat('a', 300), '%a%a%a%a%a%a%a_b', '')", "false"},
+		{"kalam_levenshtein('kitten', 'sitting')", "3"},
+		{"kalam_levenshtein('äöü', '')", "3"},
+		{"kalam_levenshtein('', 'abc')", "3"},
 		{"kalam_bounded_json(to_json([1,2]))", "[1,2]"},
 	} {
 		got, err := collect(t, e, Statement{SQL: "SELECT " + c.expr + " FROM range(1) t(i)"})
@@ -45,6 +55,7 @@ func TestTextThatGrowsTooMuchIsRefused(t *testing.T) {
 		"SELECT kalam_lpad('x', 1000000000, 'y')",
 		"SELECT kalam_replace(kalam_repeat('x', 1000000), 'x', kalam_repeat('y', 1000000))",
 		"SELECT kalam_regexp_replace(kalam_repeat('x', 10000), 'x', kalam_repeat('y', 10000), 'g')",
+		"SELECT kalam_levenshtein(kalam_repeat('x', 10000), kalam_repeat('y', 10000))",
 		"SELECT kalam_concat(kalam_repeat('x', 35000000), kalam_repeat('x', 35000000))",
 		`SELECT max(strlen(kalam_bounded_json(to_json(kalam_repeat('"', 20000 + i % 2))))) FROM range(2048) t(i)`,
 	} {

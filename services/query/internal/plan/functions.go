@@ -17,7 +17,7 @@ var functions = map[string]string{
 	"left": "=", "right": "=", "reverse": "=", "translate": "=", "strpos": "=", "position": "strpos", "instr": "strpos",
 	"starts_with": "=", "ends_with": "=", "contains": "=", "split_part": "=", "ascii": "=",
 	"chr": "=", "md5": "=", "sha256": "=", "to_hex": "=", "regexp_matches": "=", "regexp_like": "regexp_matches",
-	"regexp_extract": "=", "regexp_count": "=", "levenshtein": "=", "unicode": "=", "nullif": "=", "coalesce": "=", "ifnull": "=", "nvl": "ifnull",
+	"regexp_extract": "=", "regexp_count": "=", "unicode": "=", "nullif": "=", "coalesce": "=", "ifnull": "=", "nvl": "ifnull",
 
 	// Numbers.
 	"abs": "=", "ceil": "=", "ceiling": "ceil", "floor": "=", "round": "=", "trunc": "=", "sign": "=", "sqrt": "=", "cbrt": "=",

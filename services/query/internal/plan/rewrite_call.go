@@ -47,8 +47,9 @@ var specials = map[string]special{
 	"json_object": boundedJSON("json_object", jsonPartsMax), "json_array": boundedJSON("json_array", jsonPartsMax),
 	"json_build_object": boundedJSON("json_object", jsonPartsMax), "jsonb_build_object": boundedJSON("json_object", jsonPartsMax),
 	"json_build_array": boundedJSON("json_array", jsonPartsMax), "jsonb_build_array": boundedJSON("json_array", jsonPartsMax),
-	"strftime": strftime,
-	"mod":      divides, "div": divides, "fdiv": divides, "fmod": divides,
+	"levenshtein": replaced(engine.Levenshtein, 2, 2, "text", "text"),
+	"strftime":    strftime,
+	"mod":         divides, "div": divides, "fdiv": divides, "fmod": divides,
 	"extract": datePart, "date_part": datePart,
 	"date_trunc": dateTrunc,
 	"substring":  substring, "substr": substring,
@@ -60,7 +61,7 @@ var specials = map[string]special{
 	"json_extract_path": jsonGet(engine.JSONGet, ""), "json_extract_path_text": jsonGet(engine.JSONGetText, ""),
 	likeEscape: func(_ *planning, f *pg.FuncCall, args []*pg.Node) (*pg.Node, error) {
 		f.Args = args // only as the pattern of LIKE, which unwraps it
-		return &pg.Node{Node: &pg.Node_FuncCall{FuncCall: f}}, nil
+		return &pg.Node{Node: &pg.Node_FuncCall{FuncCall: f}}, argumentCount(f, args, 2, 2)
 	},
 }
 

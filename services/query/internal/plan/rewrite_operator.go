@@ -46,9 +46,9 @@ func (p *planning) operator(e *pg.A_Expr, s *scope) (*pg.Node, error) {
 		pg.A_Expr_Kind_AEXPR_IN, pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN:
 		return n, nil
 	case pg.A_Expr_Kind_AEXPR_LIKE:
-		return like(n, e, "like_escape", "not_like_escape", op == "!~~"), nil
+		return like(n, e, engine.Like, op == "!~~"), nil
 	case pg.A_Expr_Kind_AEXPR_ILIKE:
-		return like(n, e, "ilike_escape", "not_ilike_escape", op == "!~~*"), nil
+		return like(n, e, engine.ILike, op == "!~~*"), nil
 	case pg.A_Expr_Kind_AEXPR_BETWEEN_SYM, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN_SYM:
 		return nil, p.at(dberr.New(dberr.Unsupported, "BETWEEN SYMMETRIC is not supported"), e.GetLocation())
 	}
@@ -114,7 +114,7 @@ func (p *planning) binary(n *pg.Node, e *pg.A_Expr, op string, s *scope) (*pg.No
 	case "?":
 		return call(engine.JSONHas, l, r), nil
 	case "~~":
-		return like(n, e, "like_escape", "", false), nil
+		return like(n, e, engine.Like, false), nil
 	}
 	return nil, p.noOperator(op, e)
 }
@@ -148,22 +148,24 @@ func not(n *pg.Node) *pg.Node {
 	return pg.MakeBoolExprNode(pg.BoolExprType_NOT_EXPR, []*pg.Node{n}, -1)
 }
 
-// like gives the engine PostgreSQL's escape character, the backslash; its own LIKE has none.
-func like(n *pg.Node, e *pg.A_Expr, positive, negative string, negated bool) *pg.Node {
-	name := positive
-	if negated {
-		name = negative
-	}
-	pattern := e.GetRexpr()
+// like calls our own function, which takes no longer for some patterns than for others. A constant
+// pattern of characters and % only stays as it is: the engine is fast with those.
+func like(n *pg.Node, e *pg.A_Expr, name string, negated bool) *pg.Node {
+	pattern, escape := e.GetRexpr(), text(`\`)
+	t, constant := str(pattern)
 	if f := pattern.GetFuncCall(); f != nil { // LIKE … ESCAPE, as the parser writes it
 		if fn, ok := functionName(f); ok && fn == likeEscape {
-			return call(name, e.GetLexpr(), f.GetArgs()[0], f.GetArgs()[1])
+			pattern, escape = f.GetArgs()[0], f.GetArgs()[1]
 		}
 	}
-	if t, ok := str(pattern); ok && !strings.Contains(t, `\`) {
+	if constant && name == engine.Like && !strings.ContainsAny(t, `\_`) {
 		return n
 	}
-	return call(name, e.GetLexpr(), pattern, text(`\`))
+	matches := call(name, e.GetLexpr(), pattern, escape)
+	if negated {
+		return not(matches)
+	}
+	return matches
 }
 
 // likeEscape is what the parser makes of ESCAPE; expr lets it through to like.
