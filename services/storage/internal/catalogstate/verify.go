@@ -28,8 +28,8 @@ const (
 // Sum is the catalog of one replica at an entry of its log: equal states have equal sums.
 type Sum struct {
 	Index uint64
-	// Hash is the hex of SHA-256 over every bucket's keys and values in order, except what only says how far this
-	// file is (format, applied index, version).
+	// Hash is the hex of SHA-256 over every bucket's keys and values in order, except the file's format, which is
+	// each version's own affair. Applied index and version are part of it: a verify command ends its transaction.
 	Hash string
 	// Rows counts the entries of all buckets.
 	Rows uint64
@@ -113,7 +113,7 @@ func (t *summing) run(tx *bbolt.Tx) error {
 	err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error { // in order of names
 		addPair(h, name, nil)
 		return b.ForEach(func(k, v []byte) error {
-			if bytes.Equal(name, bucketMeta) && local(k) {
+			if bytes.Equal(name, bucketMeta) && bytes.Equal(k, keyFormat) {
 				return nil
 			}
 			if t.sum.Rows++; t.sum.Rows%cancelEveryKeys == 0 {
@@ -129,11 +129,6 @@ func (t *summing) run(tx *bbolt.Tx) error {
 	})
 	t.sum.Hash = hex.EncodeToString(h.Sum(nil))
 	return err
-}
-
-// local reports whether a key of bucketMeta depends on how entries were grouped into transactions.
-func local(key []byte) bool {
-	return bytes.Equal(key, keyFormat) || bytes.Equal(key, keyApplied) || bytes.Equal(key, keyVersion)
 }
 
 func addPair(h hash.Hash, k, v []byte) {
