@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/ipc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -51,6 +52,9 @@ func appendBatch(w *ipc.Writer, buf *bytes.Buffer, batch arrow.RecordBatch, c *c
 	if batch.NumRows() == 0 {
 		return nil
 	}
+	if err := fits(batch, *c.bytesLeft-buf.Len()); err != nil {
+		return err // before it is copied
+	}
 	result.RowCount += uint64(batch.NumRows())
 	if err := w.Write(batch); err != nil {
 		return dberr.New(dberr.Internal, "encode a result: %w", err)
@@ -58,9 +62,28 @@ func appendBatch(w *ipc.Writer, buf *bytes.Buffer, batch arrow.RecordBatch, c *c
 	return withinBudget(buf, c.bytesLeft)
 }
 
+var errResultBytes = dberr.New(dberr.LimitExceeded,
+	"the results of this request are larger than allowed (limit result_bytes_max); stream the query or select less")
+
 func withinBudget(buf *bytes.Buffer, left *int) error {
 	if buf.Len() > *left {
-		return dberr.New(dberr.LimitExceeded, "the results of this request are larger than allowed (limit result_bytes_max); stream the query or select less")
+		return errResultBytes
+	}
+	return nil
+}
+
+// fits looks at the texts of a batch, which make almost all of a large one.
+func fits(batch arrow.RecordBatch, left int) error {
+	for _, column := range batch.Columns() {
+		switch c := column.(type) {
+		case *array.String:
+			left -= len(c.ValueBytes())
+		case *array.Binary:
+			left -= len(c.ValueBytes())
+		}
+	}
+	if left < 0 {
+		return errResultBytes
 	}
 	return nil
 }
@@ -68,6 +91,9 @@ func withinBudget(buf *bytes.Buffer, left *int) error {
 // encodeBatch writes one batch as a complete stream.
 func encodeBatch(batch arrow.RecordBatch, left *int) ([]byte, error) {
 	var buf bytes.Buffer
+	if err := fits(batch, *left); err != nil {
+		return nil, err
+	}
 	w := ipc.NewWriter(&buf, ipc.WithSchema(batch.Schema()))
 	if err := w.Write(batch); err != nil {
 		return nil, dberr.New(dberr.Internal, "encode returned rows: %w", err)
