@@ -32,6 +32,7 @@ func TestAnyClusterComesToRest(t *testing.T) {
 			for _, p := range s.procs {
 				p.alive, p.stopping = true, false // the replaced ones stop when they are told
 			}
+			s.former = nil
 			s.settle(2000)
 			s.checkGoal()
 		})
@@ -71,6 +72,9 @@ func (s *sim) event(r *rand.Rand, next uint32, zones []string) bool {
 		}
 	case 9:
 		s.term++
+		if s.former = nil; r.IntN(2) == 0 {
+			s.former = s.controller
+		}
 		s.newController()
 	}
 	return false

@@ -28,6 +28,8 @@ type sim struct {
 	state      *catalogstate.State
 	directory  *directory.Directory
 	controller *Controller
+	// former is a controller that has not noticed that it was deposed.
+	former *Controller
 
 	mu       sync.Mutex
 	now      time.Time
@@ -176,8 +178,8 @@ func (s *sim) ChangeMember(_ context.Context, req *clusterv1.ChangeMemberRequest
 		}
 		learners = append(learners, server)
 	case clusterv1.MemberChange_MEMBER_CHANGE_PROMOTE:
-		if !slices.Contains(g.learners, server) && !slices.Contains(g.voters, server) {
-			s.t.Errorf("%s, which is no learner", text)
+		if !slices.Contains(g.learners, server) && !slices.Contains(g.voters, server) { // somebody else took it out
+			return nil, dberr.New(dberr.NotFound, "%s is no member of group %d", server, req.GetGroup())
 		}
 		if s.procs[server].have[req.GetGroup()] < s.procs[server].lag && !slices.Contains(g.voters, server) {
 			s.t.Errorf("%s, which has not caught up", text)
@@ -291,6 +293,9 @@ func (s *sim) second() {
 		if i > roundsInARow {
 			s.t.Fatalf("no end of steps in one second:\n%s", strings.Join(s.trace[len(s.trace)-20:], "\n"))
 		}
+	}
+	if s.former != nil {
+		s.former.Round(s.t.Context())
 	}
 	s.check()
 }
