@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -13,6 +14,10 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
 )
+
+// patienceFactor times OfflineAfter is longer than the cluster takes to find a silent node offline, also when the
+// leader of the catalog has just changed.
+const patienceFactor = 6
 
 // identify reads who this node is, or makes a new identity for a new directory.
 func (s *Storage) identify(context.Context) error {
@@ -84,7 +89,7 @@ func (s *Storage) findCluster(ctx context.Context) error {
 	if err := s.route(ctx, append(out.Members, s.cfg.Join...)); err != nil {
 		return err
 	}
-	if _, err := s.register(ctx); err != nil {
+	if err := s.registerFirst(ctx); err != nil {
 		return err
 	}
 	s.identity.ClusterID = out.ClusterID
@@ -93,6 +98,29 @@ func (s *Storage) findCluster(ctx context.Context) error {
 	}
 	s.meeting.Belong(out.ClusterID)
 	return nil
+}
+
+// registerFirst registers a new incarnation. The one before counts as alive until it was silent for a while, so
+// being refused for that reason is final only after a longer while.
+func (s *Storage) registerFirst(ctx context.Context) error {
+	tick := time.NewTicker(time.Duration(s.cfg.HeartbeatInterval))
+	defer tick.Stop()
+	patience := time.NewTimer(patienceFactor * time.Duration(s.cfg.OfflineAfter))
+	defer patience.Stop()
+	for {
+		_, err := s.register(ctx)
+		if !dberr.Is(err, dberr.AlreadyExists) {
+			return err
+		}
+		s.cfg.Logger.WarnContext(ctx, "the cluster has a node with this id; waiting for it to be gone", "error", err)
+		select {
+		case <-tick.C:
+		case <-patience.C:
+			return err
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // foundCluster decides that this node makes the cluster.
@@ -123,13 +151,14 @@ func (s *Storage) settleIdentity() error {
 // addressBook finds other nodes: the catalog knows them, and they tell who moved since.
 type addressBook struct{ node *Storage }
 
-// RaftAddr is where a server listens for Raft.
+// RaftAddr is where a server listens for Raft: as it said itself lately, else as the catalog has it.
 func (b addressBook) RaftAddr(serverID string) (string, bool) {
-	if addr, ok := b.node.meeting.RaftAddr(serverID); ok {
-		return addr, true
+	told, recent := b.node.meeting.RaftAddr(serverID)
+	if recent && told != "" {
+		return told, true
 	}
 	if n, ok := b.node.catalog.NodeByServer(serverID); ok && n.GetRaftAddr() != "" {
 		return n.GetRaftAddr(), true
 	}
-	return "", false
+	return told, told != ""
 }

@@ -23,6 +23,8 @@ const (
 	// roundPause is between two rounds, and helloTimeout bounds one answer.
 	roundPause   = 250 * time.Millisecond
 	helloTimeout = time.Second
+	// greetPause is between two rounds of nodes that belong to a cluster: addresses change seldom.
+	greetPause = 3 * time.Second
 	// forgetAfter is how long a fresh node that no longer answers keeps the others from deciding.
 	forgetAfter = 15 * time.Second
 	// knownMax bounds what strangers can make a node remember: more nodes than a cluster can have.
@@ -94,15 +96,15 @@ func (m *Meeting) Belong(clusterID string) {
 	m.clusterID = clusterID
 }
 
-// RaftAddr is where a server said it listens for Raft.
-func (m *Meeting) RaftAddr(serverID string) (string, bool) {
+// RaftAddr is where a server said, or was said, to listen for Raft; recent when it was heard of shortly ago.
+func (m *Meeting) RaftAddr(serverID string) (addr string, recent bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, ok := m.nodes[serverID]
 	if !ok {
 		return "", false
 	}
-	return n.node.GetRaftAddr(), n.node.GetRaftAddr() != ""
+	return n.node.GetRaftAddr(), m.cfg.Now().Sub(n.heard) <= forgetAfter
 }
 
 // Find searches until it knows or ctx ends. makeCluster is called, with nobody answered meanwhile, when this
@@ -112,7 +114,7 @@ func (m *Meeting) Find(ctx context.Context, makeCluster func() (string, error)) 
 		if out, ok, err := m.round(ctx, makeCluster); ok || err != nil {
 			return out, err
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause(ctx, roundPause); err != nil {
 			return Outcome{}, dberr.New(dberr.Unavailable, "no cluster was found through cluster.join, and fewer than %d new nodes have met (cluster.bootstrap_expect): %w", m.need(), err)
 		}
 	}
@@ -122,14 +124,14 @@ func (m *Meeting) Find(ctx context.Context, makeCluster func() (string, error)) 
 func (m *Meeting) Greet(ctx context.Context) {
 	for {
 		m.greetAll(ctx)
-		if pause(ctx) != nil {
+		if pause(ctx, greetPause) != nil {
 			return
 		}
 	}
 }
 
-func pause(ctx context.Context) error {
-	t := time.NewTimer(roundPause)
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
