@@ -40,6 +40,8 @@ const (
 	JSONGet     = "kalam_json_get"
 	JSONGetText = "kalam_json_get_text"
 	JSONHas     = "kalam_json_has"
+	// ToBytes(text) reads BYTES as they are written, \x00 or characters; bytes it leaves alone.
+	ToBytes = "kalam_to_bytes"
 	// Like(text, pattern, escape) and ILike are LIKE, ILIKE; see like.go.
 	Like  = "kalam_like"
 	ILike = "kalam_ilike"
@@ -83,6 +85,8 @@ func scalarFunctions(cfg Config) []*scalar {
 		{name: PadRight, run: textFunction(padRight), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeBigInt, duckdb.TypeVarchar}}},
 		{name: RegexpReplace, run: textFunction(regexpReplace), overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar,
 			duckdb.TypeVarchar, duckdb.TypeVarchar}}},
+		{name: ToBytes, run: bytesFunction, overloads: [][]duckdb.Type{{duckdb.TypeVarchar}, {duckdb.TypeBlob}},
+			resultLike: -1, result: duckdb.TypeBlob},
 		{name: Like, run: likeFunction(false), overloads: likeArguments, resultLike: -1, result: duckdb.TypeBoolean},
 		{name: ILike, run: likeFunction(true), overloads: likeArguments, resultLike: -1, result: duckdb.TypeBoolean},
 		{name: Levenshtein, run: levenshteinFunction, overloads: [][]duckdb.Type{{duckdb.TypeVarchar, duckdb.TypeVarchar}},

@@ -8,6 +8,8 @@ import (
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
@@ -248,4 +250,24 @@ func boundedJSON(s *site, in duckdb.DataChunk, rows int, out duckdb.Vector) erro
 	}
 	duckdb.VectorReferenceVector(out, v)
 	return nil
+}
+
+// bytesFunction reads BYTES as they are written everywhere else; what is bytes already stays.
+func bytesFunction(s *site, in duckdb.DataChunk, rows int, out duckdb.Vector) error {
+	v := duckdb.DataChunkGetVector(in, 0)
+	lt := duckdb.VectorGetColumnType(v)
+	defer duckdb.DestroyLogicalType(&lt)
+	if duckdb.GetTypeId(lt) == duckdb.TypeBlob {
+		duckdb.VectorReferenceVector(out, v)
+		return nil
+	}
+	return textFunction(parseBytes)(s, in, rows, out)
+}
+
+func parseBytes(a *textArgs) (string, error) {
+	d, err := datum.ParseText(catalog.Type{Kind: catalog.Bytes}, a.text[0])
+	if err != nil {
+		return "", err
+	}
+	return d.AsText(), a.state.take(len(d.AsText()))
 }

@@ -26,7 +26,7 @@ var written = map[string]bool{scanFunction: true, "make_timestamp": true, "abs":
 	"generate_series": true, "range": true, "unnest": true, "timezone": true,
 	engine.NonZero: true, engine.Concat: true, engine.Repeat: true, engine.Replace: true, engine.PadLeft: true,
 	engine.PadRight: true, engine.RegexpReplace: true, engine.BoundedJSON: true, engine.JSONGet: true, engine.JSONGetText: true,
-	engine.JSONHas: true, engine.SnowflakeID: true, engine.UUIDv7: true, engine.ULID: true}
+	engine.JSONHas: true, engine.ToBytes: true, engine.SnowflakeID: true, engine.UUIDv7: true, engine.ULID: true}
 
 func mayBeWritten(name string) bool {
 	if written[name] {
@@ -73,7 +73,7 @@ func FuzzPlan(f *testing.F) {
 		if err != nil {
 			return
 		}
-		b.Explain()
+		b.Explain(4)
 		checkText(t, text, p.SQL)
 	})
 }

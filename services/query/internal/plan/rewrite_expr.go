@@ -207,8 +207,19 @@ func (p *planning) typeCast(n *pg.Node, c *pg.TypeCast, s *scope) (*pg.Node, err
 	if err != nil {
 		return nil, p.at(asError(err), c.GetLocation())
 	}
+	if err := p.replace(&c.Arg, s); err != nil {
+		return nil, err
+	}
+	if len(tn.GetArrayBounds()) == 0 {
+		switch typeSpelling(tn) {
+		case engineTypes[catalog.Timestamp]:
+			return toTimestamp(c.GetArg(), s), nil
+		case engineTypes[catalog.Bytes]:
+			return toBytes(c.GetArg(), s), nil
+		}
+	}
 	c.TypeName = tn
-	return n, p.replace(&c.Arg, s)
+	return n, nil
 }
 
 func (p *planning) sqlValue(f *pg.SQLValueFunction) (*pg.Node, error) {

@@ -36,6 +36,9 @@ func (p *planning) operator(e *pg.A_Expr, s *scope) (*pg.Node, error) {
 	}
 	switch e.GetKind() {
 	case pg.A_Expr_Kind_AEXPR_OP:
+		if comparisons[op] {
+			typed(e, s)
+		}
 		return p.binary(n, e, op, s)
 	case pg.A_Expr_Kind_AEXPR_OP_ANY, pg.A_Expr_Kind_AEXPR_OP_ALL:
 		if !comparisons[op] {
@@ -44,6 +47,7 @@ func (p *planning) operator(e *pg.A_Expr, s *scope) (*pg.Node, error) {
 		return n, nil
 	case pg.A_Expr_Kind_AEXPR_DISTINCT, pg.A_Expr_Kind_AEXPR_NOT_DISTINCT, pg.A_Expr_Kind_AEXPR_NULLIF,
 		pg.A_Expr_Kind_AEXPR_IN, pg.A_Expr_Kind_AEXPR_BETWEEN, pg.A_Expr_Kind_AEXPR_NOT_BETWEEN:
+		typed(e, s)
 		return n, nil
 	case pg.A_Expr_Kind_AEXPR_LIKE:
 		return like(n, e, engine.Like, op == "!~~"), nil
@@ -134,7 +138,7 @@ func isBytes(n *pg.Node, s *scope) bool {
 	}
 	if f := n.GetFuncCall(); f != nil {
 		name, _ := functionName(f)
-		return name == engine.Concat && isBytes(f.GetArgs()[0], s) && isBytes(f.GetArgs()[1], s)
+		return name == engine.ToBytes || name == engine.Concat && isBytes(f.GetArgs()[0], s) && isBytes(f.GetArgs()[1], s)
 	}
 	ref := n.GetColumnRef()
 	if ref == nil {
