@@ -13,7 +13,9 @@ type callTracker struct {
 	root context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	mu   sync.Mutex // guards wg.Add against a concurrent wait
+	mu   sync.Mutex // guards closed, and wg.Add against a wait
+	// closed: Stop waits; whoever comes now would run after it.
+	closed bool
 }
 
 func newCallTracker() *callTracker {
@@ -21,8 +23,13 @@ func newCallTracker() *callTracker {
 	return &callTracker{root: ctx, stop: cancel}
 }
 
-func (t *callTracker) begin(ctx context.Context) (context.Context, func()) {
+// begin counts a call; ok is false when Stop no longer waits for it.
+func (t *callTracker) begin(ctx context.Context) (call context.Context, end func(), ok bool) {
 	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return ctx, nil, false
+	}
 	t.wg.Add(1)
 	t.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
@@ -31,12 +38,13 @@ func (t *callTracker) begin(ctx context.Context) (context.Context, func()) {
 		unhook()
 		cancel()
 		t.wg.Done()
-	}
+	}, true
 }
 
 func (t *callTracker) wait() {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.closed = true
+	t.mu.Unlock()
 	t.wg.Wait()
 }
 

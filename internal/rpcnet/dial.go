@@ -32,7 +32,8 @@ func Dial(n Network, addr string, opts ...grpc.DialOption) (*Conn, error) {
 		return &Conn{ClientConnInterface: &directConn{network: local, addr: addr}}, nil
 	}
 	opts = append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(peerCredentials{insecure.NewCredentials()}),
+		grpc.WithKeepaliveParams(clientKeepalive), grpc.WithConnectParams(reconnect),
 		grpc.WithContextDialer(func(ctx context.Context, target string) (net.Conn, error) {
 			return n.DialContext(ctx, target)
 		}),

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
@@ -23,6 +24,8 @@ type ServerOptions struct {
 	// Unary and Stream run inside the standard interceptors (panic and error conversion).
 	Unary  []grpc.UnaryServerInterceptor
 	Stream []grpc.StreamServerInterceptor
+	// Roles may call; empty means all. It counts on networks whose nodes prove their role.
+	Roles []string
 	// GRPC are further options for the socket server (TLS, keepalive, message size).
 	GRPC []grpc.ServerOption
 }
@@ -49,9 +52,10 @@ func NewServer(n Network, addr string, opt ServerOptions) (*Server, error) {
 		opt.Logger = slog.Default()
 	}
 	s := &Server{addr: addr, listener: l, done: make(chan error, 1), calls: newCallTracker()}
-	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger)}, opt.Unary...)
-	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger)}, opt.Stream...)
-	grpcOpts := append([]grpc.ServerOption{grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax)}, opt.GRPC...)
+	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger, opt.Roles)}, opt.Unary...)
+	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger, opt.Roles)}, opt.Stream...)
+	grpcOpts := append([]grpc.ServerOption{grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax),
+		grpc.Creds(peerCredentials{insecure.NewCredentials()}), grpc.KeepaliveParams(serverKeepalive), grpc.KeepaliveEnforcementPolicy(keepaliveAllowed)}, opt.GRPC...)
 	grpcOpts = append(grpcOpts, grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
 	s.grpc = grpc.NewServer(grpcOpts...)
 	if local, ok := n.(*Local); ok {
@@ -113,12 +117,18 @@ func (s *Server) Stop(ctx context.Context) {
 }
 
 // unary converts errors, catches panics, refuses calls while stopping.
-func (s *Server) unary(log *slog.Logger) grpc.UnaryServerInterceptor {
+func (s *Server) unary(log *slog.Logger, roles []string) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
 		if s.stopping.Load() {
 			return nil, dberr.ToStatus(errStopping)
 		}
-		ctx, end := s.calls.begin(ctx)
+		if err := checkRole(ctx, roles); err != nil {
+			return nil, dberr.ToStatus(err)
+		}
+		ctx, end, ok := s.calls.begin(ctx)
+		if !ok {
+			return nil, dberr.ToStatus(errStopping)
+		}
 		defer end()
 		defer func() {
 			if p := recover(); p != nil {
@@ -130,12 +140,18 @@ func (s *Server) unary(log *slog.Logger) grpc.UnaryServerInterceptor {
 	}
 }
 
-func (s *Server) stream(log *slog.Logger) grpc.StreamServerInterceptor {
+func (s *Server) stream(log *slog.Logger, roles []string) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
 		if s.stopping.Load() {
 			return dberr.ToStatus(errStopping)
 		}
-		ctx, end := s.calls.begin(ss.Context())
+		if err := checkRole(ss.Context(), roles); err != nil {
+			return dberr.ToStatus(err)
+		}
+		ctx, end, ok := s.calls.begin(ss.Context())
+		if !ok {
+			return dberr.ToStatus(errStopping)
+		}
 		defer end()
 		defer func() {
 			if p := recover(); p != nil {
