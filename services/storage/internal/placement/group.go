@@ -64,30 +64,44 @@ func (r *round) safeWithout(server string) bool {
 	return rest > 0 && live >= rest/2+1
 }
 
-// takeOut ends a member's part in the Raft configuration: true when a step was made or has to be waited for.
+// takeOut ends a member's part in the Raft configuration, if that can be done now; what else the group needs may
+// make it possible.
 func (r *round) takeOut(kind Kind, server, why string) bool {
 	if r.isVoter(server) && !r.safeWithout(server) {
 		r.note("group %d: %s stays, as the others that are alive are no majority", r.id(), server)
-		return true
+		r.quiet = false
+		return false
 	}
 	if r.view.Leader != server {
 		r.step(kind, r.id(), server, why)
 		return true
 	}
-	if !r.handOver(why) {
-		r.note("group %d: %s leads and nobody has caught up to lead instead", r.id(), server)
+	if r.handOver(why) {
+		return true
 	}
-	return true
+	r.note("group %d: %s leads and nobody has caught up to lead instead", r.id(), server)
+	r.quiet = false
+	return false
 }
 
-// handOver transfers leadership, to a member of the goal if one can lead.
+// handOver transfers leadership: to a member of the goal if one can lead, else to any voter that can, even to one
+// that is about to leave in its turn.
 func (r *round) handOver(why string) bool {
-	heirs := r.heirs(r.view)
-	i := slices.IndexFunc(heirs, func(n *node) bool { return r.inGoal(n.GetServerId()) })
-	if len(heirs) == 0 {
+	var heir string
+	for _, n := range r.heirs(r.view) {
+		if heir == "" || r.inGoal(n.GetServerId()) && !r.inGoal(heir) {
+			heir = n.GetServerId()
+		}
+	}
+	for _, v := range r.view.Voters {
+		if life := r.reports.Lives[v]; heir == "" && v != r.view.Leader && life.Alive && !life.Stopping && r.view.CaughtUp[v] {
+			heir = v
+		}
+	}
+	if heir == "" {
 		return false
 	}
-	r.step(Transfer, r.id(), heirs[max(i, 0)].GetServerId(), why)
+	r.step(Transfer, r.id(), heir, why)
 	return true
 }
 
@@ -98,7 +112,10 @@ func (r *round) finishLeaving() bool {
 			continue
 		}
 		if r.isVoter(x.GetServerId()) || r.isLearner(x.GetServerId()) {
-			return r.takeOut(Remove, x.GetServerId(), "it is leaving the group")
+			if r.takeOut(Remove, x.GetServerId(), "it is leaving the group") {
+				return true
+			}
+			continue
 		}
 		r.step(RemoveReplica, r.id(), x.GetServerId(), "it is out of the group")
 		return true
@@ -109,8 +126,8 @@ func (r *round) finishLeaving() bool {
 // dropStrangers takes out members the catalog knows nothing of.
 func (r *round) dropStrangers() bool {
 	for _, server := range slices.Concat(r.view.Voters, r.view.Learners) {
-		if r.replica(server) == nil {
-			return r.takeOut(Remove, server, "the catalog does not know it as a replica")
+		if r.replica(server) == nil && r.takeOut(Remove, server, "the catalog does not know it as a replica") {
+			return true
 		}
 	}
 	return false
@@ -226,7 +243,8 @@ func (r *round) shrinkBy(x *catalogv1.Replica) bool {
 		}
 		if !r.safeWithout(server) {
 			r.note("group %d: %s stays, as the others that are alive are no majority", r.id(), server)
-			return true
+			r.quiet = false
+			return false
 		}
 	}
 	r.step(SetLeaving, r.id(), server, "the group has replicas enough")

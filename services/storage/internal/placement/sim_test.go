@@ -188,8 +188,8 @@ func (s *sim) ChangeMember(_ context.Context, req *clusterv1.ChangeMemberRequest
 	case clusterv1.MemberChange_MEMBER_CHANGE_DEMOTE:
 		learners = append(learners, server)
 	case clusterv1.MemberChange_MEMBER_CHANGE_TRANSFER:
-		if !slices.Contains(g.voters, server) {
-			s.t.Errorf("%s, which does not vote", text)
+		if !slices.Contains(g.voters, server) { // somebody else took its vote
+			return nil, dberr.New(dberr.InvalidOperation, "%s does not vote in group %d", server, req.GetGroup())
 		}
 		if !s.alive(server) { // which nobody could know yet
 			return nil, dberr.New(dberr.Unavailable, "%s does not answer", server)
