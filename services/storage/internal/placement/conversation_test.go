@@ -77,4 +77,3 @@ func TestConversations(t *testing.T) {
 		})
 	})
 }
-

@@ -42,7 +42,7 @@ type sim struct {
 }
 
 type proc struct {
-	node           *catalogv1.Node
+	node     *catalogv1.Node
 	alive    bool
 	stopping bool
 	lag      int            // heartbeats until a new replica has caught up
