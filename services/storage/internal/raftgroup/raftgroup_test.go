@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -280,7 +281,8 @@ func TestTheMuxHandsConnectionsToTheirGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = c.Write(first)
-		if _, err := c.Read(make([]byte, 1)); err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the connection stays open", what)
 		}
 	}
