@@ -100,7 +100,7 @@ func (q *Query) build() error {
 	storage, live := fleet.New(q.router, q.cfg.Seeds[0], "storage"), fleet.New(q.router, q.cfg.Live, "live")
 	tables := systemtable.New(systemtable.Config{Catalog: q.view, Users: q.view.Client(), Storage: storage, Live: live,
 		Own: q.own, Settings: q.cfg.Settings})
-	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: client})
+	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: client, Logger: q.cfg.Logger})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ const (
 	ReadInformationSchema
 	Subscribe
 	ExecuteAs
+	AcrossUsers
 )
 
 // matrix is spec 5.5 for the statements that exist. A role may do what is marked in its column.
@@ -71,7 +72,8 @@ var matrix = map[Action]struct {
 	ShowUsers:             {"list users", row(no, no, no, yes, yes)},
 	ReadInformationSchema: {"read information_schema", row(no, yes, yes, yes, yes)},
 	Subscribe:             {"subscribe", row(no, yes, yes, yes, yes)},
-	ExecuteAs:             {"EXECUTE AS USER", row(no, yes, yes, yes, yes)}, // the target decides, see As
+	ExecuteAs:             {"EXECUTE AS USER", row(no, yes, yes, yes, yes)},  // the target decides, see As
+	AcrossUsers:           {"read across users", row(no, no, yes, yes, yes)}, // the owners decide, see As
 }
 
 const (
@@ -113,6 +115,16 @@ func Read(id catalog.Identity, t *catalog.Table) error { return rows(id, t, read
 
 // Write is Read for INSERT, UPDATE and DELETE.
 func Write(id catalog.Identity, t *catalog.Table) error { return rows(id, t, writeLevel) }
+
+// ReadAcrossUsers decides whether the caller may read the rows of every user it may act for. Whose these are
+// is decided beside the rows, by the rule of As.
+func ReadAcrossUsers(id catalog.Identity, t *catalog.Table) error {
+	err := Can(id.Role, AcrossUsers)
+	if err == nil {
+		return nil
+	}
+	return dberr.New(dberr.PermissionDenied, "%s (all_users(%s) is for the roles service, dba and system)", err.Error(), t.QualifiedName())
+}
 
 func rows(id catalog.Identity, t *catalog.Table, levels map[catalog.AccessLevel]Action) error {
 	if t.Kind.PerUser() {

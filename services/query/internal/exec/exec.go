@@ -5,6 +5,7 @@ package exec
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -58,6 +59,8 @@ type Config struct {
 	Systems Systems
 	Engine  *engine.Engine
 	Storage *storageclient.Client
+	// Logger is told who read across users. Nil means slog.Default.
+	Logger *slog.Logger
 }
 
 // Runner runs SELECTs. It is safe for concurrent use.
@@ -72,6 +75,9 @@ func New(cfg Config) (*Runner, error) {
 	planner, err := plan.NewPlanner(cfg.Systems)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
 	}
 	return &Runner{Config: cfg, planner: planner, alloc: memory.DefaultAllocator}, nil
 }
@@ -112,11 +118,12 @@ func (r *Runner) Describe(ctx context.Context, env plan.Env, sel *sqlfront.Selec
 
 // Explain draws the plan of a SELECT.
 func (r *Runner) Explain(_ context.Context, env plan.Env, sel *sqlfront.Select) ([]string, error) {
-	b, err := r.bind(r.Catalog.State(), &env, sel)
+	state := r.Catalog.State()
+	b, err := r.bind(state, &env, sel)
 	if err != nil {
 		return nil, err
 	}
-	return b.Explain(), nil
+	return b.Explain(state.Shards.Shards()), nil
 }
 
 // ScanPartition reads the caller's partition of a table; the request holds what to read, and is
@@ -155,9 +162,12 @@ func (r *Runner) bind(state *catalogview.State, env *plan.Env, sel *sqlfront.Sel
 		return nil, err
 	}
 	for _, s := range p.Scans {
-		if s.Table != nil {
+		switch {
+		case s.AllUsers:
+			err = access.ReadAcrossUsers(env.Identity, s.Table)
+		case s.Table != nil:
 			err = access.Read(env.Identity, s.Table)
-		} else {
+		default:
 			err = systemtable.CanRead(env.Identity, s.System)
 		}
 		if err != nil {
@@ -201,5 +211,8 @@ func request(s *plan.BoundScan, columns []uint32, state *catalogview.State, env 
 	req := &storagev1.ScanRequest{ColumnIds: columns, Filter: s.Filter, Order: s.Order, Limit: s.Limit, Offset: s.Offset,
 		IncludeDeleted: s.IncludeDeleted, NowUs: env.NowUS, Consistency: env.Consistency, MaxStalenessMs: env.MaxStalenessMS}
 	storageclient.Address(req, state, env.Identity, s.Table)
+	if s.AllUsers {
+		req.AllUsers, req.UserId, req.Shard = true, "", 0
+	}
 	return req
 }

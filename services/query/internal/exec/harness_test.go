@@ -25,6 +25,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
@@ -42,7 +43,10 @@ type row struct {
 	values  []datum.Datum
 	seq     int64
 	deleted bool
+	owner   string // across users
 }
+
+const shardsOfTest = 4
 
 // memoryStorage is the storage role's reading side over rows in memory, written from the contract in
 // storage.proto and as plainly as possible: what it answers is the reference.
@@ -65,7 +69,7 @@ func partition(table uint32, user string) string { return fmt.Sprintf("%d/%s", t
 
 func (m *memoryStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
 	m.mu.Lock()
-	snapshot := &catalogv1.Snapshot{Shards: 4, ClusterId: "test"}
+	snapshot := &catalogv1.Snapshot{Shards: shardsOfTest, ClusterId: "test"}
 	for _, t := range m.tables {
 		snapshot.Tables = append(snapshot.Tables, catalog.TableToProto(t))
 	}
@@ -77,6 +81,22 @@ func (m *memoryStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamin
 	return nil
 }
 
+// ofShard are the rows of all users of a shard.
+func (m *memoryStorage) ofShard(table, shard uint32) (out []row) {
+	for name, rows := range m.rows {
+		var id uint32
+		var user string
+		if n, err := fmt.Sscanf(name, "%d/%s", &id, &user); n != 2 || err != nil || id != table || shardmap.Even(shardsOfTest).User(user) != shard {
+			continue
+		}
+		for _, r := range rows {
+			r.owner = user
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 func (m *memoryStorage) DoGet(ticket *flight.Ticket, out flight.FlightService_DoGetServer) error {
 	req := &storagev1.ScanRequest{}
 	if err := proto.Unmarshal(ticket.GetTicket(), req); err != nil {
@@ -86,6 +106,9 @@ func (m *memoryStorage) DoGet(ticket *flight.Ticket, out flight.FlightService_Do
 	m.scans = append(m.scans, req)
 	table := m.tables[req.GetTableId()]
 	rows := m.rows[partition(req.GetTableId(), req.GetUserId())]
+	if req.GetAllUsers() {
+		rows = m.ofShard(req.GetTableId(), req.GetShard())
+	}
 	fail := m.fail
 	m.mu.Unlock()
 	if fail != nil {
@@ -196,6 +219,8 @@ func (r *rowReader) Column(id uint32) datum.Datum {
 	switch id {
 	case catalog.SeqColumnID:
 		return datum.Int(r.seq)
+	case catalog.UserIDColumnID:
+		return datum.Text(r.owner)
 	case catalog.DeletedColumnID:
 		return datum.Bool(r.deleted)
 	case catalog.UpdatedColumnID:

@@ -38,7 +38,7 @@ func (r *Runner) engineTable(state *catalogview.State, env *plan.Env, s *plan.Bo
 		}
 		return t
 	}
-	t.Signature = fmt.Sprintf("%d.%d.%t.%t", s.Table.ID, s.Table.SchemaVersion, s.Ordered, s.Keyed())
+	t.Signature = fmt.Sprintf("%d.%d.%t.%t.%t", s.Table.ID, s.Table.SchemaVersion, s.Ordered, s.Keyed(), s.AllUsers)
 	t.Open = func(ctx context.Context, columns []int) (engine.Reader, error) {
 		if s.Empty {
 			return &fixed{}, nil
@@ -46,6 +46,9 @@ func (r *Runner) engineTable(state *catalogview.State, env *plan.Env, s *plan.Bo
 		ids := make([]uint32, len(columns))
 		for i, c := range columns {
 			ids[i] = s.EngineColumns()[c].ID
+		}
+		if s.AllUsers {
+			return r.scatter(ctx, state, env, s, ids), nil
 		}
 		rows, err := r.Storage.Scan(ctx, request(s, ids, state, env))
 		if err != nil {

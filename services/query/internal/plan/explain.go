@@ -9,15 +9,16 @@ import (
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 )
 
-// Explain draws a bound plan, one line per step, from the result down to the scans.
-func (b *Bound) Explain() []string {
+// Explain draws a bound plan, one line per step, from the result down to the scans. shards is how many
+// shards the cluster has.
+func (b *Bound) Explain(shards uint32) []string {
 	var out []string
 	switch b.Kind {
 	case FastScan:
-		return b.Scans[0].explain("storage: ", "")
+		return b.Scans[0].explain("storage: ", "", shards)
 	case FastCount:
 		out = append(out, "count rows")
-		return append(out, b.Scans[0].explain("└─ storage: ", "   ")...)
+		return append(out, b.Scans[0].explain("└─ storage: ", "   ", shards)...)
 	}
 	out = append(out, "engine: "+b.SQL)
 	for i := range b.Scans {
@@ -25,12 +26,12 @@ func (b *Bound) Explain() []string {
 		if i == len(b.Scans)-1 {
 			branch, below = "└─ ", "   "
 		}
-		out = append(out, b.Scans[i].explain(fmt.Sprintf("%s%s(%d) = ", branch, scanFunction, i), below)...)
+		out = append(out, b.Scans[i].explain(fmt.Sprintf("%s%s(%d) = ", branch, scanFunction, i), below, shards)...)
 	}
 	return out
 }
 
-func (b *BoundScan) explain(first, below string) []string {
+func (b *BoundScan) explain(first, below string, shards uint32) []string {
 	name, kind := "", "system"
 	if b.Table != nil {
 		name, kind = b.Table.QualifiedName(), b.Table.Kind.String()
@@ -39,6 +40,9 @@ func (b *BoundScan) explain(first, below string) []string {
 	}
 	out := []string{first + "scan " + name + " (" + kind + ")"}
 	add := func(format string, args ...any) { out = append(out, below+"   "+fmt.Sprintf(format, args...)) }
+	if b.AllUsers {
+		add("all users, shards: %d", shards)
+	}
 	if b.Filter != nil {
 		add("filter %s", b.show(b.Filter))
 	}

@@ -15,7 +15,8 @@ func (p *planning) cutScan(q *pg.SelectStmt, s *scope) {
 		return
 	}
 	simple := !someTarget(q, isSubLinkOrWindow) && !has(q.GetWhereClause(), isSubLinkOrWindow)
-	if len(q.GetSortClause()) == 0 {
+	// Rows of several shards arrive as they come: across users only ORDER BY orders.
+	if len(q.GetSortClause()) == 0 && !scan.AllUsers {
 		if simple {
 			scan.Ordered = true // a filter and a projection keep the scan's order
 		} else {
@@ -29,7 +30,7 @@ func (p *planning) cutScan(q *pg.SelectStmt, s *scope) {
 	if !ok || !p.countable(q.GetLimitCount()) || !p.countable(q.GetLimitOffset()) {
 		return
 	}
-	scan.Order, scan.limit, scan.offset, scan.cut, scan.Ordered = by, q.GetLimitCount(), q.GetLimitOffset(), true, true
+	scan.Order, scan.limit, scan.offset, scan.cut, scan.Ordered = by, q.GetLimitCount(), q.GetLimitOffset(), true, !scan.AllUsers
 	scan.limit, scan.offset = sqlfront.Clone(scan.limit), cloned(scan.offset)
 }
 

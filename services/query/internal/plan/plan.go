@@ -70,6 +70,8 @@ type Scan struct {
 	// Table or System is set.
 	Table  *catalog.Table
 	System *systemtable.Table
+	// AllUsers reads the partitions of every user the caller may act for, and names their owners.
+	AllUsers bool
 	// Columns are what can be read: all columns for an engine plan, which reads those it needs, and
 	// the result's columns for a fast plan.
 	Columns []catalog.Column

@@ -55,7 +55,7 @@ func onlyItem(c *pg.Node, s *scope) *fromItem {
 
 // predicate compiles a condition on the scan's table.
 func (s *Scan) predicate(c *pg.Node, params []datum.Datum) (*exprv1.Expr, error) {
-	e, err := sqlfront.ToPredicate(c, sqlfront.Scope{Table: s.Table, Alias: s.alias, Params: params, Tree: s.tree})
+	e, err := sqlfront.ToPredicate(c, sqlfront.Scope{Table: s.Table, Alias: s.alias, Params: params, Tree: s.tree, AllUsers: s.AllUsers})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
@@ -37,6 +38,12 @@ func (p *planning) from(n *pg.Node, s *scope, nullable bool) (*pg.Node, error) {
 		s.items = append(s.items, &fromItem{alias: e.RangeSubselect.GetAlias().GetAliasname()})
 		return n, p.query(sub, inner, false)
 	case *pg.Node_RangeFunction:
+		if v, ok, err := acrossUsers(e.RangeFunction); ok || err != nil {
+			if err != nil {
+				return nil, p.at(asError(err), sqlfront.Location(n))
+			}
+			return p.base(v, true, s, nullable)
+		}
 		return n, p.rangeFunction(e.RangeFunction, s)
 	}
 	return nil, dberr.New(dberr.Unsupported, "this form of FROM is not supported")
@@ -52,9 +59,21 @@ func (p *planning) rangeVar(v *pg.RangeVar, s *scope, nullable bool) (*pg.Node, 
 		s.items = append(s.items, &fromItem{alias: alias})
 		return &pg.Node{Node: &pg.Node_RangeVar{RangeVar: v}}, nil
 	}
+	return p.base(v, false, s, nullable)
+}
+
+// base turns a table, of one user or of all, into a scan.
+func (p *planning) base(v *pg.RangeVar, allUsers bool, s *scope, nullable bool) (*pg.Node, error) {
 	scan, err := p.table(v)
+	if err == nil && allUsers {
+		err = p.spanUsers(scan, v)
+	}
 	if err != nil {
 		return nil, err
+	}
+	alias := v.GetRelname()
+	if a := v.GetAlias().GetAliasname(); a != "" {
+		alias = a
 	}
 	if len(p.scans) == scansMax {
 		return nil, dberr.New(dberr.LimitExceeded, "the statement reads more than %d tables (limit scans_max)", scansMax)

@@ -19,6 +19,8 @@ type Scope struct {
 	// Alias is the name the statement gives the table; empty means the table's own.
 	Alias  string
 	Params []datum.Datum
+	// AllUsers: rows of several users are looked at, and _user_id names whose each is.
+	AllUsers bool
 	// Tree gives errors their position; it may be nil.
 	Tree *Tree
 }
@@ -121,6 +123,9 @@ func (c converter) column(ref *pg.ColumnRef) (*exprv1.Expr, error) {
 	name := parts[len(parts)-1]
 	if col, ok := c.Table.Column(name); ok {
 		return predicate.Column(col.ID), nil
+	}
+	if c.AllUsers && name == catalog.UserIDColumn {
+		return predicate.Column(catalog.UserIDColumnID), nil
 	}
 	if col, ok := catalog.SystemColumn(name); ok {
 		return predicate.Column(col.ID), nil

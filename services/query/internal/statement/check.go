@@ -112,6 +112,11 @@ func (e *Executor) checkReads(c call, s *sqlfront.Select) error {
 	if err := access.Can(c.id.Role, access.UseOwnRows); err != nil {
 		return err
 	}
+	if s.Tree.SpansUsers() {
+		if err := access.Can(c.id.Role, access.AcrossUsers); err != nil {
+			return err
+		}
+	}
 	for _, name := range s.Tree.Reads() {
 		if err := e.checkRead(c, name); err != nil {
 			return err
