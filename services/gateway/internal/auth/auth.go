@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2"
@@ -36,8 +35,11 @@ type Config struct {
 	LockFor     time.Duration
 	// AllowRemoteSetup lets another machine do the first setup.
 	AllowRemoteSetup bool
-	Logger           *slog.Logger
-	Now              func() time.Time
+	// AdmitLogin is asked before a password that comes with a request is verified, unless it is remembered;
+	// nil admits all. Login does not ask: its callers do.
+	AdmitLogin func(client netip.Addr) error
+	Logger     *slog.Logger
+	Now        func() time.Time
 }
 
 const (
@@ -55,6 +57,8 @@ const (
 	strangersMax = 10_000
 	// waitersMax bounds who may wait for a turn at bcrypt: at 0.2 s each, the last waits seconds.
 	waitersMax = 64
+	// networkWaitersMax bounds those of one network, which leaves places for others.
+	networkWaitersMax = 8
 	// catalogTimeout bounds one command to the catalog that must happen even when the client left.
 	catalogTimeout = 5 * time.Second
 	macKeyBytes    = 32
@@ -91,8 +95,12 @@ type Service struct {
 	dummyHash string            // for unknown users, so that they cost as much as known ones
 	strangers *lru.Cache[string, strangerRecord]
 	turns     chan struct{} // one element per bcrypt running
-	waiters   atomic.Int64
-	setup     sync.Mutex // one setup at a time
+
+	waiting   sync.Mutex // guards waiters and waitersOf
+	waiters   int
+	waitersOf map[netip.Prefix]int
+
+	setup sync.Mutex // one setup at a time
 
 	held *held
 }
@@ -103,6 +111,7 @@ func New(cfg Config, view *catalogview.View) (*Service, error) {
 	cfg = cfg.withDefaults()
 	s := &Service{cfg: cfg, view: view, tokens: authn.NewTokens(cfg.Secret, cfg.Now),
 		passwords: expirable.NewLRU[[32]byte, struct{}](verifiedPasswordsMax, nil, verifiedPasswordTTL),
+		waitersOf: map[netip.Prefix]int{},
 		turns:     make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1))}
 	var err error
 	if s.verified, err = lru.New[string, authn.Claims](verifiedTokensMax); err != nil {
@@ -179,16 +188,23 @@ var (
 
 // standing says whether an account may be used from an address now.
 func (s *Service) standing(u *catalogv1.User, remote netip.Addr) error {
-	if !remote.IsLoopback() {
-		bound := catalog.Role(u.GetRole()) == catalog.RoleSystem && !u.GetAllowRemote()
-		if bound || u.GetAuthType() == authInternal {
-			return errRemote
-		}
+	if thisMachineOnly(u, remote) {
+		return errRemote
 	}
-	if u.GetLockedUntilUs() > s.cfg.Now().UnixMicro() {
+	if s.locked(u) {
 		return errLocked
 	}
 	return nil
+}
+
+// thisMachineOnly reports whether the account may be used from this machine only and remote is another.
+func thisMachineOnly(u *catalogv1.User, remote netip.Addr) bool {
+	bound := catalog.Role(u.GetRole()) == catalog.RoleSystem && !u.GetAllowRemote()
+	return !remote.IsLoopback() && (bound || u.GetAuthType() == authInternal)
+}
+
+func (s *Service) locked(u *catalogv1.User) bool {
+	return u.GetLockedUntilUs() > s.cfg.Now().UnixMicro()
 }
 
 // Values of catalog.v1.User.auth_type that matter here; everything else logs in by password.

@@ -2,8 +2,10 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/gatewaytest"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 )
 
 var (
@@ -278,6 +281,97 @@ func TestManyGuessesAtOnce(t *testing.T) {
 	}
 }
 
+// From outside, an account of this machine answers wrong passwords like a name that nobody has.
+func TestAccountsCannotBeFoundByGuessing(t *testing.T) {
+	b := newBench(t)
+	b.catalog.AddUser(t, &catalogv1.User{UserId: "google", Role: catalogv1.Role_ROLE_USER, AuthType: "oauth"}, "")
+	for _, user := range []string{"nobody", "root", "google"} {
+		for i := range 5 {
+			if _, err := b.Basic(t.Context(), user, "wrong guess", remote); err != error(authn.ErrInvalid) {
+				t.Fatalf("%s, guess %d: %v", user, i+1, err)
+			}
+		}
+		_, err := b.Basic(t.Context(), user, "wrong guess", remote)
+		wantCode(t, user+" locked", err, dberr.AccountLocked)
+		_, err = b.Basic(t.Context(), user, "root secret", remote)
+		wantCode(t, user+" locked, with the right password", err, dberr.AccountLocked)
+	}
+	b.login("root", "root secret") // this machine is not locked out
+	for range cap(b.turns) {       // a locked name is refused without a turn at bcrypt
+		b.turns <- struct{}{}
+	}
+	_, err := b.Basic(t.Context(), "nobody", "wrong guess", remote)
+	wantCode(t, "a locked stranger while all turns are taken", err, dberr.AccountLocked)
+	for range cap(b.turns) {
+		<-b.turns
+	}
+}
+
+// Passwords that come with requests count as logins, unless they are remembered.
+func TestBasicIsALogin(t *testing.T) {
+	b := newBench(t)
+	left := 2
+	b.cfg.AdmitLogin = func(netip.Addr) error {
+		if left--; left < 0 {
+			return errBusy
+		}
+		return nil
+	}
+	for range 5 { // the first is checked, the others are remembered
+		if _, err := b.Basic(t.Context(), "alice", "alice secret", remote); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := b.Basic(t.Context(), "nobody", "wrong guess", remote)
+	wantCode(t, "a guess", err, dberr.Unauthenticated)
+	_, err = b.Basic(t.Context(), "nobody", "wrong guess", remote)
+	wantCode(t, "a guess too many", err, dberr.RateLimited)
+	if _, err := b.Basic(t.Context(), "alice", "alice secret", remote); err != nil {
+		t.Errorf("a remembered password: %v", err)
+	}
+	b.login("alice", "alice secret") // Login's callers ask themselves
+}
+
+func TestOneNetworkDoesNotTakeEveryPlace(t *testing.T) {
+	b := newBench(t)
+	for range cap(b.turns) {
+		b.turns <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range networkWaitersMax {
+		if !b.queue(limit.Network(remote), remote) {
+			t.Fatal("no place")
+		}
+	}
+	_, err := b.Basic(t.Context(), "alice", "wrong guess", remote)
+	wantCode(t, "one more of the same network", err, dberr.RateLimited)
+	wg.Go(func() {
+		_, err := b.Basic(ctx, "alice", "wrong guess", netip.MustParseAddr("198.51.100.1"))
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("of another network: %v", err)
+		}
+	})
+	cancel()
+	wg.Wait()
+	for range networkWaitersMax {
+		b.unqueue(limit.Network(remote))
+	}
+	for range cap(b.turns) {
+		<-b.turns
+	}
+	if len(b.waitersOf) != 0 || b.waiters != 0 {
+		t.Errorf("%d waiters of %d networks are left", b.waiters, len(b.waitersOf))
+	}
+}
+
+func TestLongIdsLogIn(t *testing.T) {
+	b := newBench(t)
+	id := strings.Repeat("u", 255)
+	b.catalog.AddUser(t, &catalogv1.User{UserId: id, Role: catalogv1.Role_ROLE_USER, AuthType: "password"}, "a secret!")
+	b.login(id, "a secret!")
+}
+
 func TestWhoMayLogInFromWhere(t *testing.T) {
 	b := newBench(t)
 	add := func(id string, role catalogv1.Role, typ string, allow bool, password string) {
@@ -295,7 +389,7 @@ func TestWhoMayLogInFromWhere(t *testing.T) {
 	}{
 		{"root", "root secret", loopback, ""},
 		{"root", "root secret", remote, dberr.PermissionDenied},
-		{"root", "wrong", remote, dberr.PermissionDenied}, // no guessing from outside, and no locking out
+		{"root", "wrong", remote, dberr.Unauthenticated}, // as for a name nobody has; and no locking out
 		{"root", "root secret", netip.Addr{}, dberr.PermissionDenied},
 		{"sys", "a secret!", remote, ""},
 		{"dba", "a secret!", remote, ""},

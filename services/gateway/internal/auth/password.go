@@ -11,11 +11,12 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/authn"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 )
 
 const (
 	// userBytesMax and passwordBytesMax bound what is hashed and counted for strangers.
-	userBytesMax     = 128
+	userBytesMax     = 255 // what a user id may have
 	passwordBytesMax = 1024
 )
 
@@ -38,18 +39,21 @@ func (s *Service) checkPassword(ctx context.Context, user, password string, remo
 	if err != nil {
 		return nil, err
 	}
-	if u != nil {
-		if err := s.standing(u, remote); err != nil {
+	switch {
+	case s.absent(u, remote) && s.strangerLocked(user), u != nil && s.locked(u):
+		return nil, errLocked
+	case u != nil && !always && s.passwords.Contains(s.credentialMAC(u, password)):
+		return u, s.standing(u, remote)
+	case !always && s.cfg.AdmitLogin != nil: // a login by another name
+		if err := s.cfg.AdmitLogin(remote); err != nil {
 			return nil, err
 		}
-		if !always && s.passwords.Contains(s.credentialMAC(u, password)) {
-			return u, nil
-		}
 	}
-	if err := s.takeTurn(ctx); err != nil {
+	leave, err := s.takeTurn(ctx, remote)
+	if err != nil {
 		return nil, err
 	}
-	defer func() { <-s.turns }()
+	defer leave()
 	return s.checkSlowly(ctx, user, password, remote)
 }
 
@@ -60,15 +64,11 @@ func (s *Service) checkSlowly(ctx context.Context, user, password string, remote
 	if err != nil {
 		return nil, err
 	}
-	if u == nil {
-		return nil, s.refuseStranger(ctx, user, password)
+	if u != nil && s.locked(u) {
+		return nil, errLocked
 	}
-	if err := s.standing(u, remote); err != nil {
-		return nil, err
-	}
-	if !byPassword(u) {
-		authn.CheckPassword(s.dummyHash, password) // takes its time, answers nothing
-		return nil, authn.ErrInvalid
+	if s.absent(u, remote) {
+		return nil, s.refuseStranger(ctx, user, password, u)
 	}
 	if !authn.CheckPassword(u.GetPasswordHash(), password) {
 		s.record(ctx, user, false)
@@ -84,18 +84,46 @@ func byPassword(u *catalogv1.User) bool {
 	return u.GetPasswordHash() != "" && u.GetAuthType() != authOAuth
 }
 
-// takeTurn bounds how many bcrypts run: they would take every core from the database.
-func (s *Service) takeTurn(ctx context.Context) error {
-	if s.waiters.Add(1) > waitersMax {
-		s.waiters.Add(-1)
-		return errBusy
+// absent: nobody can log in by this name and a password from there. Such names are answered alike, so
+// that the answer tells nobody which accounts exist.
+func (s *Service) absent(u *catalogv1.User, remote netip.Addr) bool {
+	return u == nil || !byPassword(u) || thisMachineOnly(u, remote)
+}
+
+// takeTurn bounds how many bcrypts run: they would take every core from the database. One network does
+// not take every place among those who wait.
+func (s *Service) takeTurn(ctx context.Context, remote netip.Addr) (leave func(), err error) {
+	network := limit.Network(remote)
+	if !s.queue(network, remote) {
+		return nil, errBusy
 	}
-	defer s.waiters.Add(-1)
+	defer s.unqueue(network)
 	select {
 	case s.turns <- struct{}{}:
-		return nil
+		return func() { <-s.turns }, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
+	}
+}
+
+// queue takes a place; this machine, which may forward for many, is not bounded by itself.
+func (s *Service) queue(network netip.Prefix, remote netip.Addr) bool {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	if s.waiters == waitersMax || s.waitersOf[network] == networkWaitersMax && !remote.IsLoopback() {
+		return false
+	}
+	s.waiters++
+	s.waitersOf[network]++
+	return true
+}
+
+func (s *Service) unqueue(network netip.Prefix) {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	s.waiters--
+	if s.waitersOf[network]--; s.waitersOf[network] == 0 {
+		delete(s.waitersOf, network)
 	}
 }
 
@@ -127,19 +155,34 @@ type strangerRecord struct {
 	lockedUntil time.Time
 }
 
-// refuseStranger does for an unknown name all that is done for a wrong password, including the
-// catalog command (which finds nobody): same work, same time, same answers.
-func (s *Service) refuseStranger(ctx context.Context, user, password string) error {
+func (s *Service) strangerLocked(user string) bool {
 	r, _ := s.strangers.Get(user)
-	if s.cfg.Now().Before(r.lockedUntil) {
+	return s.cfg.Now().Before(r.lockedUntil)
+}
+
+// noUser is no account's id: ids hold no slash.
+const noUser = "/"
+
+// refuseStranger does for an absent name all that is done for a wrong password, including the catalog
+// command, which finds nobody: same work, same time, same answers. Guesses from elsewhere must not lock
+// an account of this machine, so they count here too. Who knows its password may know that it exists.
+func (s *Service) refuseStranger(ctx context.Context, user, password string, u *catalogv1.User) error {
+	if s.strangerLocked(user) {
 		return errLocked
 	}
-	authn.CheckPassword(s.dummyHash, password)
+	if u != nil && byPassword(u) {
+		if authn.CheckPassword(u.GetPasswordHash(), password) {
+			return errRemote
+		}
+	} else {
+		authn.CheckPassword(s.dummyHash, password)
+	}
+	r, _ := s.strangers.Get(user)
 	if r.failures++; r.failures >= s.cfg.MaxFailures {
 		r = strangerRecord{lockedUntil: s.cfg.Now().Add(s.cfg.LockFor)}
 	}
 	s.strangers.Add(user, r)
-	s.record(ctx, user, false)
+	s.record(ctx, noUser, false)
 	return authn.ErrInvalid
 }
 

@@ -145,6 +145,9 @@ func (g *Guard) offend(key netip.Prefix, points int) {
 	g.offenders.Add(key, o)
 }
 
+// Network is what an address counts under.
+func Network(a netip.Addr) netip.Prefix { return network(a) }
+
 // network is the key an address counts under. The zero Addr (a client we cannot name) has one of its own.
 func network(a netip.Addr) netip.Prefix {
 	const lineBits = 64

@@ -22,7 +22,7 @@ const (
 
 // Limits of the login body (spec 5.2).
 const (
-	loginUserMax     = 128
+	loginUserMax     = 255
 	loginPasswordMax = 1024 // the seed's limit; the newer one was 256
 )
 
