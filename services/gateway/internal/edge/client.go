@@ -64,15 +64,21 @@ func (p Proxies) client(peer netip.Addr, h http.Header) netip.Addr {
 		}
 		return peer
 	}
-	var last netip.Addr
+	last, far := peer, peer // far is the last hop on another machine
 	for i := len(chain) - 1; i >= 0; i-- {
 		a, ok := parseHop(chain[i])
 		if !ok {
 			return netip.Addr{}
 		}
-		if last = a; !a.IsLoopback() && !p.Trusts(a) {
-			break
+		if last = a; !a.IsLoopback() {
+			far = a
+			if !p.Trusts(a) {
+				break
+			}
 		}
+	}
+	if last.IsLoopback() {
+		return far // what another machine calls loopback is not this one
 	}
 	return last
 }
