@@ -2,8 +2,8 @@
 //
 // Each says Hello to every node it knows of, and remembers who said Hello to it. A node that belongs to a
 // cluster ends the search. Otherwise the lowest of those that have met makes one, and only after a round in
-// which everybody known answered and nobody new was heard of: of two nodes that know one node in common, one
-// then hears of the other before both can decide, and a decision and an answer never overlap.
+// which everybody known answered, those heard of during the round included: of two nodes that know one node in
+// common, one then hears of the other before both can decide, and a decision and an answer never overlap.
 package rendezvous
 
 import (
@@ -54,7 +54,6 @@ type Meeting struct {
 	mu        sync.Mutex
 	clusterID string
 	nodes     map[string]*met // by server id, others only
-	changed   uint64          // counts nodes that were new
 }
 
 // met is another storage node.
@@ -153,9 +152,6 @@ func (m *Meeting) need() int {
 }
 
 func (m *Meeting) round(ctx context.Context, makeCluster func() (string, error)) (Outcome, bool, error) {
-	m.mu.Lock()
-	before := m.changed
-	m.mu.Unlock()
 	answered := m.greetAll(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,7 +168,7 @@ func (m *Meeting) round(ctx context.Context, makeCluster func() (string, error))
 	if out.ClusterID != "" {
 		return out, true, nil
 	}
-	if m.changed != before || !m.mayMake(answered) {
+	if !m.mayMake(answered) {
 		return out, false, nil
 	}
 	id, err := makeCluster()
@@ -259,6 +255,5 @@ func (m *Meeting) note(n *catalogv1.Node, clusterID string, itself bool) {
 	}
 	if len(m.nodes) < knownMax {
 		m.nodes[id] = &met{node: n, clusterID: clusterID, heard: now}
-		m.changed++
 	}
 }
