@@ -70,6 +70,7 @@ type WebSocket struct {
 	ClientTimeout config.Duration `toml:"client_timeout" env:"KALAMDB_WEBSOCKET_CLIENT_TIMEOUT_SECS=s" doc:"silence after which a socket is closed"`
 	AuthTimeout   config.Duration `toml:"auth_timeout" env:"KALAMDB_WEBSOCKET_AUTH_TIMEOUT_SECS=s" doc:"time a new socket has to log in"`
 	SocketsMax    int             `toml:"sockets_max" doc:"open sockets of this gateway"`
+	DrainTime     config.Duration `toml:"drain_time" doc:"over how long sockets are closed when the gateway stops"`
 }
 
 // Config of the gateway role. The zero value serves this machine on the usual ports without rate limits;
@@ -81,10 +82,16 @@ type Config struct {
 	Auth      Auth      `toml:"auth"`
 	WebSocket WebSocket `toml:"websocket"`
 
-	// Storage, Query and Live are the roles it calls. Empty means the names inside one process.
-	Storage string `toml:"-"`
-	Query   string `toml:"-"`
-	Live    string `toml:"-"`
+	// Seeds are storage nodes, one of which must answer; Query and Live are the nodes of these roles while the
+	// catalog names none. Empty means "storage", "query" and "live", the names inside one process.
+	Seeds []string `toml:"-"`
+	Query string   `toml:"-"`
+	Live  string   `toml:"-"`
+	// ServerID is this process in the catalog's list of nodes; empty when it belongs to no cluster.
+	ServerID string `toml:"-"`
+	// DrainDelay is how long the gateway goes on serving after it has said that it is not ready any more: load
+	// balancers need a while to notice.
+	DrainDelay config.Duration `toml:"-"`
 	// Version and BuildDate are shown by /health.
 	Version   string `toml:"-"`
 	BuildDate string `toml:"-"`
@@ -116,7 +123,6 @@ func (c Config) withDefaults() (Config, error) {
 	setText(&c.Listen.HTTPAddr, defaultHTTPAddr)
 	setText(&c.Listen.GRPCAddr, defaultGRPCAddr)
 	setText(&c.Listen.OpsAddr, defaultOpsAddr)
-	setText(&c.Storage, "storage")
 	setText(&c.Query, "query")
 	setText(&c.Live, "live")
 	if c.Security.MessageBytesMax == 0 {
@@ -130,6 +136,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
+	}
+	if len(c.Seeds) > 0 && c.Auth.JWTSecret == "" {
+		return c, dberr.New(dberr.InvalidArgument,
+			"auth.jwt_secret is not set: gateways of a cluster need the same one, as each must accept the tokens of the others")
+	}
+	if len(c.Seeds) == 0 {
+		c.Seeds = []string{"storage"}
 	}
 	if c.Auth.JWTSecret == "" && local(c.Listen.HTTPAddr) && local(c.Listen.GRPCAddr) {
 		c.Auth.JWTSecret = rand.Text() + rand.Text() // tokens then end with the process
@@ -154,6 +167,9 @@ func (c Config) validate() error {
 	r := c.RateLimit
 	if r.QueriesPerSec < 0 || r.LoginsPerIPPerSec < 0 || r.ConnectionsPerIP < 0 || r.RequestsPerIPPerSec < 0 || r.BodyBytesMax < 0 || r.BanFor < 0 {
 		return dberr.New(dberr.InvalidArgument, "the settings of rate_limit may not be negative")
+	}
+	if c.DrainDelay < 0 || c.WebSocket.DrainTime < 0 {
+		return dberr.New(dberr.InvalidArgument, "the times of draining may not be negative")
 	}
 	return nil
 }

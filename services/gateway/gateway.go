@@ -17,17 +17,20 @@ import (
 
 	pb "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/clusterhealth"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/flightsql"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/grpcapi"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/liveclient"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/querypool"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/rest"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/ws"
 )
@@ -39,19 +42,20 @@ type Gateway struct {
 	proxies         edge.Proxies
 	metrics         *metrics
 
-	storage, query, liveConn *rpcnet.Conn
-	view                     *catalogview.View
-	auth                     *auth.Service
-	guard                    *limit.Guard
-	perUser                  *limit.Rate
-	live                     *liveclient.Client
-	sockets                  *ws.Handler
-	api                      *grpcapi.Server
-	flights                  *flightsql.Server
+	router  *router.Router
+	query   *querypool.Pool
+	auth    *auth.Service
+	guard   *limit.Guard
+	perUser *limit.Rate
+	live    *liveclient.Client
+	sockets *ws.Handler
+	api     *grpcapi.Server
+	flights *flightsql.Server
 
 	http, ops *edge.Server
 	grpc      *rpcnet.Server
 	ready     atomic.Bool
+	readiness readiness
 	failed    chan struct{}
 	watched   chan struct{} // closed when the goroutine behind failed has ended
 }
@@ -61,13 +65,15 @@ const drainMax = 15 * time.Second
 
 // New makes the role. Other roles are reached on the inside network, clients come by the outside one.
 func New(cfg Config, inside, outside rpcnet.Network) *Gateway {
-	return &Gateway{cfg: cfg, inside: inside, outside: outside, failed: make(chan struct{})}
+	g := &Gateway{cfg: cfg, inside: inside, outside: outside, failed: make(chan struct{})}
+	g.readiness.g = g
+	return g
 }
 
 // Name is the role's name.
 func (g *Gateway) Name() string { return "gateway" }
 
-// Start returns when the role serves. The storage role must be up: accounts come from there.
+// Start returns when the role serves. A storage node must be up: accounts come from there.
 func (g *Gateway) Start(ctx context.Context) error {
 	if err := g.start(ctx); err != nil {
 		return errors.Join(err, g.Stop(context.WithoutCancel(ctx)))
@@ -85,9 +91,6 @@ func (g *Gateway) start(ctx context.Context) (err error) {
 	if g.metrics, err = newMetrics(g.cfg.Metrics); err != nil {
 		return err
 	}
-	if err := g.dial(); err != nil {
-		return err
-	}
 	if err := g.identify(ctx); err != nil {
 		return err
 	}
@@ -101,31 +104,23 @@ func (g *Gateway) start(ctx context.Context) (err error) {
 	return nil
 }
 
-func (g *Gateway) dial() (err error) {
-	if g.storage, err = rpcnet.Dial(g.inside, g.cfg.Storage); err != nil {
-		return err
-	}
-	if g.query, err = rpcnet.Dial(g.inside, g.cfg.Query); err != nil {
-		return err
-	}
-	g.liveConn, err = rpcnet.Dial(g.inside, g.cfg.Live)
-	return err
-}
-
 // identify starts what knows accounts.
 func (g *Gateway) identify(ctx context.Context) error {
 	a := g.cfg.Auth
-	view := catalogview.New(g.storage, g.cfg.Logger)
+	way := router.New(router.Config{Network: g.inside, Seeds: g.cfg.Seeds, Logger: g.cfg.Logger})
 	service, err := auth.New(auth.Config{Secret: []byte(a.JWTSecret), AccessLifetime: time.Duration(a.JWTLifetime),
 		BcryptCost: a.BcryptCost, MaxFailures: a.MaxFailures, LockFor: time.Duration(a.LockFor),
-		AllowRemoteSetup: a.AllowRemoteSetup, Logger: g.cfg.Logger, Now: g.cfg.Now}, view)
+		AllowRemoteSetup: a.AllowRemoteSetup,
+		AdmitLogin:       func(client netip.Addr) error { return g.guard.Login(client) }, // made before anybody is served
+		Logger:           g.cfg.Logger, Now: g.cfg.Now}, way.View())
 	if err != nil {
 		return err
 	}
-	if err := view.Start(ctx); err != nil {
+	if err := way.Start(ctx); err != nil {
 		return err
 	}
-	g.view = view
+	g.router = way
+	g.query = querypool.New(querypool.Config{Nodes: way, Addr: g.cfg.Query, Now: g.cfg.Now})
 	service.Start(ctx)
 	g.auth = service
 	return nil
@@ -137,14 +132,18 @@ func (g *Gateway) build(ctx context.Context) error {
 	g.guard = limit.NewGuard(limit.GuardConfig{RequestsPerSecond: r.RequestsPerIPPerSec, LoginsPerSecond: r.LoginsPerIPPerSec,
 		Connections: r.ConnectionsPerIP, Ban: time.Duration(r.BanFor), Now: g.cfg.Now})
 	g.perUser = limit.NewRate("SQL requests of one user (rate_limit.max_queries_per_sec)", float64(r.QueriesPerSec), r.QueriesPerSec, g.cfg.Now)
-	g.live = liveclient.New(g.liveConn, liveclient.Config{Logger: g.cfg.Logger})
+	g.live = liveclient.New(liveclient.Config{Nodes: g.router, Addr: g.cfg.Live, Logger: g.cfg.Logger, Now: g.cfg.Now})
 	if err := g.live.Start(ctx); err != nil {
+		return err
+	}
+	if err := observeNodes(g.cfg.Metrics, g.live, g.query); err != nil {
 		return err
 	}
 	g.sockets = ws.New(ws.Config{AuthTimeout: time.Duration(g.cfg.WebSocket.AuthTimeout),
 		ClientTimeout: time.Duration(g.cfg.WebSocket.ClientTimeout), MessagesPerSecond: r.MessagesPerSec,
 		SubscriptionsPerUser: r.SubscriptionsMax, SocketsMax: g.cfg.WebSocket.SocketsMax,
-		AllowedOrigins: g.cfg.Security.CORSOrigins, StrictOrigin: g.cfg.Security.StrictWSOrigin, ClusterID: g.view.State().ClusterID,
+		AllowedOrigins: g.cfg.Security.CORSOrigins, StrictOrigin: g.cfg.Security.StrictWSOrigin, DisableBasic: g.cfg.Auth.DisableBasic, ClusterID: g.router.View().State().ClusterID,
+		DrainTime:  time.Duration(g.cfg.WebSocket.DrainTime),
 		RemoteAddr: func(r *http.Request) netip.Addr { return edge.Client(r.Context()) },
 		Logger:     g.cfg.Logger, Registerer: g.cfg.Metrics, Now: g.cfg.Now},
 		ws.Deps{Auth: socketAuth{g.auth}, Planner: queryv1.NewQueryServiceClient(g.query), Live: g.live})
@@ -162,7 +161,7 @@ func (g *Gateway) listen() error {
 		if err != nil {
 			return dberr.New(dberr.Unavailable, "listen for operations: %w", err)
 		}
-		g.ops = edge.NewServer(l, edge.Operations(g.cfg.Metrics, g.ready.Load), g.cfg.Logger)
+		g.ops = edge.NewServer(l, edge.Operations(g.cfg.Metrics, g.Ready), g.cfg.Logger)
 	}
 	if err := g.listenGRPC(); err != nil {
 		return err
@@ -180,7 +179,9 @@ func (g *Gateway) handler() http.Handler {
 	api := rest.New(rest.Config{Auth: g.auth, Query: queryv1.NewQueryServiceClient(g.query), Guard: g.guard, PerUser: g.perUser,
 		BodyBytesMax: g.cfg.RateLimit.BodyBytesMax, DisableBasic: g.cfg.Auth.DisableBasic, CookieSecure: g.cfg.Auth.CookieSecure,
 		PublicOrigin: g.cfg.Listen.PublicOrigin, Version: g.cfg.Version, BuildDate: g.cfg.BuildDate, Logger: g.cfg.Logger,
-		Now: g.cfg.Now, Observe: g.metrics.observeHTTP})
+		Now: g.cfg.Now, Observe: g.metrics.observeHTTP,
+		Cluster: &rest.Cluster{Client: clusterv1.NewClusterServiceClient(g.router.Catalog()), ID: g.router.View().State().ClusterID,
+			Self: clusterhealth.Self{ServerID: g.cfg.ServerID, Version: g.cfg.Version, BuildDate: g.cfg.BuildDate}}})
 	mux := http.NewServeMux()
 	mux.Handle("/v1/ws", g.sockets)
 	mux.Handle("/ws", g.sockets)
@@ -209,7 +210,8 @@ func (g *Gateway) listenGRPC() error {
 	if g.cfg.Listen.GRPCAddr == NoListener {
 		return nil
 	}
-	door := &grpcapi.Door{Auth: g.auth, Guard: g.guard, Open: map[string]bool{flightsql.HandshakeMethod: true},
+	door := &grpcapi.Door{Auth: g.auth, Guard: g.guard, Proxies: g.proxies, DisableBasic: g.cfg.Auth.DisableBasic,
+		Open:   map[string]bool{flightsql.HandshakeMethod: true},
 		Logger: g.cfg.Logger, Observe: g.metrics.observeGRPC}
 	server, err := rpcnet.NewServer(g.outside, g.cfg.Listen.GRPCAddr, rpcnet.ServerOptions{Logger: g.cfg.Logger,
 		Unary: []grpc.UnaryServerInterceptor{door.Unary}, Stream: []grpc.StreamServerInterceptor{door.Stream},
@@ -275,12 +277,28 @@ func (g *Gateway) OpsAddr() net.Addr {
 	return g.ops.Addr()
 }
 
-// Stop leaves the load balancer, closes WebSockets with 1001 and subscriptions resumably, lets requests
-// finish until ctx ends, and cuts the rest.
+// Load is the number of subscriptions, for the node's reports.
+func (g *Gateway) Load() uint64 {
+	if g.live == nil {
+		return 0
+	}
+	_, open, _ := g.live.Stats()
+	return uint64(open)
+}
+
+// Stop leaves the load balancers and gives them the drain delay to notice, closes WebSockets with 1001 and
+// subscriptions resumably, lets requests finish until ctx ends, and cuts the rest.
 func (g *Gateway) Stop(ctx context.Context) error {
+	delay := time.Duration(g.cfg.DrainDelay)
+	if !g.ready.Swap(false) {
+		delay = 0 // nobody was sent here
+	}
+	if end, ok := ctx.Deadline(); ok {
+		delay = min(delay, time.Until(end)/2)
+	}
+	pause(ctx, delay)
 	ctx, cancel := context.WithTimeout(ctx, drainMax)
 	defer cancel()
-	g.ready.Store(false)
 	var errs []error
 	if g.sockets != nil {
 		errs = append(errs, g.sockets.Stop(ctx))
@@ -292,15 +310,22 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	if g.auth != nil {
 		g.auth.Stop()
 	}
-	if g.view != nil {
-		g.view.Stop()
-	}
-	for _, c := range []*rpcnet.Conn{g.liveConn, g.query, g.storage} {
-		if c != nil {
-			errs = append(errs, c.Close())
-		}
+	if g.router != nil {
+		g.router.Stop()
 	}
 	return errors.Join(errs...)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 func (g *Gateway) stopListeners(ctx context.Context) (errs []error) {

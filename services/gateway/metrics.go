@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/liveclient"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/querypool"
 )
 
 // metrics of HTTP and gRPC; WebSockets have their own.
@@ -37,6 +39,33 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// observeNodes exports what is known of the other roles' nodes.
+func observeNodes(reg prometheus.Registerer, live *liveclient.Client, query *querypool.Pool) error {
+	counter := func(name, help string, value func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
+	counts := func(pick func(liveclient.Counts) uint64) func() uint64 {
+		return func() uint64 {
+			c, _, _ := live.Stats()
+			return pick(c)
+		}
+	}
+	for _, c := range []prometheus.Collector{
+		counter("kalamdb_gateway_subscriptions_moved_total", "Subscriptions opened again on another live node.",
+			counts(func(c liveclient.Counts) uint64 { return c.Moved })),
+		counter("kalamdb_gateway_subscriptions_given_up_total", "Subscriptions that ended because no live node took them in time.",
+			counts(func(c liveclient.Counts) uint64 { return c.GivenUp })),
+		counter("kalamdb_gateway_live_streams_broken_total", "Streams to live nodes that broke.",
+			counts(func(c liveclient.Counts) uint64 { return c.Broken })),
+		counter("kalamdb_gateway_query_retries_total", "Calls made again on another query node.", query.Retries),
+	} {
+		if err := reg.Register(c); err != nil {
+			return dberr.New(dberr.Internal, "register metrics: %w", err)
+		}
+	}
+	return nil
 }
 
 func (m *metrics) observeHTTP(route string, status int, took time.Duration) {

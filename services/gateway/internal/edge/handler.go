@@ -2,10 +2,14 @@ package edge
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -25,8 +29,8 @@ func Identify(p Proxies, guard *limit.Guard, refuse func(http.ResponseWriter, *h
 		}
 		w.Header().Set("X-Request-ID", id)
 		peer, _ := r.Context().Value(peerKey).(netip.Addr)
-		client := p.client(peer, r.Header)
-		ctx := context.WithValue(r.Context(), clientKey, client)
+		client := p.Client(peer, r.Header.Values)
+		ctx := WithClient(r.Context(), client)
 		r = r.WithContext(context.WithValue(ctx, requestIDKey, id))
 		if err := guard.Request(client); err != nil {
 			refuse(w, r, err)
@@ -80,7 +84,7 @@ type CORS struct{ Origins []string }
 
 const (
 	corsMethods = "GET, POST, OPTIONS"
-	corsHeaders = "Authorization, Content-Type, X-Request-ID"
+	corsHeaders = "Authorization, Content-Type, Idempotency-Key, X-Request-ID"
 	corsMaxAge  = "600"
 )
 
@@ -88,6 +92,12 @@ const (
 func (c CORS) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origin := r.Header.Get("Origin")
+		if c.forged(r) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"error":"Origin not allowed to use a password (security.cors_allowed_origins)"}`)
+			return
+		}
 		if origin == "" {
 			next.ServeHTTP(w, r)
 			return
@@ -107,6 +117,29 @@ func (c CORS) Wrap(next http.Handler) http.Handler {
 		h.Set("Access-Control-Allow-Headers", corsHeaders)
 		h.Set("Access-Control-Max-Age", corsMaxAge)
 		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+// forged reports whether a page of another origin may have made a browser send the password it remembers
+// for this server. Browsers ask first (a preflight) only for what a form cannot send, so JSON by any
+// allowed origin was asked for, and without leave for credentials if all origins are allowed.
+func (c CORS) forged(r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions {
+		return false
+	}
+	if _, _, basic := r.BasicAuth(); !basic {
+		return false
+	}
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return r.Header.Get("Sec-Fetch-Site") == "cross-site"
+	}
+	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
+		return false
+	}
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	return !slices.ContainsFunc(c.Origins, func(o string) bool {
+		return o == "*" && mediaType == "application/json" || strings.EqualFold(o, origin)
 	})
 }
 

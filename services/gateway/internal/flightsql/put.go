@@ -62,7 +62,11 @@ func (s *Server) update(ctx context.Context, sess auth.Session, cmd *pb.CommandS
 	if err := s.cfg.PerUser.Take(sess.Identity.UserID); err != nil {
 		return 0, err
 	}
-	resp, err := s.query.Execute(ctx, &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(sess.Identity), Sql: cmd.GetQuery()})
+	id, err := edge.StatementID(sess.Identity.UserID, "") // Flight SQL has no place for a client's key
+	if err != nil {
+		return 0, err
+	}
+	resp, err := s.query.Execute(ctx, &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(sess.Identity), Sql: cmd.GetQuery(), RequestId: id})
 	if err != nil {
 		return 0, err
 	}

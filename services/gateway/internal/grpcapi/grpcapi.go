@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
@@ -69,8 +70,17 @@ func (s *Server) Execute(ctx context.Context, req *kalamv1.ExecuteRequest) (*kal
 	if err != nil {
 		return nil, err
 	}
+	id, err := edge.StatementID(sess.Identity.UserID, req.GetIdempotencyKey())
+	if err != nil {
+		return nil, err
+	}
+	level := storagev1.Consistency(req.GetConsistency()) // the numbers are the same
+	if err := edge.CheckConsistency(level, req.GetMaxStalenessMs()); err != nil {
+		return nil, err
+	}
 	resp, err := s.query.Execute(ctx, &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(sess.Identity), Sql: req.GetSql(),
-		Params: paramsOf(req.GetParams()), Namespace: req.GetNamespaceId()})
+		Params: paramsOf(req.GetParams()), Namespace: req.GetNamespaceId(), RequestId: id, Consistency: level,
+		MaxStalenessMs: req.GetMaxStalenessMs()})
 	if err != nil {
 		return nil, err
 	}
@@ -101,10 +111,14 @@ func (s *Server) Query(req *kalamv1.QueryRequest, stream kalamv1.KalamService_Qu
 	if err != nil {
 		return err
 	}
+	level := storagev1.Consistency(req.GetConsistency())
+	if err := edge.CheckConsistency(level, req.GetMaxStalenessMs()); err != nil {
+		return err
+	}
 	ctx, stop := s.cfg.Auth.Bind(stream.Context(), sess)
 	defer stop()
 	ticket := &queryv1.StatementTicket{Identity: catalog.IdentityToProto(sess.Identity), Sql: req.GetSql(),
-		Params: paramsOf(req.GetParams()), Namespace: req.GetNamespaceId()}
+		Params: paramsOf(req.GetParams()), Namespace: req.GetNamespaceId(), Consistency: level, MaxStalenessMs: req.GetMaxStalenessMs()}
 	rows, err := OpenQuery(ctx, s.flight, ticket)
 	if err != nil {
 		return caused(ctx, err)

@@ -16,11 +16,8 @@ func setUp(t *testing.T, cfg Config) (*Client, *fakelive.Role) {
 	t.Helper()
 	network := rpcnet.NewLocal()
 	role := fakelive.Serve(t, network)
-	conn, err := rpcnet.Dial(network, "live")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := New(conn, cfg)
+	cfg.Nodes = &cluster{pool: rpcnet.NewPool(network)}
+	c := New(cfg)
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +132,10 @@ func TestPositions(t *testing.T) {
 		{"an empty snapshot", 0, []*livev1.ConnectResponse{subscribed(50, true), rows(0, false)}, 50},
 		{"a snapshot read later than registered", 0, []*livev1.ConnectResponse{subscribed(50, true), rows(55, false)}, 55},
 	} {
-		var sub Subscription
+		sub := Subscription{req: &livev1.Subscribe{}}
+		if c.from != 0 {
+			sub.req.FromSeq = &c.from
+		}
 		sub.position.Store(c.from)
 		for _, ev := range c.events {
 			sub.advance(ev)
@@ -184,39 +184,18 @@ func TestQueueCountsBytes(t *testing.T) {
 	}
 }
 
-func TestABrokenStreamEndsAllAndTheNextSubscriptionOpensAnother(t *testing.T) {
-	c, role := setUp(t, Config{})
-	q := NewQueue()
-	_, id := subscribe(t, c, role, q, &livev1.Subscribe{})
-	role.Changed(t, &livev1.Changed{Subscriptions: []uint64{id}, Seq: 42})
-	role.Break(t)
-	if ev, err := q.Next(t.Context()); err != nil || ev.GetChanged().GetSeq() != 42 {
-		t.Fatalf("got %v, %v", ev, err)
-	}
-	_, err := q.Next(t.Context())
-	if !dberr.Is(err, dberr.Unavailable) || dberr.FieldOf(err, dberr.FieldPosition) != "42" {
-		t.Fatalf("ended with %v", err)
-	}
-	from := uint64(42)
-	q = NewQueue()
-	_, id = subscribe(t, c, role, q, &livev1.Subscribe{FromSeq: &from})
-	role.Changed(t, &livev1.Changed{Subscriptions: []uint64{id}, Seq: 43})
-	if ev, err := q.Next(t.Context()); err != nil || ev.GetChanged().GetSeq() != 43 {
-		t.Fatalf("after resuming got %v, %v", ev, err)
-	}
-}
-
 func TestRefusals(t *testing.T) {
 	c, role := setUp(t, Config{SubscriptionsMax: 1})
 	subscribe(t, c, role, NewQueue(), &livev1.Subscribe{})
 	if _, err := c.Subscribe(t.Context(), &livev1.Subscribe{}, NewQueue()); !dberr.Is(err, dberr.LimitExceeded) {
 		t.Errorf("one more than allowed: %v", err)
 	}
-	conn, err := rpcnet.Dial(rpcnet.NewLocal(), "live")
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone := New(conn, Config{})
+	alone := New(Config{Nodes: &cluster{pool: rpcnet.NewPool(rpcnet.NewLocal())}})
+	defer func() {
+		if err := alone.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
 	if _, err := alone.Subscribe(t.Context(), &livev1.Subscribe{}, NewQueue()); !dberr.Is(err, dberr.Unavailable) {
 		t.Errorf("before Start: %v", err)
 	}

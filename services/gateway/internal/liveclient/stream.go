@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strconv"
 	"sync"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -15,12 +13,13 @@ import (
 )
 
 // outgoingMax bounds the requests waiting to be sent. A live role that takes none for so long is
-// counted as gone: the stream is cut and every client resumes.
+// counted as gone: the stream is cut and its subscriptions move.
 const outgoingMax = 65_536
 
 // stream is one Connect call.
 type stream struct {
 	owner  *Client
+	node   *node
 	rpc    grpc.BidiStreamingClient[livev1.ConnectRequest, livev1.ConnectResponse]
 	cancel context.CancelFunc
 
@@ -29,41 +28,35 @@ type stream struct {
 	outgoing []*livev1.ConnectRequest
 	wake     chan struct{} // has an element when outgoing may hold something
 
-	scratch []*Subscription // of the receiving goroutine
+	scratch []found // of the receiving goroutine
 }
 
-// Subscription is one open subscription.
-type Subscription struct {
-	stream *stream
-	sink   Sink
-	id     uint64
-	// position is up to where everything has been delivered; registered, what that becomes when the
-	// last initial row has been (only the receiving goroutine uses it).
-	position   atomic.Uint64
-	registered uint64
-	// more: the last batch said that there are others; asked: the next one has been asked for.
-	more, asked atomic.Bool
+// found is a subscription and its number on the stream.
+type found struct {
+	id  uint64
+	sub *Subscription
 }
 
-// add registers a subscription and sends its request.
-func (s *stream) add(sub *Subscription, req *livev1.Subscribe, limit int) error {
+// add registers a subscription under a new number and sends its request.
+func (s *stream) add(sub *Subscription) error {
+	id := s.owner.nextID()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.subs == nil {
 		return dberr.New(dberr.Unavailable, "the connection to the live role just broke")
 	}
-	if len(s.subs) >= limit {
-		return dberr.New(dberr.LimitExceeded, "this gateway serves at most %d subscriptions", limit)
+	if !sub.attach(s, id) {
+		return dberr.New(dberr.Canceled, "the subscription was closed")
 	}
-	s.subs[sub.id] = sub
-	s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_Subscribe{Subscribe: req}})
+	s.subs[id] = sub
+	s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_Subscribe{Subscribe: sub.request(id)}})
 	return nil
 }
 
 // enqueue hands a request to the sending goroutine. Callers hold mu.
 func (s *stream) enqueue(m *livev1.ConnectRequest) {
 	if len(s.outgoing) >= outgoingMax {
-		s.owner.log.Error("the live role takes no requests; cutting the stream", "waiting", len(s.outgoing))
+		s.owner.log.Error("the live role takes no requests; cutting the stream", "node", s.node.addr, "waiting", len(s.outgoing))
 		s.cancel()
 		return
 	}
@@ -75,17 +68,28 @@ func (s *stream) enqueue(m *livev1.ConnectRequest) {
 }
 
 // remove takes a subscription out; false means that it was out already.
-func (s *stream) remove(sub *Subscription, tellLive bool) bool {
+func (s *stream) remove(id uint64, tellLive bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.subs[sub.id] != sub {
+	if s.subs[id] == nil {
 		return false
 	}
-	delete(s.subs, sub.id)
+	delete(s.subs, id)
 	if tellLive {
-		s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_Unsubscribe{Unsubscribe: sub.id}})
+		s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_Unsubscribe{Unsubscribe: id}})
 	}
 	return true
+}
+
+// nextBatch asks for a subscription's next initial rows.
+func (s *stream) nextBatch(id uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.subs[id] == nil {
+		return dberr.New(dberr.NotFound, "the subscription has ended")
+	}
+	s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_NextBatch{NextBatch: id}})
+	return nil
 }
 
 // send is the only caller of rpc.Send. It ends with the stream.
@@ -121,9 +125,12 @@ func (s *stream) receive() {
 	}
 }
 
+// broken moves the subscriptions. Nothing of this stream is delivered any more: this is the goroutine that
+// would.
 func (s *stream) broken(err error) {
 	s.cancel()
 	s.owner.forget(s)
+	s.owner.avoid(s.node)
 	s.mu.Lock()
 	subs := s.subs
 	s.subs, s.outgoing = nil, nil
@@ -132,10 +139,10 @@ func (s *stream) broken(err error) {
 		err = dberr.New(dberr.Unavailable, "the live role ended the stream")
 	}
 	if len(subs) > 0 {
-		s.owner.log.Warn("the stream to the live role broke", "subscriptions", len(subs), "error", err)
+		s.owner.log.Warn("the stream to a live node broke", "node", s.node.addr, "subscriptions", len(subs), "error", err)
 	}
 	for _, sub := range subs {
-		sub.end(dberr.Unavailable, 0, "the connection to the live role broke; resume from the position: %w", err)
+		s.owner.lost(sub, err)
 	}
 }
 
@@ -150,26 +157,41 @@ func (s *stream) dispatch(ev *livev1.ConnectResponse) {
 	case *livev1.ConnectResponse_Progress:
 		s.deliver(ev, s.lookup(e.Progress.GetSubscriptions()))
 	case *livev1.ConnectResponse_Ended:
-		for _, sub := range s.lookup([]uint64{e.Ended.GetSubscription()}) {
-			if s.remove(sub, false) {
-				sub.end(dberr.Code(e.Ended.GetCode()), e.Ended.GetPosition(), "%s", e.Ended.GetMessage())
+		for _, f := range s.lookup([]uint64{e.Ended.GetSubscription()}) {
+			if s.remove(f.id, false) {
+				s.ended(f.sub, e.Ended)
 			}
 		}
 	default: // from a newer live role
-		s.owner.log.Error("an event of unknown kind from the live role; cutting the stream")
+		s.owner.log.Error("an event of unknown kind from the live role; cutting the stream", "node", s.node.addr)
 		s.cancel()
 	}
 }
 
-// lookup finds subscriptions by id; those that ended meanwhile are left out. The slice is valid until
+// ended is told by the live role. Unavailable means that the node wants the subscription gone, or cannot
+// serve it now: another one may.
+func (s *stream) ended(sub *Subscription, e *livev1.Ended) {
+	code := dberr.Code(e.GetCode())
+	if code == dberr.Unavailable {
+		if sub.phase == following {
+			sub.raise(e.GetPosition()) // everything up to it was sent before
+		}
+		s.owner.avoid(s.node)
+		s.owner.lost(sub, dberr.New(code, "%s", e.GetMessage()))
+		return
+	}
+	sub.end(code, e.GetPosition(), "%s", e.GetMessage())
+}
+
+// lookup finds subscriptions by number; those that ended meanwhile are left out. The slice is valid until
 // the next call.
-func (s *stream) lookup(ids []uint64) []*Subscription {
+func (s *stream) lookup(ids []uint64) []found {
 	s.scratch = s.scratch[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
 		if sub := s.subs[id]; sub != nil {
-			s.scratch = append(s.scratch, sub)
+			s.scratch = append(s.scratch, found{id, sub})
 		}
 	}
 	return s.scratch
@@ -179,88 +201,18 @@ func (s *stream) deliverOne(ev *livev1.ConnectResponse, id uint64) {
 	s.deliver(ev, s.lookup([]uint64{id}))
 }
 
-func (s *stream) deliver(ev *livev1.ConnectResponse, subs []*Subscription) {
-	for _, sub := range subs {
-		if rows := ev.GetInitialRows(); rows != nil {
-			sub.more.Store(rows.GetHasMore())
-			sub.asked.Store(false)
+func (s *stream) deliver(ev *livev1.ConnectResponse, to []found) {
+	for _, f := range to {
+		switch f.sub.take(ev) {
+		case taken:
+		case refused:
+			if s.remove(f.id, true) {
+				f.sub.end(dberr.Lagged, 0, "the subscription's reader is too slow; resume from the position")
+			}
+		case tooLate:
+			if s.remove(f.id, true) {
+				f.sub.end(dberr.Lagged, 0, "the change log no longer reaches back to the position; resume from it for a new snapshot")
+			}
 		}
-		if sub.sink.Deliver(ev) {
-			sub.advance(ev)
-			continue
-		}
-		if s.remove(sub, true) {
-			sub.end(dberr.Lagged, 0, "the subscription's reader is too slow; resume from the position")
-		}
 	}
 }
-
-// advance notes what has been delivered.
-func (sub *Subscription) advance(ev *livev1.ConnectResponse) {
-	switch e := ev.GetEvent().(type) {
-	case *livev1.ConnectResponse_Subscribed:
-		switch {
-		case e.Subscribed.GetSnapshotFollows():
-			sub.registered = e.Subscribed.GetPosition()
-			sub.position.Store(0) // until rows arrive there is nothing to resume
-		case sub.position.Load() == 0:
-			sub.position.Store(e.Subscribed.GetPosition())
-		} // when resuming, the position asked for holds until changes arrive
-	case *livev1.ConnectResponse_InitialRows:
-		sub.raise(e.InitialRows.GetLastSeq()) // rows come in ascending order of _seq
-		if !e.InitialRows.GetHasMore() {
-			sub.raise(sub.registered)
-		}
-	case *livev1.ConnectResponse_Changed:
-		sub.raise(e.Changed.GetSeq())
-	case *livev1.ConnectResponse_Progress:
-		sub.raise(e.Progress.GetPosition())
-	}
-}
-
-func (sub *Subscription) raise(position uint64) {
-	if position > sub.position.Load() {
-		sub.position.Store(position)
-	}
-}
-
-// end tells the sink. Whoever took the subscription out of the stream calls it, once.
-func (sub *Subscription) end(code dberr.Code, position uint64, format string, args ...any) {
-	if position == 0 {
-		position = sub.position.Load()
-	}
-	if code == "" {
-		code = dberr.Internal
-	}
-	err := dberr.New(code, format, args...)
-	if position != 0 {
-		err = err.With(dberr.FieldPosition, strconv.FormatUint(position, 10))
-	}
-	sub.sink.End(err)
-}
-
-// Position is up to where everything has been delivered; zero means that nothing has.
-func (sub *Subscription) Position() uint64 { return sub.position.Load() }
-
-// NextBatch asks for the next batch of initial rows. It is an error when there are no more, or when
-// they have been asked for already.
-func (sub *Subscription) NextBatch() error {
-	if !sub.more.Load() {
-		return dberr.New(dberr.InvalidOperation, "there are no more initial rows")
-	}
-	if sub.asked.Swap(true) {
-		return dberr.New(dberr.InvalidOperation, "the next batch has been asked for already")
-	}
-	s := sub.stream
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.subs[sub.id] != sub {
-		return dberr.New(dberr.NotFound, "the subscription has ended")
-	}
-	s.enqueue(&livev1.ConnectRequest{Request: &livev1.ConnectRequest_NextBatch{NextBatch: sub.id}})
-	return nil
-}
-
-// Close ends the subscription. The sink gets no End, but a Deliver that is under way may still return
-// after Close.
-func (sub *Subscription) Close() { sub.stream.remove(sub, true) }

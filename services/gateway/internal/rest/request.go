@@ -13,6 +13,8 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/strictjson"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 )
 
 // Reasons this package gives errors of its own; they are the codes of spec 3.5.
@@ -29,7 +31,7 @@ const (
 	// paramsMax and paramBytesMax are spec 1.1's limits; the query role checks them again.
 	paramsMax     = 50
 	paramBytesMax = 512 << 10
-	// partsMax bounds a multipart body: sql, params, namespace_id and files.
+	// partsMax bounds a multipart body: the fields of the JSON form, and files.
 	partsMax = 32
 )
 
@@ -38,6 +40,9 @@ type sqlRequest struct {
 	sql       string
 	namespace string
 	params    []*queryv1.Param
+	// consistency of reads; staleness in milliseconds, for stale ones.
+	consistency storagev1.Consistency
+	staleness   uint32
 }
 
 // readSQL reads the body in either form.
@@ -47,9 +52,9 @@ func readSQL(r *http.Request, bodyMax int64) (sqlRequest, error) {
 	switch {
 	case mediaType == "multipart/form-data" && err == nil:
 		return readMultipart(r, bodyMax)
-	case r.Header.Get("Content-Type") == "" || mediaType == "application/json":
+	case mediaType == "application/json":
 	default:
-		// Forms and text/plain may be posted by any web page with a browser's remembered password.
+		// Forms, text/plain and nothing may be posted by any web page with a browser's remembered password.
 		return sqlRequest{}, dberr.New(dberr.InvalidArgument, "Content-Type must be application/json or multipart/form-data").
 			With(fieldReason, reasonMediaType)
 	}
@@ -75,7 +80,7 @@ func readAll(body io.Reader, most int64) ([]byte, error) {
 
 // decodeSQL decodes the JSON form.
 func decodeSQL(body []byte) (sqlRequest, error) {
-	o, err := strictjson.DecodeObject(body, strictjson.Limits{}, "sql", "params", "namespace_id")
+	o, err := strictjson.DecodeObject(body, strictjson.Limits{}, "sql", "params", "namespace_id", "consistency", "max_staleness_ms")
 	if err != nil {
 		return sqlRequest{}, invalidInput(err)
 	}
@@ -89,6 +94,16 @@ func decodeSQL(body []byte) (sqlRequest, error) {
 	if req.params, err = paramsOf(o["params"]); err != nil {
 		return sqlRequest{}, err
 	}
+	word, _, err := o.Text("consistency")
+	if err != nil {
+		return sqlRequest{}, invalidInput(err)
+	}
+	if err := req.setConsistency(word); err != nil {
+		return sqlRequest{}, err
+	}
+	if err := req.setStaleness(o["max_staleness_ms"]); err != nil {
+		return sqlRequest{}, err
+	}
 	return req, req.check()
 }
 
@@ -96,6 +111,30 @@ func (r sqlRequest) check() error {
 	if strings.TrimSpace(r.sql) == "" {
 		return dberr.New(dberr.InvalidArgument, "The SQL text is empty").With(fieldReason, reasonEmptySQL)
 	}
+	if err := edge.CheckConsistency(r.consistency, r.staleness); err != nil {
+		return invalidInput(err)
+	}
+	return nil
+}
+
+func (r *sqlRequest) setConsistency(word string) (err error) {
+	if r.consistency, err = edge.Consistency(word); err != nil {
+		return invalidInput(err)
+	}
+	return nil
+}
+
+// setStaleness takes the JSON value; null is none.
+func (r *sqlRequest) setStaleness(v any) error {
+	if v == nil {
+		return nil
+	}
+	n, isNumber := v.(json.Number)
+	ms, err := strconv.ParseUint(n.String(), 10, 32)
+	if !isNumber || err != nil {
+		return invalidInput(errors.New("max_staleness_ms must be a whole number of milliseconds below 2^32"))
+	}
+	r.staleness = uint32(ms)
 	return nil
 }
 
@@ -214,6 +253,10 @@ func (r *sqlRequest) readPart(p *multipart.Part, bodyMax int64) error {
 		r.sql = text
 	case "namespace_id":
 		r.namespace = text
+	case "consistency":
+		return r.setConsistency(text)
+	case "max_staleness_ms":
+		return r.setStaleness(json.Number(text))
 	case "params":
 		v, err := strictjson.Decode(data, strictjson.Limits{})
 		if err != nil {

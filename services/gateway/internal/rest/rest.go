@@ -36,6 +36,8 @@ type Config struct {
 	BuildDate    string
 	Logger       *slog.Logger
 	Now          func() time.Time
+	// Cluster may be left out: its endpoint then does not exist.
+	Cluster *Cluster
 	// Observe is told of every answer.
 	Observe func(route string, status int, took time.Duration)
 }
@@ -78,6 +80,9 @@ func New(cfg Config) *API {
 	a.route("/v1/api/auth/status", http.MethodGet, a.status)
 	a.route("/health", http.MethodGet, a.health)
 	a.route("/v1/api/healthcheck", http.MethodGet, a.health)
+	if cfg.Cluster != nil {
+		a.route("/v1/api/cluster/health", http.MethodGet, a.clusterHealth)
+	}
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writePlain(w, http.StatusNotFound, `{"error":"Not found"}`)
 	})

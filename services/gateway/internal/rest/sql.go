@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -75,8 +76,28 @@ func (a *API) execute(e *exchange) (*queryv1.ExecuteResponse, error) {
 		return nil, err
 	}
 	e.sql = req.sql
+	id, err := requestID(e.r, e.sess.Identity.UserID)
+	if err != nil {
+		return nil, err
+	}
 	return a.Query.Execute(e.r.Context(), &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(e.sess.Identity),
-		Sql: req.sql, Params: req.params, Namespace: req.namespace})
+		Sql: req.sql, Params: req.params, Namespace: req.namespace, RequestId: id,
+		Consistency: req.consistency, MaxStalenessMs: req.staleness})
+}
+
+// idempotencyHeader is the header of a client's key: two requests with the same one write once.
+const idempotencyHeader = "Idempotency-Key"
+
+func requestID(r *http.Request, user string) ([]byte, error) {
+	keys := r.Header.Values(idempotencyHeader)
+	if len(keys) > 1 {
+		return nil, invalidInput(errors.New("more than one " + idempotencyHeader + " header"))
+	}
+	id, err := edge.StatementID(user, r.Header.Get(idempotencyHeader))
+	if err != nil {
+		return nil, invalidInput(err)
+	}
+	return id, nil
 }
 
 // write sends the results. Once part of them is out an error can only cut the connection, which every

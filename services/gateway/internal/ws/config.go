@@ -74,6 +74,11 @@ type Config struct {
 	// StrictOrigin refuses clients that send no Origin, that is everything but browsers, and compares
 	// the scheme too.
 	StrictOrigin bool
+	// DisableBasic refuses user and password; tokens remain.
+	DisableBasic bool
+	// DrainTime is over how long Stop closes sockets, so that their clients do not all come back at once; zero
+	// closes them together.
+	DrainTime time.Duration
 	// ClusterID is part of the version domain that resumable positions belong to.
 	ClusterID string
 	// RemoteAddr finds a client's address behind trusted proxies; by default the peer's.
@@ -108,6 +113,8 @@ const (
 	planTimeout = 5 * time.Second
 	// loginTimeout bounds verifying one credential; a password costs 0.2 s and may have to queue.
 	loginTimeout = 5 * time.Second
+	// drainStep is the pause between two groups of sockets that Stop closes.
+	drainStep = 20 * time.Millisecond
 	// sweepInterval is how often sockets are checked for silence, expiry and revocation: a quarter of
 	// the second in which a revoked session must end.
 	sweepInterval = 250 * time.Millisecond

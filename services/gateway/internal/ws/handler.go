@@ -62,9 +62,7 @@ func (h *Handler) Stop(ctx context.Context) error {
 	if cancel == nil {
 		return nil
 	}
-	for _, s := range open {
-		s.close(wsconn.CloseGoingAway, "the server is stopping")
-	}
+	h.closeAll(ctx, open)
 	cancel()
 	done := make(chan struct{})
 	go func() {
@@ -84,6 +82,33 @@ func (h *Handler) Stop(ctx context.Context) error {
 	}
 	<-done // aborted connections end at once
 	return dberr.New(dberr.Timeout, "stop WebSockets: %w", ctx.Err())
+}
+
+// closeAll closes sockets with 1001, spread evenly over the drain time, of which at most half of what ctx
+// leaves is taken.
+func (h *Handler) closeAll(ctx context.Context, open []*socket) {
+	over := h.cfg.DrainTime
+	if end, ok := ctx.Deadline(); ok {
+		over = min(over, time.Until(end)/2)
+	}
+	steps := max(int(over/drainStep), 1)
+	share := (len(open) + steps - 1) / steps
+	for len(open) > 0 {
+		n := min(share, len(open))
+		for _, s := range open[:n] {
+			s.close(wsconn.CloseGoingAway, "the server is stopping")
+		}
+		if open = open[n:]; len(open) == 0 {
+			return
+		}
+		t := time.NewTimer(drainStep)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			share = len(open) // no time left
+		}
+		t.Stop()
+	}
 }
 
 // openSockets copies the set. Callers hold mu.

@@ -26,6 +26,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/liveclient"
@@ -129,15 +130,11 @@ func newWorld(t testing.TB, cfg Config) *world {
 	}
 	queryv1.RegisterQueryServiceServer(query.Registrar(), planner{})
 	query.Serve()
-	liveConn, err := rpcnet.Dial(network, "live")
-	if err != nil {
-		t.Fatal(err)
-	}
 	queryConn, err := rpcnet.Dial(network, "query")
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := liveclient.New(liveConn, liveclient.Config{})
+	client := liveclient.New(liveclient.Config{Nodes: directory{rpcnet.NewPool(network)}})
 	cfg.Now, cfg.ClusterID = w.clock.now, "test"
 	w.handler = New(cfg, Deps{Auth: w.auth, Planner: queryv1.NewQueryServiceClient(queryConn), Live: client})
 	if err := errors.Join(client.Start(t.Context()), w.handler.Start(t.Context())); err != nil {
@@ -161,6 +158,13 @@ func newWorld(t testing.TB, cfg Config) *world {
 	})
 	return w
 }
+
+// directory knows no nodes: the one named live is meant.
+type directory struct{ *rpcnet.Pool }
+
+func (directory) Nodes(string) []*catalogv1.Node { return nil }
+
+func (d directory) Conn(addr string) (*rpcnet.Conn, error) { return d.Get(addr) }
 
 func (w *world) dial(t testing.TB, path string, header http.Header) (*websocket.Conn, *http.Response, error) {
 	t.Helper()

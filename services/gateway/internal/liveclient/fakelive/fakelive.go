@@ -23,25 +23,35 @@ type Role struct {
 	Requests chan *livev1.ConnectRequest
 	events   chan *livev1.ConnectResponse
 	cut      chan error
+	server   *rpcnet.Server
 }
 
 // Serve starts a fake as "live" on the network, until the test ends.
 func Serve(t testing.TB, network rpcnet.Network) *Role {
 	t.Helper()
-	srv, err := rpcnet.NewServer(network, "live", rpcnet.ServerOptions{})
+	return ServeAt(t, network, "live")
+}
+
+// ServeAt starts a fake at an address, until the test ends or Stop is called.
+func ServeAt(t testing.TB, network rpcnet.Network, addr string) *Role {
+	t.Helper()
+	srv, err := rpcnet.NewServer(network, addr, rpcnet.ServerOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &Role{Requests: make(chan *livev1.ConnectRequest, requestsMax),
-		events: make(chan *livev1.ConnectResponse), cut: make(chan error)}
+		events: make(chan *livev1.ConnectResponse), cut: make(chan error), server: srv}
 	livev1.RegisterLiveServiceServer(srv.Registrar(), r)
 	srv.Serve()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // streams end with their clients or not at all
-		srv.Stop(ctx)
-	})
+	t.Cleanup(r.Stop)
 	return r
+}
+
+// Stop cuts the streams and serves no longer.
+func (r *Role) Stop() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nothing is waited for
+	r.server.Stop(ctx)
 }
 
 // Connect implements the service.
