@@ -372,6 +372,7 @@ func TestHTTPAndOperations(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.SetBasicAuth("alice", "alice secret")
+		req.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(req)
 		if err != nil {
 			t.Fatal(err)

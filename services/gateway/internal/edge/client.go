@@ -48,17 +48,17 @@ func (p Proxies) Trusts(a netip.Addr) bool {
 // so a peer on this machine that forwards for somebody must not be taken for that machine.
 var forwardHeaders = []string{"Forwarded", "X-Real-Ip", "X-Forwarded-Host", "Via"}
 
-// client finds the address a request comes from. Headers count only when the peer is loopback or a
+// Client finds the address a request comes from. Headers count only when the peer is loopback or a
 // trusted proxy; then it is the last address that is not itself one of those. The zero Addr means
-// "forwarded, for whom is not known".
-func (p Proxies) client(peer netip.Addr, h http.Header) netip.Addr {
+// "forwarded, for whom is not known". header returns the values of a header, or of gRPC metadata.
+func (p Proxies) Client(peer netip.Addr, header func(name string) []string) netip.Addr {
 	if !peer.IsLoopback() && !p.Trusts(peer) {
 		return peer
 	}
-	chain := strings.Split(strings.Join(h.Values("X-Forwarded-For"), ","), ",")
+	chain := strings.Split(strings.Join(header("X-Forwarded-For"), ","), ",")
 	if len(chain) == 1 && strings.TrimSpace(chain[0]) == "" {
 		for _, name := range forwardHeaders {
-			if h.Get(name) != "" {
+			if strings.Join(header(name), "") != "" {
 				return netip.Addr{}
 			}
 		}
@@ -105,7 +105,12 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey, limit.AddrOf(c.RemoteAddr()))
 }
 
-// Client returns the address found by the Identify handler; the zero Addr when it is not known.
+// WithClient keeps the address a request comes from.
+func WithClient(ctx context.Context, client netip.Addr) context.Context {
+	return context.WithValue(ctx, clientKey, client)
+}
+
+// Client returns the address that WithClient kept; the zero Addr when it is not known.
 func Client(ctx context.Context) netip.Addr {
 	a, _ := ctx.Value(clientKey).(netip.Addr)
 	return a

@@ -46,7 +46,7 @@ func TestClient(t *testing.T) {
 		for i := 0; i < len(c.header); i += 2 {
 			h.Add(c.header[i], c.header[i+1])
 		}
-		got := p.client(netip.MustParseAddr(c.peer), h)
+		got := p.Client(netip.MustParseAddr(c.peer), h.Values)
 		if (c.want == "" && got.IsValid()) || (c.want != "" && got != netip.MustParseAddr(c.want)) {
 			t.Errorf("%s: got %s, want %q", c.name, got, c.want)
 		}
@@ -61,6 +61,47 @@ func TestLocalHost(t *testing.T) {
 		"[::1]": true, "evil.example": false, "evil.example:8080": false, "203.0.113.7": false, "": false, "localhost.evil.example": false} {
 		if got := LocalHost(&http.Request{Host: host}); got != want {
 			t.Errorf("%q: %v", host, got)
+		}
+	}
+}
+
+func TestForgedRequests(t *testing.T) {
+	for _, c := range []struct {
+		allowed                                []string
+		method, origin, site, contentType, who string
+		refused                                bool
+	}{
+		{nil, "POST", "https://evil.example", "", "multipart/form-data; boundary=x", "basic", true},
+		{nil, "POST", "https://evil.example", "", "", "basic", true},
+		{nil, "POST", "https://evil.example", "cross-site", "application/json", "basic", true},
+		{nil, "POST", "", "cross-site", "multipart/form-data; boundary=x", "basic", true},
+		{nil, "POST", "null", "", "multipart/form-data; boundary=x", "basic", true},
+		{[]string{"*"}, "POST", "https://evil.example", "", "multipart/form-data; boundary=x", "basic", true},
+		{[]string{"*"}, "POST", "https://any.example", "", "application/json", "basic", false},
+		{[]string{"https://app.example"}, "POST", "https://evil.example", "", "application/json", "basic", true},
+		{[]string{"https://app.example"}, "POST", "https://app.example", "", "multipart/form-data; boundary=x", "basic", false},
+		{nil, "POST", "https://db.example:8080", "same-origin", "multipart/form-data; boundary=x", "basic", false},
+		{nil, "POST", "https://evil.example", "cross-site", "application/json", "bearer", false},
+		{nil, "POST", "", "", "application/json", "basic", false}, // not a browser
+		{nil, "GET", "https://evil.example", "cross-site", "", "basic", false},
+	} {
+		served := false
+		h := CORS{Origins: c.allowed}.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served = true }))
+		r := httptest.NewRequest(c.method, "http://db.example:8080/v1/api/sql", nil)
+		for name, v := range map[string]string{"Origin": c.origin, "Sec-Fetch-Site": c.site, "Content-Type": c.contentType} {
+			if v != "" {
+				r.Header.Set(name, v)
+			}
+		}
+		if c.who == "basic" {
+			r.SetBasicAuth("root", "x")
+		} else {
+			r.Header.Set("Authorization", "Bearer x")
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if served == c.refused || c.refused && w.Code != http.StatusForbidden {
+			t.Errorf("%+v: served %v, status %d", c, served, w.Code)
 		}
 	}
 }

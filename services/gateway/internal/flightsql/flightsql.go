@@ -22,6 +22,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/grpcapi"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 )
@@ -74,7 +75,7 @@ func (s *Server) Handshake(stream flight.FlightService_HandshakeServer) error {
 	}
 	token := c.Token
 	if token == "" {
-		client := grpcapi.Client(ctx)
+		client := edge.Client(ctx)
 		if err := s.cfg.Guard.Login(client); err != nil {
 			return err
 		}
@@ -83,7 +84,7 @@ func (s *Server) Handshake(stream flight.FlightService_HandshakeServer) error {
 			return err
 		}
 		token = login.AccessToken
-	} else if _, err := s.cfg.Auth.Bearer(ctx, token, grpcapi.Client(ctx)); err != nil {
+	} else if _, err := s.cfg.Auth.Bearer(ctx, token, edge.Client(ctx)); err != nil {
 		return err
 	}
 	return stream.SendHeader(metadata.Pairs("authorization", "Bearer "+token))

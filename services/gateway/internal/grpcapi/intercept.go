@@ -15,6 +15,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/authn"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 )
 
@@ -22,6 +23,10 @@ import (
 type Door struct {
 	Auth  *auth.Service
 	Guard *limit.Guard
+	// Proxies may say whom they forward for.
+	Proxies edge.Proxies
+	// DisableBasic refuses user and password, except for the methods of Open.
+	DisableBasic bool
 	// Open are methods that authenticate by themselves.
 	Open   map[string]bool
 	Logger *slog.Logger
@@ -58,7 +63,8 @@ type streamWithContext struct {
 func (s streamWithContext) Context() context.Context { return s.ctx }
 
 func (d *Door) enter(ctx context.Context, method string) (context.Context, error) {
-	client := Client(ctx)
+	client := d.client(ctx)
+	ctx = edge.WithClient(ctx, client)
 	if err := d.Guard.Request(client); err != nil {
 		return ctx, err
 	}
@@ -70,6 +76,9 @@ func (d *Door) enter(ctx context.Context, method string) (context.Context, error
 		return ctx, err
 	}
 	var sess auth.Session
+	if c.Token == "" && d.DisableBasic {
+		return ctx, authn.ErrInvalid
+	}
 	if c.Token != "" {
 		sess, err = d.Auth.Bearer(ctx, c.Token, client)
 	} else {
@@ -101,13 +110,14 @@ func Redact(ctx context.Context, log *slog.Logger, sess auth.Session, err error)
 	return dberr.New(dberr.CodeOf(err), "SQL request failed")
 }
 
-// Client is the address a call comes from.
-func Client(ctx context.Context) netip.Addr {
+// client is the address a call comes from. A proxy on this machine must not lend its rights to others.
+func (d *Door) client(ctx context.Context) netip.Addr {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return netip.Addr{}
 	}
-	return limit.AddrOf(p.Addr)
+	md, _ := metadata.FromIncomingContext(ctx)
+	return d.Proxies.Client(limit.AddrOf(p.Addr), md.Get)
 }
 
 // Credential is what the metadata key "authorization" holds: a token, or a user and a password.

@@ -74,7 +74,7 @@ func TestLoginRefusals(t *testing.T) {
 		"twice":          {`{"user":"alice","password":"x","password":"alice secret"}`, 400, "invalid_request"},
 		"no password":    {`{"user":"alice"}`, 400, "invalid_request"},
 		"a number":       {`{"user":"alice","password":12345678}`, 400, "invalid_request"},
-		"long user":      {`{"user":"` + strings.Repeat("a", 129) + `","password":"x"}`, 400, "invalid_request"},
+		"long user":      {`{"user":"` + strings.Repeat("a", 256) + `","password":"x"}`, 400, "invalid_request"},
 		"1 MB password":  {`{"user":"alice","password":"` + strings.Repeat("a", 1<<20) + `"}`, 413, "invalid_request"},
 		"not an object":  {`"alice"`, 400, "invalid_request"},
 		"nested deeply":  {`{"user":{"a":{}},"password":"x"}`, 400, "invalid_request"},

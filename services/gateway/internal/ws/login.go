@@ -11,6 +11,8 @@ import (
 
 var errCredentials = dberr.New(dberr.Unauthenticated, "Invalid credentials")
 
+var errNoBasic = dberr.New(dberr.Unauthenticated, "user and password are refused here; log in for a token")
+
 // logInByRequest uses the credentials of the upgrade request, if it has any: the header, or in the S
 // generation the parameters token and auth.
 func (s *socket) logInByRequest(r *http.Request) error {
@@ -53,6 +55,9 @@ func (s *socket) bearer(ctx context.Context, token string) (Session, error) {
 }
 
 func (s *socket) basic(ctx context.Context, encoded string) (Session, error) {
+	if s.h.cfg.DisableBasic {
+		return Session{}, errNoBasic
+	}
 	// In a URL the padding may be missing, and + may have become a space.
 	encoded = strings.TrimRight(strings.ReplaceAll(encoded, " ", "+"), "=")
 	raw, err := base64.RawStdEncoding.DecodeString(encoded)
