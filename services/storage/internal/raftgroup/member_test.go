@@ -71,8 +71,11 @@ func newParty(t *testing.T, ids ...string) *party {
 	p := &party{t: t, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}}
 	t.Cleanup(func() {
 		p.faults.Heal()
-		for id := range p.nodes {
+		for id, n := range p.nodes { // a log closes after its group
 			p.stop(id)
+			if err := n.log.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	for i, id := range ids {
@@ -90,10 +93,14 @@ func (p *party) open(node, server string, first bool) *peer {
 	n := p.nodes[server]
 	if n == nil {
 		n = &peer{fs: vfs.NewMem()}
-		n.log = openLog(p.t, n.fs)
 		p.nodes[server] = n
 	}
 	var err error
+	if n.log == nil {
+		if n.log, err = raftlog.Open("raft", raftlog.Options{FS: n.fs, Logger: quiet{}}); err != nil {
+			p.t.Fatal(err)
+		}
+	}
 	if n.mux, err = Listen(p.faults.As(node), node+"/raft", server, nodeBook{}); err != nil {
 		p.t.Fatal(err)
 	}
