@@ -20,6 +20,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/telemetry"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
@@ -56,6 +57,7 @@ type Gateway struct {
 	grpc      *rpcnet.Server
 	ready     atomic.Bool
 	readiness readiness
+	loaded    atomic.Pointer[liveclient.Client] // live, for those who ask while the role starts
 	failed    chan struct{}
 	watched   chan struct{} // closed when the goroutine behind failed has ended
 }
@@ -136,6 +138,7 @@ func (g *Gateway) build(ctx context.Context) error {
 	if err := g.live.Start(ctx); err != nil {
 		return err
 	}
+	g.loaded.Store(g.live)
 	if err := observeNodes(g.cfg.Metrics, g.live, g.query); err != nil {
 		return err
 	}
@@ -161,7 +164,7 @@ func (g *Gateway) listen() error {
 		if err != nil {
 			return dberr.New(dberr.Unavailable, "listen for operations: %w", err)
 		}
-		g.ops = edge.NewServer(l, edge.Operations(g.cfg.Metrics, g.Ready), g.cfg.Logger)
+		g.ops = edge.NewServer(l, telemetry.Operations(g.cfg.Metrics, g.Ready), g.cfg.Logger)
 	}
 	if err := g.listenGRPC(); err != nil {
 		return err
@@ -277,12 +280,12 @@ func (g *Gateway) OpsAddr() net.Addr {
 	return g.ops.Addr()
 }
 
-// Load is the number of subscriptions, for the node's reports.
+// Load is the number of subscriptions, for the node's reports. It may be called at any time.
 func (g *Gateway) Load() uint64 {
-	if g.live == nil {
+	if g == nil || g.loaded.Load() == nil {
 		return 0
 	}
-	_, open, _ := g.live.Stats()
+	_, open, _ := g.loaded.Load().Stats()
 	return uint64(open)
 }
 

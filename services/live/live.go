@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -16,6 +17,9 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/live/internal/group"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/snapshot"
 )
+
+// callers are the roles that may call: gateways for subscriptions, query nodes for system.live.
+var callers = []string{"gateway", "query"}
 
 // Live is the role. Make it with New, then Start.
 type Live struct {
@@ -28,6 +32,7 @@ type Live struct {
 	follow *follower
 	drain  *drainer
 	server *rpcnet.Server
+	loaded atomic.Pointer[group.Hub] // hub, for those who ask while the role starts
 	// calls are the goroutines that send and receive for streams. They end with their stream, which
 	// may be after its handler.
 	calls sync.WaitGroup
@@ -66,10 +71,11 @@ func (l *Live) start(ctx context.Context) (err error) {
 		return err
 	}
 	l.router, l.view, l.hub, l.follow, l.drain = way, view, hub, follow, drain
+	l.loaded.Store(hub)
 	hub.Start(ctx)
 	follow.start(ctx)
 	drain.start(ctx)
-	server, err := rpcnet.NewServer(l.network, l.cfg.Addr, rpcnet.ServerOptions{Logger: l.cfg.Logger})
+	server, err := rpcnet.NewServer(l.network, l.cfg.Addr, rpcnet.ServerOptions{Logger: l.cfg.Logger, Roles: callers})
 	if err != nil {
 		return err
 	}
@@ -100,12 +106,12 @@ func (l *Live) Stop(ctx context.Context) error {
 	return l.waitCalls(ctx)
 }
 
-// Load is the number of subscriptions, for the node's reports.
+// Load is the number of subscriptions, for the node's reports. It may be called at any time.
 func (l *Live) Load() uint64 {
-	if l.hub == nil {
+	if l == nil || l.loaded.Load() == nil {
 		return 0
 	}
-	return uint64(l.hub.Stats().Subscriptions)
+	return uint64(l.loaded.Load().Stats().Subscriptions)
 }
 
 // waitCalls waits for the goroutines of streams. Only a gateway that neither reads nor hangs up can

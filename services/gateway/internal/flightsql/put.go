@@ -186,7 +186,7 @@ func (in *ingestion) acknowledge() (rows uint64, err error) {
 			return rows, nil
 		}
 		if err != nil {
-			return rows, err
+			return rows, dberr.New(dberr.CodeOf(err), "the ingestion broke after %d rows were acknowledged: %w", rows, err)
 		}
 		if err := edge.FromMessage(resp.GetError()); err != nil {
 			return rows, dberr.New(dberr.CodeOf(err), "a batch was refused after %d rows: %w", rows, err)

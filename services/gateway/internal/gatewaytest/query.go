@@ -69,7 +69,7 @@ func (q *Query) PlanSubscription(_ context.Context, req *queryv1.PlanSubscriptio
 	return q.OnSubscribe(req)
 }
 
-// WriteStream answers each batch in order.
+// WriteStream answers each batch in order; a nil answer ends it as when the node is gone.
 func (q *Query) WriteStream(stream queryv1.QueryService_WriteStreamServer) error {
 	for {
 		req, err := stream.Recv()
@@ -82,7 +82,11 @@ func (q *Query) WriteStream(stream queryv1.QueryService_WriteStreamServer) error
 		if q.OnWrite == nil {
 			return errUnscripted
 		}
-		if err := stream.Send(q.OnWrite(req)); err != nil {
+		answer := q.OnWrite(req)
+		if answer == nil {
+			return dberr.New(dberr.Unavailable, "the query node is gone")
+		}
+		if err := stream.Send(answer); err != nil {
 			return err
 		}
 	}

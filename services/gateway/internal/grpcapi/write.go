@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -51,6 +52,8 @@ type writer struct {
 	client kalamv1.KalamService_WriteServer
 	up     queryv1.QueryService_WriteStreamClient
 	ids    chan uint64 // batch ids sent on, in order; closed after the last
+	// position is that of the newest batch acknowledged.
+	position uint64
 }
 
 // forward sends the client's batches on, in order.
@@ -85,7 +88,7 @@ func (w *writer) acknowledge() error {
 			return w.finished()
 		}
 		if err != nil {
-			return err
+			return w.broke(err)
 		}
 		id, ok := <-w.ids
 		if !ok {
@@ -94,7 +97,21 @@ func (w *writer) acknowledge() error {
 		if err := w.client.Send(w.ack(id, resp)); err != nil {
 			return err
 		}
+		w.position = max(w.position, resp.GetPosition())
 	}
+}
+
+// broke is the end of a stream whose query node is gone. Batches have no ids by which they would be known
+// again, so the client decides about those that were not acknowledged; position is that of the last that was.
+func (w *writer) broke(err error) error {
+	if !dberr.Is(err, dberr.Unavailable) {
+		return err
+	}
+	out := dberr.New(dberr.Unavailable, "the write stream broke; batches that were not acknowledged may or may not be written: %w", err)
+	if w.position == 0 {
+		return out
+	}
+	return out.With(dberr.FieldPosition, strconv.FormatUint(w.position, 10))
 }
 
 // finished checks that every batch was answered: silence must not look like success.
@@ -106,7 +123,7 @@ func (w *writer) finished() error {
 		}
 	default:
 	}
-	return dberr.New(dberr.Unavailable, "the write stream ended before every batch was acknowledged")
+	return w.broke(dberr.New(dberr.Unavailable, "the query role ended it early"))
 }
 
 func (w *writer) ack(id uint64, resp *queryv1.WriteStreamResponse) *kalamv1.WriteResponse {

@@ -38,6 +38,7 @@ type bench struct {
 	url     string
 	query   *gatewaytest.Query
 	catalog *gatewaytest.Catalog
+	cfg     Config
 }
 
 var testNow = time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
@@ -72,12 +73,18 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 	for _, f := range change {
 		f(&cfg)
 	}
-	srv := httptest.NewUnstartedServer(edge.Identify(edge.Proxies{}, cfg.Guard, Refuse, New(cfg)))
+	b.cfg = cfg
+	b.behind(edge.Proxies{})
+	return b
+}
+
+// behind serves behind proxies; their X-Forwarded-For counts.
+func (b *bench) behind(proxies edge.Proxies) {
+	srv := httptest.NewUnstartedServer(edge.Identify(proxies, b.cfg.Guard, Refuse, New(b.cfg)))
 	srv.Config.ConnContext = edge.ConnContext
 	srv.Start()
-	t.Cleanup(srv.Close)
+	b.t.Cleanup(srv.Close)
 	b.url = srv.URL
-	return b
 }
 
 type answer struct {
