@@ -16,6 +16,7 @@ LDFLAGS := -X main.version=$(VERSION)
 
 DATA ?= ../shared/data/ubuntu-irc
 ROUNDS ?= 10
+DIR ?= certs
 USERS ?= 100000
 FUZZTIME ?= 10m
 
@@ -29,12 +30,19 @@ toolchain:
 	@command -v gcc >/dev/null && command -v g++ >/dev/null || { echo "gcc and g++ are needed (Debian: apt-get install build-essential)"; exit 1; }
 
 .PHONY: build
-build: toolchain ## build the server into bin/kalamdb
+build: toolchain ## build the server and the nodes of a cluster into bin/
 	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kalamdb ./services/allinone/cmd/kalamdb
+	go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kalamdb-certs ./services/allinone/cmd/kalamdb-certs
+	@for r in storage query live gateway; do \
+	  go build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kalamdb-$$r ./services/$$r/cmd/$$r || exit 1; done
 
 .PHONY: run
 run: build ## build and run the server (KALAMDB_* variables pass through; ARGS='--help')
 	exec ./bin/kalamdb $(ARGS)
+
+.PHONY: certs
+certs: build ## make a development authority and certificates for all roles in DIR
+	./bin/kalamdb-certs --dir '$(DIR)'
 
 .PHONY: test
 test: toolchain ## all tests with the race detector and invariant checks

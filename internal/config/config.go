@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -111,6 +112,8 @@ type Source struct {
 	LookupEnv func(string) (string, bool)
 	// File is read when --config and KALAMDB_CONFIG are absent and it exists; empty means none.
 	File string
+	// Others are sections of programs that share the file: what this one does not know in them is theirs.
+	Others []string
 }
 
 // Load fills dst. It returns pflag.ErrHelp when --help was asked for.
@@ -174,7 +177,9 @@ func loadFile(dst any, path string, src Source) error {
 	defer f.Close()
 	err = toml.NewDecoder(f).DisallowUnknownFields().Decode(dst)
 	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
+	if errors.As(err, &strict) && src.allOthers(strict) {
+		err = nil
+	} else if strict != nil {
 		return dberr.New(dberr.InvalidArgument, "configuration file %s has unknown keys:\n%s", path, strict.String())
 	}
 	var bad *toml.DecodeError
@@ -185,6 +190,16 @@ func loadFile(dst any, path string, src Source) error {
 		return dberr.New(dberr.InvalidArgument, "configuration file %s: %w", path, err)
 	}
 	return nil
+}
+
+// allOthers reports whether every unknown key is in a section of another program.
+func (s *Source) allOthers(unknown *toml.StrictMissingError) bool {
+	for i := range unknown.Errors {
+		if key := unknown.Errors[i].Key(); len(key) == 0 || !slices.Contains(s.Others, key[0]) {
+			return false
+		}
+	}
+	return true
 }
 
 func loadEnv(k Key, lookup func(string) (string, bool)) error {

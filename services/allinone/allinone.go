@@ -3,14 +3,16 @@
 package allinone
 
 import (
-	"context"
+	"fmt"
 	"io"
 	"os"
-	"time"
+	"path/filepath"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/host"
+	"github.com/kalamdb/kalamdb-go/internal/membership"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/secretfile"
 	"github.com/kalamdb/kalamdb-go/internal/telemetry"
 	"github.com/kalamdb/kalamdb-go/services/gateway"
 	"github.com/kalamdb/kalamdb-go/services/live"
@@ -18,24 +20,23 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage"
 )
 
-// jwtSecretBytes makes a secret of 64 characters.
-const jwtSecretBytes = 48
+// Files in the data directory that hold secrets, readable by the server's account only.
+const (
+	// RootPasswordFile is where tools on the same machine find root's first password.
+	RootPasswordFile = "root-password"
+	jwtSecretFile    = "jwt-secret"
+	// jwtSecretBytes makes a secret of 64 characters.
+	jwtSecretBytes = 48
+)
 
-// Node is a running server.
-type Node struct {
-	host    *host.Host
-	gateway *gateway.Gateway
-	timeout time.Duration
-}
-
-// Start starts all roles and returns when clients can connect. version is shown to clients; out gets
-// what a person must see (root's first password).
-func Start(ctx context.Context, cfg Config, version string, tel *telemetry.Telemetry, out io.Writer) (*Node, error) {
+// Roles makes all roles, in the order of their start. version is shown to clients; out gets what a person
+// must see (root's first password).
+func Roles(cfg Config, version string, tel *telemetry.Telemetry, out io.Writer) ([]host.Role, error) {
 	if err := os.MkdirAll(cfg.Storage.DataPath, 0o700); err != nil {
 		return nil, dberr.New(dberr.InvalidArgument, "storage.data_path: %w", err)
 	}
 	if cfg.Auth.JWTSecret == "" {
-		made, _, err := secret(cfg.Storage.DataPath, jwtSecretFile, jwtSecretBytes)
+		made, _, err := secretfile.Get(filepath.Join(cfg.Storage.DataPath, jwtSecretFile), jwtSecretBytes)
 		if err != nil {
 			return nil, err
 		}
@@ -44,26 +45,32 @@ func Start(ctx context.Context, cfg Config, version string, tel *telemetry.Telem
 	s, l, q, g := cfg.roles()
 	s.Logger, l.Logger, q.Logger, g.Logger = tel.Logger, tel.Logger, tel.Logger, tel.Logger
 	s.Metrics, l.Metrics, q.Metrics, g.Metrics = tel.Registry, tel.Registry, tel.Registry, tel.Registry
-	g.Version = version
+	g.Version, s.Version = version, version
 
 	inside := rpcnet.NewLocal()
-	n := &Node{gateway: gateway.New(g, inside, rpcnet.TCP{}), timeout: time.Duration(cfg.Server.ShutdownTimeout)}
-	var err error
-	n.host, err = host.Start(ctx, tel.Logger,
+	catalog, err := rpcnet.Dial(inside, "storage")
+	if err != nil {
+		return nil, err
+	}
+	root := membership.NewRoot(membership.RootConfig{Password: cfg.Auth.RootPassword, Cost: cfg.Auth.BcryptCost, Out: out,
+		File: filepath.Join(cfg.Storage.DataPath, RootPasswordFile)}, catalog)
+	return []host.Role{
 		storage.New(s, inside), // first: everyone else dials it
-		&bootstrap{network: inside, dir: cfg.Storage.DataPath, password: cfg.Auth.RootPassword, cost: cfg.Auth.BcryptCost, out: out},
-		live.New(l, inside),  // before gateway, so that no subscriber is turned away
-		query.New(q, inside), // after live: it lists and ends live queries
-		n.gateway,            // last: opens the public ports
-	)
-	return n, err
+		root,                   // before gateway: nobody meets a server without a password
+		live.New(l, inside),    // before gateway, so that no subscriber is turned away
+		query.New(q, inside),   // after live: it lists and ends live queries
+		&door{gateway.New(g, inside, rpcnet.TCP{}), version}, // last: opens the public ports
+	}, nil
 }
 
-// Gateway is the role that listens outside.
-func (n *Node) Gateway() *gateway.Gateway { return n.gateway }
+// door is the gateway, which tells where clients may connect.
+type door struct {
+	*gateway.Gateway
+	version string
+}
 
-// Wait returns when ctx ends (nil) or a role dies (its error).
-func (n *Node) Wait(ctx context.Context) error { return n.host.Wait(ctx) }
-
-// Stop stops the roles in reverse order, within the configured time.
-func (n *Node) Stop(ctx context.Context) error { return n.host.Stop(ctx, n.timeout) }
+// Greeting is printed when everything serves.
+func (d *door) Greeting() string {
+	return fmt.Sprintf("KalamDB %s is ready: HTTP and WebSocket on %s, gRPC and Flight SQL on %s. Ctrl-C stops it.",
+		d.version, d.HTTPAddr(), d.GRPCAddr())
+}

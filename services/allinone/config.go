@@ -1,11 +1,8 @@
 package allinone
 
 import (
-	"net"
-	"strconv"
-	"time"
-
 	"github.com/kalamdb/kalamdb-go/internal/config"
+	"github.com/kalamdb/kalamdb-go/internal/host"
 	"github.com/kalamdb/kalamdb-go/services/gateway"
 	"github.com/kalamdb/kalamdb-go/services/live"
 	"github.com/kalamdb/kalamdb-go/services/query"
@@ -23,18 +20,16 @@ type Config struct {
 	Security  gateway.Security  `toml:"security"`
 	Auth      Auth              `toml:"auth"`
 	WebSocket gateway.WebSocket `toml:"websocket"`
-	Logging   Logging           `toml:"logging"`
+	Logging   host.Logging      `toml:"logging"`
 }
 
-// Server says where clients reach the process.
+// Sections are all of them: a file for this program holds nothing else.
+var Sections = []string{"server", "storage", "query", "live", "rate_limit", "security", "auth", "websocket", "logging"}
+
+// Server adds the number of the node.
 type Server struct {
-	Host            string          `toml:"host" doc:"address clients connect to; 127.0.0.1 serves this machine only"`
-	Port            uint16          `toml:"port" doc:"port of HTTP and WebSocket"`
-	GRPCPort        uint16          `toml:"grpc_port" env:"KALAMDB_GRPC_PORT" doc:"port of gRPC and Arrow Flight SQL"`
-	OpsPort         uint16          `toml:"ops_port" env:"KALAMDB_OPS_PORT" doc:"port of metrics, readiness and pprof, on 127.0.0.1 only"`
-	PublicOrigin    string          `toml:"public_origin" doc:"what clients reach the server as, e.g. https://db.example"`
-	NodeID          uint16          `toml:"node_id" env:"KALAMDB_NODE_ID,KALAMDB_CLUSTER_NODE_ID" doc:"number of this node, 0 to 511; part of every generated id"`
-	ShutdownTimeout config.Duration `toml:"shutdown_timeout" doc:"how long a clean stop may take before what still runs is cut"`
+	host.Server
+	NodeID uint16 `toml:"node_id" env:"KALAMDB_NODE_ID,KALAMDB_CLUSTER_NODE_ID" doc:"number of this node, 0 to 511; part of every generated id"`
 }
 
 // Storage adds the place of the data to the storage role's settings.
@@ -49,22 +44,15 @@ type Auth struct {
 	RootPassword string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password at the first start; empty makes a random one"`
 }
 
-// Logging says what is logged and how.
-type Logging struct {
-	Level  string `toml:"level" env:"KALAMDB_LOG_LEVEL" doc:"debug, info, warn or error"`
-	Format string `toml:"format" env:"KALAMDB_LOG_FORMAT" doc:"text or json"`
-}
-
 // Defaults are the settings of a server that nobody configured.
 func Defaults() Config {
 	g := gateway.Defaults()
 	return Config{
-		Server: Server{Host: "127.0.0.1", Port: 8080, GRPCPort: 8081, OpsPort: 8082,
-			ShutdownTimeout: config.Duration(30 * time.Second)},
+		Server:    Server{Server: host.DefaultServer()},
 		Storage:   Storage{DataPath: "./data"},
 		RateLimit: g.RateLimit, Security: g.Security, WebSocket: g.WebSocket,
 		Auth:    Auth{Auth: g.Auth},
-		Logging: Logging{Level: "info", Format: "text"},
+		Logging: host.DefaultLogging(),
 	}
 }
 
@@ -75,9 +63,9 @@ func (c *Config) roles() (storage.Config, live.Config, query.Config, gateway.Con
 	q := c.Query
 	q.NodeID, q.PasswordCost, q.Settings = c.Server.NodeID, c.Auth.BcryptCost, config.Keys(c)
 	g := gateway.Config{RateLimit: c.RateLimit, Security: c.Security, Auth: c.Auth.Auth, WebSocket: c.WebSocket,
-		Listen: gateway.Listen{HTTPAddr: address(c.Server.Host, c.Server.Port), GRPCAddr: address(c.Server.Host, c.Server.GRPCPort),
-			OpsAddr: address("127.0.0.1", c.Server.OpsPort), PublicOrigin: c.Server.PublicOrigin}}
+		Listen: gateway.Listen{HTTPAddr: c.Server.HTTPAddr(), GRPCAddr: c.Server.GRPCAddr(), OpsAddr: c.Server.OpsAddr(),
+			PublicOrigin: c.Server.PublicOrigin},
+		DrainDelay: c.Server.DrainDelay}
+	s.Role = "allinone"
 	return s, c.Live, q, g
 }
-
-func address(host string, port uint16) string { return net.JoinHostPort(host, strconv.Itoa(int(port))) }

@@ -1,4 +1,5 @@
-package allinone
+// Package secretfile keeps secrets the server makes for itself in files that only its account can read.
+package secretfile
 
 import (
 	"crypto/rand"
@@ -11,17 +12,9 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
-// Files in the data directory that hold secrets, readable by the server's account only.
-const (
-	// RootPasswordFile is where tools on the same machine find root's first password.
-	RootPasswordFile = "root-password"
-	jwtSecretFile    = "jwt-secret"
-)
-
-// secret returns the content of a secret file, which it makes with random content of n bytes (base64)
-// when absent. The file is durable before secret returns: what is derived from it may be stored then.
-func secret(dir, name string, n int) (value string, created bool, err error) {
-	path := filepath.Join(dir, name)
+// Get returns the content of a secret file, which it makes with random content of n bytes (base64) when
+// absent. The file is durable before Get returns: what is derived from it may be stored then.
+func Get(path string, n int) (value string, created bool, err error) {
 	if b, err := os.ReadFile(path); err == nil {
 		if value = strings.TrimSpace(string(b)); value == "" {
 			return "", false, dberr.New(dberr.Corrupt, "%s is empty; delete it to have a new one made", path)

@@ -1,0 +1,78 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/authn"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/secretfile"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+)
+
+const (
+	rootUser          = "root"
+	rootPasswordBytes = 18 // 24 characters
+)
+
+// RootConfig says how the user root of a new cluster is made.
+type RootConfig struct {
+	// Password from the settings; empty means a random one, which goes into File.
+	Password string
+	File     string
+	// Cost of hashing it, see authn.HashPassword.
+	Cost int
+	// Out gets what a person must see.
+	Out io.Writer
+}
+
+// Root makes the user root of a new cluster. It is started after what holds the users and before what lets
+// them in: nobody meets a server without a password. Of several nodes that try at once one succeeds, and
+// only that one tells its password.
+type Root struct {
+	cfg  RootConfig
+	conn grpc.ClientConnInterface
+}
+
+// NewRoot makes the role; conn leads to the catalog.
+func NewRoot(cfg RootConfig, conn grpc.ClientConnInterface) *Root { return &Root{cfg: cfg, conn: conn} }
+
+// Name is the role's name.
+func (*Root) Name() string { return "root account" }
+
+// Stop has nothing to do.
+func (*Root) Stop(context.Context) error { return nil }
+
+// Start makes the user unless there is one.
+func (r *Root) Start(ctx context.Context) error {
+	catalog := catalogv1.NewCatalogServiceClient(r.conn)
+	got, err := catalog.GetUser(ctx, &catalogv1.GetUserRequest{UserId: rootUser})
+	if err != nil || got.GetUser() != nil {
+		return err
+	}
+	// The file comes first: if the process dies in between, the next start uses the same password.
+	password := r.cfg.Password
+	if password == "" {
+		if password, _, err = secretfile.Get(r.cfg.File, rootPasswordBytes); err != nil {
+			return err
+		}
+	}
+	hash, err := authn.HashPassword(password, r.cfg.Cost)
+	if err != nil {
+		return dberr.New(dberr.InvalidArgument, "the root password: %w", err)
+	}
+	made, err := catalog.Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_CreateUser{
+		CreateUser: &catalogv1.CreateUser{IfNotExists: true, User: &catalogv1.User{UserId: rootUser, PasswordHash: hash,
+			Role: catalogv1.Role_ROLE_SYSTEM, AuthType: "password"}}}}})
+	if err != nil {
+		return err
+	}
+	if r.cfg.Password == "" && made.GetChanged() {
+		fmt.Fprintf(r.cfg.Out, "\nFirst start: the user root was made.\n  password: %s\n  also in:  %s (readable by this account only)\n\n",
+			password, r.cfg.File)
+	}
+	return nil
+}
