@@ -544,12 +544,12 @@ func TestStorageThatNeverStartsTheWatch(t *testing.T) {
 // in the end every copy equals the table, and no event was impossible.
 func TestCopiesEqualTheTable(t *testing.T) {
 	for seed := range uint64(8) {
-		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { copiesEqualTheTable(t, seed) })
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { copiesEqualTheTable(t, seed, "storage") })
 	}
 }
 
-func copiesEqualTheTable(t *testing.T, seed uint64) {
-	w := newWorld(t, Config{QueueMessages: 200, BufferRows: 8, PageRows: 20})
+func copiesEqualTheTable(t *testing.T, seed uint64, nodes ...string) {
+	w := newWorldOn(t, Config{QueueMessages: 200, BufferRows: 8, PageRows: 20}, nodes...)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	steps := 1500
 	if testing.Short() {
@@ -566,7 +566,11 @@ func copiesEqualTheTable(t *testing.T, seed uint64) {
 		user, id := fmt.Sprint("u", rnd.IntN(2)), int64(rnd.IntN(60))
 		switch rnd.IntN(40) {
 		case 0:
-			w.storage.Break()
+			if rnd.IntN(2) == 0 {
+				w.storage.Break()
+			} else {
+				w.storage.Lead(nodes[rnd.IntN(len(nodes))], rnd.IntN(2) == 0)
+			}
 		case 1, 2, 3, 4, 5, 6, 7, 8:
 			w.storage.Delete(messages, user, id)
 		default:

@@ -36,11 +36,15 @@ type world struct {
 	client  livev1.LiveServiceClient
 }
 
-func newWorld(t testing.TB, cfg Config) *world {
+func newWorld(t testing.TB, cfg Config) *world { t.Helper(); return newWorldOn(t, cfg, "storage") }
+
+// newWorldOn has a storage of several nodes.
+func newWorldOn(t testing.TB, cfg Config, nodes ...string) *world {
 	t.Helper()
+	cfg.Seeds = nodes
 	w := &world{t: t, network: rpcnet.NewLocal()}
 	var err error
-	if w.storage, err = storagefake.Start(w.network); err != nil {
+	if w.storage, err = storagefake.StartNodes(w.network, nodes...); err != nil {
 		t.Fatal(err)
 	}
 	w.storage.SetTable(messagesTable(1))

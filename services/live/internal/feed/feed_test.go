@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 func TestWatchesOfOneNodeShareAStream(t *testing.T) {
@@ -41,6 +42,36 @@ func TestWatchesOfOneNodeShareAStream(t *testing.T) {
 	two.want(t, 45, 52)
 	if s.feed.Streams() != 1 {
 		t.Errorf("%d streams", s.feed.Streams())
+	}
+}
+
+// asking is a sink that looks at the watch's position when it is called.
+type asking struct {
+	record
+	watch *Watch
+	seen  []uint64
+}
+
+func (a *asking) Changes(changes []*storagev1.Change) {
+	a.seen = append(a.seen, a.watch.Position())
+	a.record.Changes(changes)
+}
+
+// Nobody is told of a position before the sink has taken what is up to it.
+func TestPositionFollowsDelivery(t *testing.T) {
+	s := newScript(t, "")
+	a := s.node("a")
+	sink := &asking{}
+	sink.watch = s.feed.Add(partition, Caller{}, 5, sink)
+	s.lead("a")
+	d := a.opened()
+	id := d.added().GetWatchId()
+	d.start(id, 5)
+	d.change(id, 6, 7)
+	d.change(id, 8)
+	sink.want(t, 6, 7, 8)
+	if !slices.Equal(sink.seen, []uint64{5, 7}) {
+		t.Errorf("positions while the sink was called: %v", sink.seen)
 	}
 }
 

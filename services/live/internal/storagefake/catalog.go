@@ -62,6 +62,7 @@ func (s *catalogService) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStre
 	for _, t := range s.tables {
 		snapshot.Tables = append(snapshot.Tables, catalog.TableToProto(t))
 	}
+	s.topology(snapshot)
 	first := &catalogv1.WatchResponse{Version: s.version, Event: &catalogv1.WatchResponse_Snapshot{Snapshot: snapshot}}
 	s.catalog = append(s.catalog, events)
 	s.mu.Unlock()

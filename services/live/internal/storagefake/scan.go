@@ -17,17 +17,24 @@ import (
 )
 
 // DoGet serves scans ordered by _seq, which is all that the live role asks for.
-func (s *Storage) DoGet(ticket *flight.Ticket, stream flight.FlightService_DoGetServer) error {
+func (n *Node) DoGet(ticket *flight.Ticket, stream flight.FlightService_DoGetServer) error {
 	var req storagev1.ScanRequest
 	if err := proto.Unmarshal(ticket.GetTicket(), &req); err != nil {
 		return dberr.New(dberr.InvalidArgument, "ticket: %w", err)
 	}
+	s := n.storage
 	s.mu.Lock()
 	before := s.beforeScan
 	s.scans++
 	s.mu.Unlock()
 	if before != nil {
 		before()
+	}
+	s.mu.Lock()
+	leads, notLeader := s.leads(n), s.notLeader()
+	s.mu.Unlock()
+	if !leads {
+		return notLeader
 	}
 	t, rows, position, err := s.read(&req)
 	if err != nil {

@@ -4,11 +4,7 @@
 package storagefake
 
 import (
-	"context"
 	"sync"
-
-	"github.com/apache/arrow-go/v18/arrow/flight"
-	genflight "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
@@ -23,12 +19,12 @@ const FirstSeq = uint64(1) << 57
 
 // Storage is the fake.
 type Storage struct {
-	storagev1.UnimplementedStorageServiceServer
-	flight.BaseFlightServer
+	network rpcnet.Network
 
-	server *rpcnet.Server
+	mu     sync.Mutex
+	nodes  []*Node
+	leader *Node // of the only shard; nil while there is none
 
-	mu         sync.Mutex
 	seq        uint64
 	tables     map[uint32]*catalog.Table
 	users      map[string]*catalogv1.User
@@ -64,26 +60,15 @@ type row struct {
 
 // Start serves an empty storage as "storage".
 func Start(network rpcnet.Network) (*Storage, error) {
-	s := &Storage{seq: FirstSeq, tables: map[uint32]*catalog.Table{}, users: map[string]*catalogv1.User{}, version: 1,
-		partitions: map[partitionKey]*partition{}, sessions: map[*session]struct{}{}}
-	server, err := rpcnet.NewServer(network, "storage", rpcnet.ServerOptions{})
-	if err != nil {
-		return nil, err
-	}
-	s.server = server
-	catalogv1.RegisterCatalogServiceServer(server.Registrar(), &catalogService{Storage: s})
-	storagev1.RegisterStorageServiceServer(server.Registrar(), s)
-	genflight.RegisterFlightServiceServer(server.Registrar(), s)
-	server.Serve()
-	return s, nil
+	return StartNodes(network, "storage")
 }
 
 // Stop ends everything at once.
 func (s *Storage) Stop() {
 	s.Break()
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	s.server.Stop(ctx)
+	for _, n := range s.nodes {
+		n.Stop()
+	}
 }
 
 // Break cuts all watch streams; what is watched is opened again by those who want it.

@@ -28,8 +28,8 @@ const (
 
 // session is one Watch stream.
 type session struct {
-	storage *Storage
-	cancel  context.CancelFunc
+	node   *Node
+	cancel context.CancelFunc
 
 	mu      sync.Mutex
 	dirty   []*watch
@@ -64,10 +64,11 @@ func (ss *session) signal() {
 }
 
 // Watch serves a watch stream.
-func (s *Storage) Watch(stream grpc.BidiStreamingServer[storagev1.WatchRequest, storagev1.WatchResponse]) error {
+func (n *Node) Watch(stream grpc.BidiStreamingServer[storagev1.WatchRequest, storagev1.WatchResponse]) error {
+	s := n.storage
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	ss := &session{storage: s, cancel: cancel, wake: make(chan struct{}, 1), watches: map[uint64]*watch{}}
+	ss := &session{node: n, cancel: cancel, wake: make(chan struct{}, 1), watches: map[uint64]*watch{}}
 	s.mu.Lock()
 	s.sessions[ss] = struct{}{}
 	s.mu.Unlock()
@@ -119,12 +120,18 @@ func (s *Storage) request(ss *session, m *storagev1.WatchRequest) {
 	add := m.GetAdd()
 	refuse := func(code dberr.Code, text string) {
 		ss.mu.Lock()
-		ss.refused = append(ss.refused, &storagev1.WatchEnded{WatchId: add.GetWatchId(), Code: string(code), Message: text})
+		ended := &storagev1.WatchEnded{WatchId: add.GetWatchId(), Code: string(code), Message: text}
+		if code == dberr.NotLeader && s.leader != nil {
+			ended.Fields = map[string]string{dberr.FieldLeader: s.leader.addr}
+		}
+		ss.refused = append(ss.refused, ended)
 		ss.mu.Unlock()
 		ss.signal()
 	}
 	t := s.tables[add.GetTableId()]
 	switch {
+	case !s.leads(ss.node):
+		refuse(dberr.NotLeader, "another node leads")
 	case s.refuse:
 		refuse(dberr.Unavailable, "the shard moves")
 	case t == nil:
@@ -165,7 +172,7 @@ func (s *Storage) round(ctx context.Context, ss *session, send func(*storagev1.W
 		}
 	}
 	s.mu.Lock()
-	position := s.seq
+	position, leads := s.seq, s.leads(ss.node)
 	s.mu.Unlock()
 	ss.mu.Lock()
 	dirty, refused := ss.dirty, ss.refused
@@ -186,6 +193,9 @@ func (s *Storage) round(ctx context.Context, ss *session, send func(*storagev1.W
 				}
 			}
 		}
+	}
+	if !leads {
+		return nil
 	}
 	return send(&storagev1.WatchResponse{Event: &storagev1.WatchResponse_Progress{Progress: &storagev1.Progress{Position: position}}})
 }
@@ -215,7 +225,8 @@ func (s *Storage) take(w *watch) (out []*storagev1.WatchResponse, more bool) {
 		delete(w.session.watches, w.id)
 		delete(w.part.watches, w)
 		out = append(out, &storagev1.WatchResponse{Event: &storagev1.WatchResponse_Ended{
-			Ended: &storagev1.WatchEnded{WatchId: w.id, Code: string(dberr.CodeOf(w.fail)), Message: w.fail.Error()}}})
+			Ended: &storagev1.WatchEnded{WatchId: w.id, Code: string(dberr.CodeOf(w.fail)), Message: w.fail.Error(),
+				Fields: map[string]string{dberr.FieldLeader: dberr.FieldOf(w.fail, dberr.FieldLeader)}}}})
 	}
 	return out, more
 }
