@@ -63,9 +63,7 @@ func TestEventsReachTheirSubscriptions(t *testing.T) {
 			t.Fatalf("b got %v, %v; want %d", ev, err, want)
 		}
 	}
-	if subB.Position() != 6 {
-		t.Errorf("b is at %d", subB.Position())
-	}
+	wantPosition(t, subB, 6)
 	subB.Close()
 	subB.Close()
 	if got := role.Next(t).GetUnsubscribe(); got != b {
@@ -84,9 +82,7 @@ func TestBatchesAreAskedForOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if sub.Position() != 7 {
-		t.Errorf("after half the snapshot the position is %d, want 7", sub.Position())
-	}
+	wantPosition(t, sub, 7)
 	if err := sub.NextBatch(); err != nil {
 		t.Fatal(err)
 	}

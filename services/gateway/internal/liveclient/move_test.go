@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +89,16 @@ func next(t *testing.T, q *Queue) *livev1.ConnectResponse {
 	return ev
 }
 
+// wantPosition waits until the position is as it should be: it moves just after the sink has taken an event.
+func wantPosition(t *testing.T, sub *Subscription, want uint64) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); sub.Position() != want; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("the position is %d, want %d", sub.Position(), want)
+		}
+	}
+}
+
 func wantChange(t *testing.T, q *Queue, seq uint64) {
 	t.Helper()
 	if ev := next(t, q); ev.GetChanged().GetSeq() != seq {
@@ -152,9 +163,7 @@ func TestSubscriptionsMoveUnseen(t *testing.T) {
 		roles["b"].Changed(t, &livev1.Changed{Subscriptions: []uint64{id}, Seq: seq})
 	}
 	wantChange(t, q, 46)
-	if sub.Position() != 46 {
-		t.Errorf("at %d", sub.Position())
-	}
+	wantPosition(t, sub, 46)
 	sub.Close()
 	if got := roles["b"].Next(t).GetUnsubscribe(); got != id {
 		t.Errorf("unsubscribed %d, want %d", got, id)
