@@ -32,6 +32,8 @@ type Options struct {
 	Duration time.Duration
 	// Dir is where the history goes when a check fails.
 	Dir string
+	// Faults are the names of those to use, comma separated; -name leaves one out. Empty means all.
+	Faults string
 }
 
 // Report is what a run did.
@@ -190,7 +192,7 @@ func (r *run) load(ctx context.Context, random *rand.Rand) error {
 		}
 	}
 	fs = append(fs, func() error {
-		err := breakThings(ctx, r.target.Faults(), random, r.note)
+		err := breakThings(ctx, chosen(r.target.Faults(), r.opt.Faults), random, r.note)
 		if err != nil {
 			cancel()
 		}

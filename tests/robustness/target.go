@@ -3,6 +3,8 @@ package robustness
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -52,6 +54,20 @@ func breakThings(ctx context.Context, faults []Fault, random *rand.Rand, note fu
 			return err
 		}
 	}
+}
+
+// chosen are the faults named by list, see Options.Faults.
+func chosen(faults []Fault, list string) []Fault {
+	if list == "" {
+		return faults
+	}
+	names := strings.Split(list, ",")
+	return slices.DeleteFunc(slices.Clone(faults), func(f Fault) bool {
+		if strings.HasPrefix(names[0], "-") {
+			return slices.Contains(names, "-"+f.Name)
+		}
+		return !slices.Contains(names, f.Name)
+	})
 }
 
 func pick(faults []Fault, n int) Fault {

@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"time"
 
+	"github.com/kalamdb/kalamdb-go/tests/clusterproc"
+	"github.com/kalamdb/kalamdb-go/tests/hosts"
 	"github.com/kalamdb/kalamdb-go/tests/robustness"
 )
 
@@ -17,12 +19,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	o := options{}
-	flag.StringVar(&o.target, "target", "single", "what to break: single")
+	flag.StringVar(&o.target, "target", "single", "what to break: single (one process), cluster (processes on loopback), netns (processes on hosts of their own; needs root)")
 	flag.StringVar(&o.binaries, "bin", "bin", "folder of the binaries")
 	flag.IntVar(&o.runs, "runs", 3, "runs")
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "load of one run")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())&0xffffffffff, "seed of the first run; each further run's is one higher")
 	flag.StringVar(&o.keep, "keep", "", "folder for logs and histories of failed runs; empty makes one")
+	flag.StringVar(&o.faults, "faults", "", "comma separated names of the faults to use, -name to leave one out; empty means all")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "robustness: FAILED:", err)
@@ -31,10 +34,10 @@ func main() {
 }
 
 type options struct {
-	target, binaries, keep string
-	runs                   int
-	duration               time.Duration
-	seed                   uint64
+	target, binaries, keep, faults string
+	runs                           int
+	duration                       time.Duration
+	seed                           uint64
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -55,7 +58,7 @@ func run(ctx context.Context, o options) (err error) {
 	}()
 	for i := range o.runs {
 		seed := o.seed + uint64(i)
-		report, err := robustness.Run(ctx, target, robustness.Options{Seed: seed, Duration: o.duration, Dir: o.keep})
+		report, err := robustness.Run(ctx, target, robustness.Options{Seed: seed, Duration: o.duration, Dir: o.keep, Faults: o.faults})
 		if report != nil {
 			fmt.Printf("  run %d/%d seed %d: %s\n", i+1, o.runs, seed, report)
 		}
@@ -67,6 +70,30 @@ func run(ctx context.Context, o options) (err error) {
 	return nil
 }
 
+// startCluster starts three storage nodes and two of every other role.
+func startCluster(ctx context.Context, o options) (robustness.Target, func() error, error) {
+	opt := clusterproc.Options{Bin: o.binaries, Dir: o.keep}
+	if o.target == "netns" {
+		network, err := hosts.New(ctx, "kdbr", 77)
+		if err != nil {
+			return nil, nil, err
+		}
+		opt.Network = network
+	}
+	c, err := clusterproc.Start(ctx, opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := func() error {
+		err := c.Stop()
+		if opt.Network != nil {
+			opt.Network.Close(context.WithoutCancel(ctx))
+		}
+		return err
+	}
+	return &robustness.Cluster{Cluster: c, OnNetwork: opt.Network != nil}, stop, nil
+}
+
 func start(ctx context.Context, o options) (robustness.Target, func() error, error) {
 	switch o.target {
 	case "single":
@@ -75,6 +102,8 @@ func start(ctx context.Context, o options) (robustness.Target, func() error, err
 			return nil, nil, err
 		}
 		return s, s.Stop, nil
+	case "cluster", "netns":
+		return startCluster(ctx, o)
 	}
 	return nil, nil, fmt.Errorf("no target is called %q", o.target)
 }

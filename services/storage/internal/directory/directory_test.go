@@ -125,30 +125,30 @@ func wantCode(t *testing.T, err error, code dberr.Code) {
 func TestStatelessNodesGetFreeIDs(t *testing.T) {
 	f := newFixture(t)
 	query := func(server string) *catalogv1.Node { return &catalogv1.Node{Role: "query", ServerId: server} }
-	if a, b := f.mustRegister(query("a")), f.mustRegister(query("b")); a.GetNodeId() != 2 || b.GetNodeId() != 3 {
+	if a, b := f.mustRegister(query("a")), f.mustRegister(query("b")); a.GetNodeId() != 101 || b.GetNodeId() != 102 {
 		t.Errorf("ids %d and %d", a.GetNodeId(), b.GetNodeId())
 	}
-	if again := f.mustRegister(query("a")); again.GetNodeId() != 2 {
+	if again := f.mustRegister(query("a")); again.GetNodeId() != 101 {
 		t.Errorf("registered again as %d", again.GetNodeId())
 	}
-	f.pass(5*time.Second, 3, "b", nil)
-	f.wantStatus(2, "offline")
-	f.pass(f.cfg.ForgetAfter, 3, "b", nil)
-	f.wantStatus(2, "none")
+	f.pass(5*time.Second, 102, "b", nil)
+	f.wantStatus(101, "offline")
+	f.pass(f.cfg.ForgetAfter, 102, "b", nil)
+	f.wantStatus(101, "none")
 	f.wantStatus(1, "active") // it is the one who looks
-	if c := f.mustRegister(query("c")); c.GetNodeId() != 4 {
-		t.Errorf("id %d, but 2 was in use until shortly ago", c.GetNodeId())
+	if c := f.mustRegister(query("c")); c.GetNodeId() != 103 {
+		t.Errorf("id %d, but 101 was in use until shortly ago", c.GetNodeId())
 	}
-	wantCode(t, f.beat(2, "a", nil), dberr.NotFound)
+	wantCode(t, f.beat(101, "a", nil), dberr.NotFound)
 	f.now = f.now.Add(catalogstate.RetiredFor)
-	if d := f.mustRegister(query("d")); d.GetNodeId() != 2 {
-		t.Errorf("id %d, though 2 is free again", d.GetNodeId())
+	if d := f.mustRegister(query("d")); d.GetNodeId() != 101 {
+		t.Errorf("id %d, though 101 is free again", d.GetNodeId())
 	}
 }
 
 func TestAllIDsInUse(t *testing.T) {
 	f := newFixture(t)
-	for i := 2; i <= catalogstate.NodeIDMax; i++ {
+	for i := assignedFrom; i <= catalogstate.NodeIDMax; i++ {
 		f.mustRegister(&catalogv1.Node{Role: "gateway", ServerId: fmt.Sprint("g", i)})
 	}
 	_, err := f.register(&catalogv1.Node{Role: "gateway", ServerId: "more"})

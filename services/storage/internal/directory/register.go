@@ -102,9 +102,13 @@ func (d *Directory) chooseID(ctx context.Context, node *catalogv1.Node) error {
 	return d.setStatus(ctx, old, catalogv1.NodeStatus_NODE_STATUS_OFFLINE)
 }
 
-// freeID is the lowest id that nobody has or had shortly ago.
+// assignedFrom is the lowest id the cluster chooses. Those below are for nodes that bring their own, as
+// storage nodes do: one that starts later must not find its id taken.
+const assignedFrom = 101
+
+// freeID is the lowest id from assignedFrom that nobody has or had shortly ago.
 func (d *Directory) freeID() (uint32, error) {
-	for id := uint32(1); id <= catalogstate.NodeIDMax; id++ {
+	for id := uint32(assignedFrom); id <= catalogstate.NodeIDMax; id++ {
 		if _, taken := d.cfg.Catalog.Node(id); taken {
 			continue
 		}
@@ -116,7 +120,7 @@ func (d *Directory) freeID() (uint32, error) {
 			return id, nil
 		}
 	}
-	return 0, dberr.New(dberr.LimitExceeded, "all %d node ids are in use (NodeIDMax)", catalogstate.NodeIDMax)
+	return 0, dberr.New(dberr.LimitExceeded, "all node ids from %d to %d are in use (NodeIDMax)", assignedFrom, catalogstate.NodeIDMax)
 }
 
 // lives reports whether a node may be alive: it was heard of, or this leader has not listened for long enough.

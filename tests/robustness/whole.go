@@ -1,0 +1,59 @@
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+// wholeTimeout bounds how long replicas may take to be complete again.
+const wholeTimeout = 2 * time.Minute
+
+// waitWhole returns when every group has all its replicas and they follow.
+func (c *Cluster) waitWhole(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, wholeTimeout)
+	defer cancel()
+	last := errors.New("it was not asked")
+	for ctx.Err() == nil {
+		if last = c.askWhole(ctx); last == nil {
+			return nil
+		}
+		pause(ctx, 200*time.Millisecond)
+	}
+	return fmt.Errorf("replicas are not complete: %w", last)
+}
+
+// askWhole asks system.cluster_groups: as many replicas of each group as there are storage nodes, up to
+// three, and every one knows a leader and has applied what is committed.
+func (c *Cluster) askWhole(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	cl, err := NewGateways(c.Gateways()).Dial("root", c.Root())
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	res, err := cl.Exec(call, "SELECT group_id, COUNT(*), MIN(CASE WHEN current_leader IS NULL THEN 0 ELSE 1 END), MAX(committed) - MIN(last_applied) FROM system.cluster_groups GROUP BY group_id")
+	if err != nil {
+		if explained(err) || dberr.Is(err, dberr.TableNotFound) {
+			return err
+		}
+		return fmt.Errorf("ask for the groups: %w", err)
+	}
+	want := int64(min(3, len(c.Role("storage"))))
+	for _, r := range res.Rows {
+		if n, _ := r[1].(int64); n < want {
+			return fmt.Errorf("group %v has %d of %d replicas", r[0], n, want)
+		}
+		if known, _ := r[2].(int64); known == 0 {
+			return fmt.Errorf("a replica of group %v knows no leader", r[0])
+		}
+	}
+	if len(res.Rows) == 0 {
+		return errors.New("no group is shown")
+	}
+	return nil
+}
