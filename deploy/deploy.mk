@@ -30,10 +30,19 @@ k8s-manifests: bin/helm ## render deploy/k8s/manifests from the chart again
 k8s-schemas: ## write deploy/k8s/schemas again (needs the Go module proxy)
 	tools/k8s/schemas/write.sh
 
+# The server finds out from these which of its features exist.
+KUBE_PKG := k8s.io/component-base/version
+KUBE_LDFLAGS := -X $(KUBE_PKG).gitVersion=v$(KUBE_VERSION) -X $(KUBE_PKG).gitMajor=1 -X $(KUBE_PKG).gitMinor=37
+
 bin/kube-apiserver: tools/kubeapi/go.mod tools/kubeapi/go.sum
-	cd tools/kubeapi && GOWORK=off CGO_ENABLED=0 go build -o ../../bin/ k8s.io/kubernetes/cmd/kube-apiserver
+	cd tools/kubeapi && GOWORK=off CGO_ENABLED=0 go build -ldflags '$(KUBE_LDFLAGS)' -o ../../bin/ k8s.io/kubernetes/cmd/kube-apiserver
 	@touch bin/kube-apiserver
 
 .PHONY: k8s-dry-run
 k8s-dry-run: bin/helm bin/kube-apiserver ## a real Kubernetes API server accepts what deploy/k8s says (needs etcd, kubectl, jq)
 	deploy/k8s/dry-run.sh bin/helm bin/kube-apiserver
+
+.PHONY: k8s-smoke
+k8s-smoke: bin/helm ## run the chart's containers as processes: commands, variables, server.toml, probes, stop (programs from bin/)
+	cd tools/k8s && GOWORK=off go build -o ../../bin/k8s-smoke ./smoke
+	$(TEMPLATE) | bin/k8s-smoke -bin "$(CURDIR)/bin"

@@ -10,7 +10,7 @@ dir=$(mktemp -d)
 pids=()
 finish() {
   status=$?
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done # nothing here is to be kept
   wait
   if [ $status -ne 0 ]; then tail -n 20 "$dir"/*.log; fi
   rm -rf "$dir"

@@ -1,10 +1,14 @@
 {{/* server.toml: what the chart decides over what values.config says. */}}
 {{- define "kalamdb.config" -}}
-{{- $cluster := dict "name" .Values.clusterName
+{{- $cluster := dict "name" .Values.clusterName "certs_dir" "/certs"
+      "listen_addr" (printf ":%s" (include "kalamdb.port.rpc" .)) "raft_listen_addr" (printf ":%s" (include "kalamdb.port.raft" .))
       "join" (include "kalamdb.join" . | fromJsonArray)
       "bootstrap_expect" .Values.storage.bootstrapExpect
       "replication_factor" .Values.storage.replicationFactor }}
-{{- $chart := dict "cluster" $cluster "storage" (dict "shards" .Values.storage.shards) }}
+{{- /* An empty host is every address of the pod, IPv4 and IPv6. */}}
+{{- $server := dict "host" "" "port" (int (include "kalamdb.port.http" .)) "grpc_port" (int (include "kalamdb.port.grpc" .))
+      "ops_host" "" "ops_port" (int (include "kalamdb.port.ops" .)) "drain_delay" "5s" }}
+{{- $chart := dict "server" $server "cluster" $cluster "storage" (dict "shards" .Values.storage.shards) }}
 {{- include "kalamdb.toml" (dict "table" (mergeOverwrite (deepCopy .Values.config) $chart) "name" "") }}
 {{- end }}
 

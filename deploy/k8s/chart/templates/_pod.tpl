@@ -93,11 +93,14 @@ capabilities: {drop: [ALL]}
     secretName: {{ include "kalamdb.jobSecret" .root }}
     items:
       - {key: ca.crt, path: ca.crt}
-      - {key: {{ .role }}.crt, path: tls.crt}
-      - {key: {{ .role }}.key, path: tls.key}
-    {{- else if eq .root.Values.tls.mode "existing" }}
-    secretName: {{ .root.Values.tls.existingSecretPrefix }}{{ .role }}
+      - {key: {{ .role }}.crt, path: {{ .role }}.crt}
+      - {key: {{ .role }}.key, path: {{ .role }}.key}
     {{- else }}
-    secretName: {{ include "kalamdb.name" .root }}-{{ .role }}-tls
+    {{- $prefix := printf "%s-" (include "kalamdb.name" .root) }}
+    secretName: {{ ternary (printf "%s%s" .root.Values.tls.existingSecretPrefix .role) (printf "%s%s-tls" $prefix .role) (eq .root.Values.tls.mode "existing") }}
+    items:
+      - {key: ca.crt, path: ca.crt}
+      - {key: tls.crt, path: {{ .role }}.crt}
+      - {key: tls.key, path: {{ .role }}.key}
     {{- end }}
 {{- end }}

@@ -20,15 +20,18 @@ env:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 ports:
-  - {name: rpc, containerPort: {{ include "kalamdb.port.rpc" .root }}}
   - {name: ops, containerPort: {{ include "kalamdb.port.ops" .root }}}
+  {{- if ne .role "gateway" }}
+  - {name: rpc, containerPort: {{ include "kalamdb.port.rpc" .root }}}
+  {{- end }}
   {{- if eq .role "storage" }}
   - {name: raft, containerPort: {{ include "kalamdb.port.raft" .root }}}
   {{- else if eq .role "gateway" }}
   - {name: http, containerPort: {{ include "kalamdb.port.http" .root }}}
   - {name: grpc, containerPort: {{ include "kalamdb.port.grpc" .root }}}
   {{- end }}
-# Alive: the process answers. Ready: it can do its work now.
+# Alive: the process answers. Ready: it can do its work now. SIGTERM is all that a stop takes: the process stops being
+# ready, serves on for server.drain_delay, and hands over leadership and clients (no preStop is needed).
 startupProbe:
   httpGet: {path: /healthz, port: ops}
   periodSeconds: 2
@@ -43,10 +46,6 @@ readinessProbe:
   periodSeconds: 3
   timeoutSeconds: 3
   failureThreshold: 2
-lifecycle:
-  # Until every host has heard that the pod is going, clients still come. Then SIGTERM: leadership and
-  # clients are handed over.
-  preStop: {sleep: {seconds: 5}}
 resources:
   {{- toYaml .values.resources | nindent 2 }}
 securityContext:
@@ -55,6 +54,9 @@ securityContext:
 
 {{- define "kalamdb.env" -}}
 - {name: KALAMDB_CONFIG, value: /etc/kalamdb/server.toml}
+# The time before it is killed, less the drain delay and a margin.
+- {name: KALAMDB_SERVER_SHUTDOWN_TIMEOUT, value: {{ sub .values.terminationGracePeriodSeconds 10 }}s}
+# The address that others are told, of roles that have no name of their own.
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 # Kubernetes 1.35 and newer copy the node's zone to the pod; before that it is empty, which means unknown.
@@ -65,9 +67,13 @@ securityContext:
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: KALAMDB_CLUSTER_NODE_ID
   valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}
+{{- $self := printf "$(POD_NAME).%s-storage.%s.svc.%s" (include "kalamdb.name" .root) .root.Release.Namespace .root.Values.clusterDomain }}
+- {name: KALAMDB_CLUSTER_ADVERTISE_ADDR, value: "{{ $self }}:{{ include "kalamdb.port.rpc" .root }}"}
+- {name: KALAMDB_CLUSTER_RAFT_ADVERTISE_ADDR, value: "{{ $self }}:{{ include "kalamdb.port.raft" .root }}"}
 - {name: KALAMDB_DATA_DIR, value: /data}
 {{- end }}
 {{- if eq .role "gateway" }}
+- {name: KALAMDB_CLUSTER_API_ADDR, value: "http://$(POD_IP):{{ include "kalamdb.port.http" .root }}"}
 - name: KALAMDB_JWT_SECRET
   valueFrom: {secretKeyRef: {name: {{ include "kalamdb.authSecret" .root }}, key: jwt-secret}}
 - name: KALAMDB_ROOT_PASSWORD
@@ -76,5 +82,5 @@ securityContext:
 {{- end }}
 
 {{- define "kalamdb.certsCommand" -}}
-[/usr/local/bin/kalamdb-certs]
+[/usr/local/bin/kalamdb-certs, --dir=/certs, --cluster={{ .Values.clusterName }}, --valid={{ .Values.tls.job.valid }}]
 {{- end }}
