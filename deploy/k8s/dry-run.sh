@@ -11,7 +11,7 @@ pids=()
 finish() {
   status=$?
   for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done # nothing here is to be kept
-  wait
+  wait 2>/dev/null || true
   if [ $status -ne 0 ]; then tail -n 20 "$dir"/*.log; fi
   rm -rf "$dir"
 }
@@ -52,13 +52,14 @@ kubectl version
 namespace() { # one that warns of everything Pod Security "restricted" would refuse
   kubectl create namespace "$1" >/dev/null
   kubectl label namespace "$1" pod-security.kubernetes.io/warn=restricted pod-security.kubernetes.io/enforce=restricted >/dev/null
+  kubectl create serviceaccount --namespace "$1" default >/dev/null # a controller's work
 }
 custom_resources | xargs -n1 kubectl create -f >/dev/null
 
 for values in "$here"/chart/ci/*.yaml; do
-  name=$(basename "$values" .yaml)
+  name=chart-$(basename "$values" .yaml)
   namespace "$name"
-  echo "chart, $name"
+  echo "$name"
   "$helm" template kalamdb "$here/chart" --namespace "$name" --values "$values" --validate |
     kubectl create --namespace "$name" --warnings-as-errors -f - | sed 's/^/  /'
 done
@@ -70,7 +71,8 @@ kubectl create --namespace kalamdb --warnings-as-errors $(printf -- '-f %s ' "$h
 # Pods are made by controllers, which are not here: one of each workload by hand, where Pod Security refuses, not warns.
 for workload in statefulset/kalamdb-storage deployment/kalamdb-query deployment/kalamdb-live deployment/kalamdb-gateway job/kalamdb-certs; do
   kubectl get --namespace kalamdb "$workload" -o json |
-    jq '.spec.template | .apiVersion = "v1" | .kind = "Pod" | .metadata.name = "by-hand" | del(.spec.serviceAccountName)' |
+    jq '.spec.template | .apiVersion = "v1" | .kind = "Pod" | .metadata.name = "by-hand" | del(.spec.serviceAccountName)
+      | if .spec.containers[0].name == "storage" then .spec.volumes += [{name: "data", emptyDir: {}}] else . end' |
     kubectl create --namespace kalamdb --dry-run=server -f - >/dev/null
 done
 
