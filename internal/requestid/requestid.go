@@ -53,7 +53,19 @@ func (id ID) Derive(content []byte) ID {
 	return ID(h.Sum(nil)[:Size])
 }
 
-type key struct{}
+type (
+	key        struct{}
+	repetition struct{}
+)
+
+// AsRepetition returns a context whose request may have had an earlier attempt.
+func AsRepetition(ctx context.Context) context.Context { return context.WithValue(ctx, repetition{}, true) }
+
+// Repeated reports whether the context's request may have had an earlier attempt.
+func Repeated(ctx context.Context) bool {
+	r, _ := ctx.Value(repetition{}).(bool)
+	return r
+}
 
 // With returns a context that carries an id.
 func With(ctx context.Context, id ID) context.Context { return context.WithValue(ctx, key{}, id) }

@@ -189,8 +189,11 @@ type ExecuteRequest struct {
 	Consistency v11.Consistency `protobuf:"varint,7,opt,name=consistency,proto3,enum=storage.v1.Consistency" json:"consistency,omitempty"`
 	// For CONSISTENCY_STALE.
 	MaxStalenessMs uint32 `protobuf:"varint,8,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// There may have been an earlier attempt with this request_id: a statement that finds nothing to write must
+	// ask whether that was because the earlier one has written.
+	Repetition    bool `protobuf:"varint,9,opt,name=repetition,proto3" json:"repetition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteRequest) Reset() {
@@ -277,6 +280,13 @@ func (x *ExecuteRequest) GetMaxStalenessMs() uint32 {
 		return x.MaxStalenessMs
 	}
 	return 0
+}
+
+func (x *ExecuteRequest) GetRepetition() bool {
+	if x != nil {
+		return x.Repetition
+	}
+	return false
 }
 
 type ExecuteResponse struct {
@@ -1184,7 +1194,7 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"\x05float\x18\x04 \x01(\x01H\x00R\x05float\x12\x14\n" +
 	"\x04text\x18\x05 \x01(\tH\x00R\x04text\x12\x18\n" +
 	"\x06binary\x18\x06 \x01(\fH\x00R\x06binaryB\a\n" +
-	"\x05value\"\xba\x02\n" +
+	"\x05value\"\xda\x02\n" +
 	"\x0eExecuteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12'\n" +
@@ -1194,7 +1204,10 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x06 \x01(\fR\trequestId\x129\n" +
 	"\vconsistency\x18\a \x01(\x0e2\x17.storage.v1.ConsistencyR\vconsistency\x12(\n" +
-	"\x10max_staleness_ms\x18\b \x01(\rR\x0emaxStalenessMs\"\x9a\x01\n" +
+	"\x10max_staleness_ms\x18\b \x01(\rR\x0emaxStalenessMs\x12\x1e\n" +
+	"\n" +
+	"repetition\x18\t \x01(\bR\n" +
+	"repetition\"\x9a\x01\n" +
 	"\x0fExecuteResponse\x123\n" +
 	"\aresults\x18\x01 \x03(\v2\x19.query.v1.StatementResultR\aresults\x12'\n" +
 	"\x05error\x18\x02 \x01(\v2\x11.storage.v1.ErrorR\x05error\x12)\n" +

@@ -303,8 +303,11 @@ type WriteRequest struct {
 	RequestId []byte `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The catalog version the write was bound to: a node that knows only an older one waits for it.
 	CatalogVersion uint64 `protobuf:"varint,7,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// With request_id: remember the id even if nothing is written. An earlier attempt that is still on its way is
+	// then answered like this one, and has no effect.
+	Fence         bool `protobuf:"varint,8,opt,name=fence,proto3" json:"fence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteRequest) Reset() {
@@ -384,6 +387,13 @@ func (x *WriteRequest) GetCatalogVersion() uint64 {
 		return x.CatalogVersion
 	}
 	return 0
+}
+
+func (x *WriteRequest) GetFence() bool {
+	if x != nil {
+		return x.Fence
+	}
+	return false
 }
 
 type TableWrite struct {
@@ -1877,7 +1887,7 @@ var File_storage_v1_storage_proto protoreflect.FileDescriptor
 const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"\x18storage/v1/storage.proto\x12\n" +
-	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\x88\x02\n" +
+	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\x9e\x02\n" +
 	"\fWriteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
@@ -1887,7 +1897,8 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"returnRows\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x06 \x01(\fR\trequestId\x12'\n" +
-	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\"\xf5\x01\n" +
+	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\x12\x14\n" +
+	"\x05fence\x18\b \x01(\bR\x05fence\"\xf5\x01\n" +
 	"\n" +
 	"TableWrite\x12\x19\n" +
 	"\btable_id\x18\x01 \x01(\rR\atableId\x12%\n" +

@@ -80,7 +80,7 @@ func (s *Server) Execute(ctx context.Context, req *kalamv1.ExecuteRequest) (*kal
 	}
 	resp, err := s.query.Execute(ctx, &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(sess.Identity), Sql: req.GetSql(),
 		Params: paramsOf(req.GetParams()), Namespace: req.GetNamespaceId(), RequestId: id, Consistency: level,
-		MaxStalenessMs: req.GetMaxStalenessMs()})
+		MaxStalenessMs: req.GetMaxStalenessMs(), Repetition: req.GetIdempotencyKey() != ""})
 	if err != nil {
 		return nil, err
 	}

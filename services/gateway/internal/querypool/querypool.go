@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
@@ -96,7 +97,19 @@ func (p *Pool) Invoke(ctx context.Context, method string, args, reply any, opts 
 			return err
 		}
 		p.retries.Add(1)
+		args = repeated(args)
 	}
+}
+
+// repeated is a request that says that it was sent before. Requests are shared, so it is a copy.
+func repeated(args any) any {
+	e, executes := args.(*queryv1.ExecuteRequest)
+	if !executes || e.GetRepetition() {
+		return args
+	}
+	again := proto.CloneOf(e)
+	again.Repetition = true
+	return again
 }
 
 func (p *Pool) invoke(ctx context.Context, n *node, method string, args, reply any, opts []grpc.CallOption) error {

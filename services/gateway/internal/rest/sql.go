@@ -82,7 +82,7 @@ func (a *API) execute(e *exchange) (*queryv1.ExecuteResponse, error) {
 	}
 	return a.Query.Execute(e.r.Context(), &queryv1.ExecuteRequest{Identity: catalog.IdentityToProto(e.sess.Identity),
 		Sql: req.sql, Params: req.params, Namespace: req.namespace, RequestId: id,
-		Consistency: req.consistency, MaxStalenessMs: req.staleness})
+		Consistency: req.consistency, MaxStalenessMs: req.staleness, Repetition: e.r.Header.Get(idempotencyHeader) != ""})
 }
 
 // idempotencyHeader is the header of a client's key: two requests with the same one write once.

@@ -60,12 +60,16 @@ func table(state *catalogview.State, namespace string, name sqlfront.Name) (*cat
 	return t, nil
 }
 
-// send writes a batch and builds the statement's result. A batch without rows is not sent.
+// send writes a batch and builds the statement's result. A batch without rows is not sent, unless an earlier
+// attempt of the request may be the reason that nothing is left to write: storage knows, and if it has not
+// seen that attempt it refuses it from now on.
 func (w *Writer) send(ctx context.Context, env *plan.Env, b *batch, verb string, ret *returning) (*Result, error) {
 	result := &Result{Verb: verb, Durability: durabilityOf(b.table)}
 	var written *storagev1.TableWriteResult
-	if len(b.write.Rows) > 0 {
-		resp, err := w.Storage.Write(ctx, b.request(requestid.From(ctx), ret != nil))
+	if empty := len(b.write.Rows) == 0; !empty || requestid.Repeated(ctx) && b.table.Kind != catalog.StreamTable {
+		req := b.request(requestid.From(ctx), ret != nil)
+		req.Fence = empty
+		resp, err := w.Storage.Write(ctx, req)
 		if err != nil {
 			return nil, err
 		}

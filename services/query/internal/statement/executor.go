@@ -110,6 +110,9 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 		return nil, err
 	}
 	id := requestid.FromBytes(req.GetRequestId())
+	if req.GetRepetition() {
+		ctx = requestid.AsRepetition(ctx)
+	}
 	leave, err := e.Gate.Enter(ctx)
 	if err != nil {
 		return nil, err

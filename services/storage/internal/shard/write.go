@@ -108,7 +108,7 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, term ui
 		return nil, err
 	}
 	pend.affected, pend.stored = d.affected, d.stored
-	if len(d.out) == 0 { // nothing to write: everything was skipped
+	if len(d.out) == 0 && (at == nil || !req.GetFence()) { // nothing to write: everything was skipped
 		pend.position = s.Position()
 		pend.finish(nil)
 		return pend, nil
