@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,8 @@ type Config struct {
 	NodeID uint16 `toml:"node_id" env:"KALAMDB_NODE_ID" doc:"number of this node, 1 to 511, unique in the cluster; 0 lets the cluster choose (not for storage nodes)"`
 	Zone   string `toml:"zone" doc:"what may fail together with this node; replicas are spread over zones"`
 
-	Join              []string `toml:"join" doc:"storage nodes to ask first, host:port, comma separated"`
+	Join              []string `toml:"join" doc:"storage nodes to ask first, host:port, comma separated; a storage node that shall make a cluster by itself leaves it empty and sets bootstrap_expect = 1"`
+	Peers             string   `toml:"peers" doc:"the same as id@host:port@http://host:port entries with ; between them, the last part optional: added to join"`
 	BootstrapExpect   int      `toml:"bootstrap_expect" doc:"fresh storage nodes that must have met before one of them makes the cluster"`
 	ReplicationFactor uint32   `toml:"replication_factor" doc:"replicas of each shard in a cluster this node makes"`
 
@@ -58,18 +60,26 @@ func (c *Config) Prepare(role string) error {
 	if c.NodeID > NodeMax {
 		return dberr.New(dberr.InvalidArgument, "cluster.node_id = %d: at most %d is possible", c.NodeID, NodeMax)
 	}
-	if len(c.Join) == 0 {
-		return dberr.New(dberr.InvalidArgument, "cluster.join is empty: name at least one storage node, e.g. KALAMDB_CLUSTER_JOIN=host:9090")
-	}
 	if role == "storage" && c.NodeID == 0 {
 		return dberr.New(dberr.InvalidArgument, "cluster.node_id is 0: a storage node needs a number of its own, 1 to %d", NodeMax)
+	}
+	peers, err := parsePeers(c.Peers)
+	if err != nil {
+		return err
+	}
+	for _, p := range peers {
+		if !slices.Contains(c.Join, p.rpc) && (p.id != c.NodeID || c.NodeID == 0) {
+			c.Join = append(c.Join, p.rpc)
+		}
+	}
+	if err := c.checkJoin(role); err != nil {
+		return err
 	}
 	if c.CertsDir != "" {
 		setEmpty(&c.CAFile, filepath.Join(c.CertsDir, nodecert.CAFile))
 		setEmpty(&c.CertFile, filepath.Join(c.CertsDir, role+".crt"))
 		setEmpty(&c.KeyFile, filepath.Join(c.CertsDir, role+".key"))
 	}
-	var err error
 	if c.AdvertiseAddr, err = advertised("advertise_addr", c.AdvertiseAddr, c.ListenAddr); err != nil {
 		return err
 	}
@@ -77,6 +87,25 @@ func (c *Config) Prepare(role string) error {
 		return err
 	}
 	return c.checkProof()
+}
+
+// checkJoin refuses a node that could find nobody. A storage node may be alone, but only when it says so:
+// one whose settings were forgotten must not make a second cluster.
+func (c *Config) checkJoin(role string) error {
+	for _, addr := range c.Join {
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			return dberr.New(dberr.InvalidArgument, "cluster.join: %q is not host:port", addr)
+		}
+	}
+	switch {
+	case len(c.Join) > 0:
+		return nil
+	case role != "storage":
+		return dberr.New(dberr.InvalidArgument, "cluster.join is empty: name at least one storage node, e.g. KALAMDB_CLUSTER_JOIN=host:9090")
+	case c.BootstrapExpect != 1:
+		return dberr.New(dberr.InvalidArgument, "cluster.join is empty: name other storage nodes, e.g. KALAMDB_CLUSTER_JOIN=host:9090, or set cluster.bootstrap_expect = 1 and this node makes a cluster by itself")
+	}
+	return nil
 }
 
 func setEmpty(dst *string, v string) {

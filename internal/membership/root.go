@@ -2,8 +2,11 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"google.golang.org/grpc"
 
@@ -50,13 +53,15 @@ func (*Root) Stop(context.Context) error { return nil }
 func (r *Root) Start(ctx context.Context) error {
 	catalog := catalogv1.NewCatalogServiceClient(r.conn)
 	got, err := catalog.GetUser(ctx, &catalogv1.GetUserRequest{UserId: rootUser})
-	if err != nil || got.GetUser() != nil {
+	if err != nil {
 		return err
 	}
-	// The file comes first: if the process dies in between, the next start uses the same password.
+	if got.GetUser() != nil {
+		return r.settle(got.GetUser())
+	}
 	password := r.cfg.Password
 	if password == "" {
-		if password, _, err = secretfile.Get(r.cfg.File, rootPasswordBytes); err != nil {
+		if password, _, err = secretfile.Get(r.pending(), rootPasswordBytes); err != nil {
 			return err
 		}
 	}
@@ -64,15 +69,45 @@ func (r *Root) Start(ctx context.Context) error {
 	if err != nil {
 		return dberr.New(dberr.InvalidArgument, "the root password: %w", err)
 	}
-	made, err := catalog.Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_CreateUser{
+	_, err = catalog.Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_CreateUser{
 		CreateUser: &catalogv1.CreateUser{IfNotExists: true, User: &catalogv1.User{UserId: rootUser, PasswordHash: hash,
 			Role: catalogv1.Role_ROLE_SYSTEM, AuthType: "password"}}}}})
 	if err != nil {
 		return err
 	}
-	if r.cfg.Password == "" && made.GetChanged() {
-		fmt.Fprintf(r.cfg.Out, "\nFirst start: the user root was made.\n  password: %s\n  also in:  %s (readable by this account only)\n\n",
-			password, r.cfg.File)
+	// What was stored decides whose password counts, not the answer: a command whose answer was lost is sent again,
+	// and finds its own user there.
+	if got, err = catalog.GetUser(ctx, &catalogv1.GetUserRequest{UserId: rootUser}); err != nil {
+		return err
 	}
-	return nil
+	return r.settle(got.GetUser())
+}
+
+// pending is the file of a password that is not known to count yet. It is there before the user is: if the
+// process dies in between, the next start uses the same password, or learns that it counted.
+func (r *Root) pending() string { return r.cfg.File + ".new" }
+
+// settle tells the password that was waiting, if it is the stored user's, and forgets it otherwise. So
+// File never holds a password that was never root's.
+func (r *Root) settle(stored *catalogv1.User) error {
+	if r.cfg.File == "" {
+		return nil
+	}
+	raw, err := os.ReadFile(r.pending())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return dberr.New(dberr.Internal, "the root password that was made: %w", err)
+	}
+	password := strings.TrimSpace(string(raw))
+	if !authn.CheckPassword(stored.GetPasswordHash(), password) {
+		return secretfile.Remove(r.pending()) // another node was first
+	}
+	if err := secretfile.Put(r.cfg.File, password); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.cfg.Out, "\nFirst start: the user root was made.\n  password: %s\n  also in:  %s (readable by this account only)\n\n",
+		password, r.cfg.File)
+	return secretfile.Remove(r.pending())
 }

@@ -28,11 +28,11 @@ func Get(path string, n int) (value string, created bool, err error) {
 		return "", false, dberr.New(dberr.Internal, "make a secret: %w", err)
 	}
 	value = base64.RawURLEncoding.EncodeToString(raw)
-	return value, true, writeSecret(path, value)
+	return value, true, Put(path, value)
 }
 
-// writeSecret writes a file that is either absent or whole, also after a power cut.
-func writeSecret(path, value string) error {
+// Put writes a secret file, which is then the old or the new one, whole, also after a power cut.
+func Put(path, value string) error {
 	wrap := func(err error) error {
 		if err == nil {
 			return nil
@@ -56,4 +56,12 @@ func writeSecret(path, value string) error {
 		return wrap(err)
 	}
 	return wrap(errors.Join(dir.Sync(), dir.Close()))
+}
+
+// Remove deletes a secret file; one that is absent is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return dberr.New(dberr.Internal, "delete %s: %w", path, err)
+	}
+	return nil
 }

@@ -53,6 +53,7 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 	if err != nil {
 		return nil, err
 	}
+	membership.RegisterMetrics(network, tel.Registry)
 	var node *gateway.Gateway
 	load := func() uint64 { return node.Load() }
 	m := membership.NewMember(&s.Cluster, network, "gateway", version, load, tel.Logger)

@@ -36,6 +36,7 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 	if err != nil {
 		return nil, err
 	}
+	membership.RegisterMetrics(network, tel.Registry)
 	m := membership.NewMember(&s.Cluster, network, "query", version, nil, tel.Logger)
 	role := host.NewLazy("query", func() (host.Role, error) {
 		c := s.Query

@@ -42,6 +42,7 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 	if err != nil {
 		return nil, err
 	}
+	membership.RegisterMetrics(network, tel.Registry)
 	c := s.Storage.Config
 	c.Dir, c.NodeID, c.Version, c.Zone = s.Storage.DataPath, s.Cluster.NodeID, version, s.Cluster.Zone
 	c.Addr, c.AdvertiseAddr = s.Cluster.ListenAddr, s.Cluster.AdvertiseAddr
