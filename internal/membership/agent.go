@@ -45,6 +45,8 @@ type Agent struct {
 	cfg     AgentConfig
 	cluster clusterv1.ClusterServiceClient
 	began   time.Time
+	// takenFor is the constant, or a test's.
+	takenFor time.Duration
 
 	node   *catalogv1.Node // as registered
 	cancel context.CancelFunc
@@ -62,7 +64,7 @@ func NewAgent(cfg AgentConfig, conn grpc.ClientConnInterface) *Agent {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Agent{cfg: cfg, cluster: clusterv1.NewClusterServiceClient(conn), failed: make(chan struct{})}
+	return &Agent{cfg: cfg, cluster: clusterv1.NewClusterServiceClient(conn), takenFor: takenFor, failed: make(chan struct{})}
 }
 
 // Register enters the node into the catalog and returns its number. It tries until ctx ends, unless it is
@@ -81,7 +83,7 @@ func (a *Agent) Register(ctx context.Context) (uint16, error) {
 			return uint16(a.node.GetNodeId()), nil
 		}
 		// The number may still be that of the process before this one, for some seconds.
-		taken := dberr.Is(err, dberr.AlreadyExists) && time.Since(a.began) < takenFor
+		taken := dberr.Is(err, dberr.AlreadyExists) && time.Since(a.began) < a.takenFor
 		if !taken && !dberr.Is(err, dberr.Unavailable) && !dberr.Is(err, dberr.NotLeader) || ctx.Err() != nil {
 			return 0, dberr.New(dberr.CodeOf(err), "register with the cluster: %w", err)
 		}
