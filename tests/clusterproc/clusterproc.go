@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/nodecert"
+	"github.com/kalamdb/kalamdb-go/tests/freeport"
 	"github.com/kalamdb/kalamdb-go/tests/hosts"
 )
 
@@ -138,7 +139,7 @@ func (c *Cluster) add(ctx context.Context, role string, number int) (*Node, erro
 		n.Host, n.host = h, h.Addr
 		n.rpc, n.raft, n.ops, n.http, n.GRPCAddr = h.Addr+":9090", h.Addr+":9091", h.Addr+":8082", h.Addr+":8080", h.Addr+":8081"
 	} else {
-		ports, err := freePorts(5)
+		ports, err := freeport.Take(5)
 		if err != nil {
 			return nil, err
 		}
@@ -249,17 +250,4 @@ func (c *Cluster) env(n *Node) []string {
 		env = append(env, fmt.Sprintf("KALAMDB_CLUSTER_NODE_ID=%d", n.number), "KALAMDB_DATA_DIR="+n.data)
 	}
 	return append(env, c.opt.Env...)
-}
-
-// freePorts finds loopback addresses nobody listens on.
-func freePorts(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
 }

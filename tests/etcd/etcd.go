@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/kalamdb/kalamdb-go/tests/freeport"
 )
 
 // startTimeout bounds the first election.
@@ -40,7 +41,7 @@ func Start(ctx context.Context, dir string, n int) (c *Cluster, err error) {
 			c.Stop()
 		}
 	}()
-	ports, err := freePorts(2 * n)
+	ports, err := freeport.Take(2 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -132,16 +133,4 @@ func (c *Cluster) Stop() {
 			_ = m.Wait()
 		}
 	}
-}
-
-func freePorts(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
 }

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kalamdb/kalamdb-go/tests/freeport"
 )
 
 // startTimeout bounds a start, recovery of the log included.
@@ -47,7 +49,7 @@ type Server struct {
 // Start runs a server and returns once it answers its health check. Ports stay the same for later
 // Restarts.
 func Start(ctx context.Context, opt Options) (*Server, error) {
-	ports, err := freePorts(3)
+	ports, err := freeport.Take(3)
 	if err != nil {
 		return nil, err
 	}
@@ -156,20 +158,6 @@ func (s *Server) ResidentBytes() (int64, error) {
 		}
 	}
 	return 0, errors.New("no VmRSS in /proc status")
-}
-
-// freePorts finds loopback addresses nobody listens on.
-func freePorts(n int) ([]string, error) {
-	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
 }
 
 func port(addr string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -26,7 +27,8 @@ type subscriber struct {
 	begun  chan struct{}
 	opened bool
 
-	position uint64 // 0 until the snapshot is behind it
+	position uint64        // 0 until the snapshot is behind it
+	reached  atomic.Uint64 // position, for who waits for the end
 	// target: the position at which it may end, once it is set.
 	target func() (uint64, bool)
 }
@@ -42,9 +44,11 @@ func (s *subscriber) sql() string {
 // run follows until the target is reached or ctx ends, which is an error when there is a target.
 func (s *subscriber) run(ctx context.Context) error {
 	for {
-		done, err := s.stream(ctx)
-		if done || err != nil {
+		if err := s.stream(ctx); err != nil {
 			return err
+		}
+		if s.arrived() {
+			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: it stands at %d and was to reach the end: a change was missed or the stream hangs", s.sub.Name, s.position)
@@ -53,15 +57,38 @@ func (s *subscriber) run(ctx context.Context) error {
 	}
 }
 
-// stream runs one stream until it breaks.
-func (s *subscriber) stream(ctx context.Context) (done bool, err error) {
+// arrived reports whether the target is set and reached.
+func (s *subscriber) arrived() bool {
+	at, set := s.target()
+	return set && s.reached.Load() >= at
+}
+
+// endWhenArrived ends the stream once the target is reached: the last change may have come before there was
+// a target, and nothing comes after it.
+func (s *subscriber) endWhenArrived(ctx context.Context, end func()) {
+	for ctx.Err() == nil && !s.arrived() {
+		pause(ctx, reopenPause)
+	}
+	end()
+}
+
+// stream runs one stream until it breaks or the target is reached.
+func (s *subscriber) stream(ctx context.Context) error {
 	c, err := s.gateways.Dial(s.partition.User, s.partition.Password)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		s.endWhenArrived(ctx, cancel)
+	}()
+	defer func() {
+		cancel()
+		<-watching
+	}()
 	if s.hangUp {
 		timer := time.AfterFunc(time.Duration(1+s.random.IntN(5000))*time.Millisecond, cancel)
 		defer timer.Stop()
@@ -73,19 +100,17 @@ func (s *subscriber) stream(ctx context.Context) (done bool, err error) {
 	}
 	events, err := c.RPC.Subscribe(ctx, req)
 	if err != nil {
-		return false, s.broken(err)
+		return s.broken(err)
 	}
 	for {
 		ev, err := events.Recv()
 		if err != nil {
-			return false, s.broken(err)
+			return s.broken(err)
 		}
 		if err := s.take(ev); err != nil {
-			return false, fmt.Errorf("%s: %w", s.sub.Name, err)
+			return fmt.Errorf("%s: %w", s.sub.Name, err)
 		}
-		if at, set := s.target(); set && s.position >= at {
-			return true, nil
-		}
+		s.reached.Store(s.position)
 	}
 }
 
