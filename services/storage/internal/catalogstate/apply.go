@@ -33,7 +33,7 @@ type transaction struct {
 func (s *State) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	for from := 0; from < len(logs); {
-		if s.broken {
+		if s.broken.Load() {
 			return refuseAll(results[:from], results[from:])
 		}
 		cmds, err := decode(logs[from:])
@@ -41,7 +41,7 @@ func (s *State) Apply(logs []*raft.Log) []any {
 			err = s.applyTogether(logs[from:from+len(cmds)], cmds, results[from:])
 		}
 		if err != nil {
-			s.broken = true
+			s.broken.Store(true)
 			s.cfg.Fail(dberr.New(dberr.Corrupt, "apply to the catalog after entry %d: %w", s.applied.Load(), err))
 			continue
 		}
@@ -98,10 +98,12 @@ func (s *State) applyTogether(logs []*raft.Log, cmds []*catalogv1.Command, resul
 	return nil
 }
 
+var errFailed = dberr.New(dberr.Unavailable, "this node's catalog failed; see its log")
+
 // refuseAll answers what could not be applied after what could.
 func refuseAll(done, rest []any) []any {
 	for i := range rest {
-		rest[i] = &Result{Err: dberr.New(dberr.Unavailable, "this node's catalog failed; see its log")}
+		rest[i] = &Result{Err: errFailed}
 	}
 	return append(done, rest...)
 }

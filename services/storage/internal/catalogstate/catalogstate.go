@@ -92,7 +92,7 @@ type State struct {
 	watchers map[*watcher]struct{}
 	model    atomic.Pointer[model]
 	applied  atomic.Uint64
-	broken   bool          // an entry could not be applied; apply goroutine only
+	broken   atomic.Bool   // an entry could not be applied, or a restore did not end
 	moved    chan struct{} // closed and replaced by each change; guarded by mu
 
 	sums sums

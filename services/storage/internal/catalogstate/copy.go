@@ -16,8 +16,14 @@ const restoreSuffix = ".restore"
 // Applied is the index of the last command applied.
 func (s *State) Applied() uint64 { return s.applied.Load() }
 
-// MakeDurable has nothing to do: every transaction is synced before it is visible.
-func (s *State) MakeDurable(uint64) error { return nil }
+// MakeDurable has nothing to do: every transaction is synced before it is visible. Raft counts an entry as applied
+// that was refused; a snapshot behind it would make the next start skip it.
+func (s *State) MakeDurable(uint64) error {
+	if s.broken.Load() {
+		return errFailed
+	}
+	return nil
+}
 
 // WriteSnapshot writes the bbolt file as of now.
 func (s *State) WriteSnapshot(w io.Writer) error {
@@ -31,12 +37,25 @@ func (s *State) WriteSnapshot(w io.Writer) error {
 func (s *State) Torn() (bool, error) { return false, nil }
 
 // Restore replaces the file. r must fail where the stream is incomplete, as the group's does: bbolt maps
-// the file and would fault on one that was cut. The rest is checked before the old file goes.
+// the file and would fault on one that was cut. The rest is checked before the old file goes. What fails from then
+// on ends the node, which has no catalog.
 func (s *State) Restore(r io.Reader) error {
+	if s.broken.Load() {
+		return errFailed
+	}
 	path := s.cfg.Path + restoreSuffix
 	if err := receive(path, r); err != nil {
 		return errors.Join(dberr.New(codeOr(err, dberr.Unavailable), "restore the catalog: %w", err), os.Remove(path))
 	}
+	err := s.replace(path)
+	if err != nil {
+		s.broken.Store(true)
+		s.cfg.Fail(dberr.New(dberr.CodeOf(err), "replace the catalog by its leader's snapshot: %w", err))
+	}
+	return err
+}
+
+func (s *State) replace(path string) error {
 	s.file.Lock()
 	defer s.file.Unlock()
 	s.EndWatches(dberr.New(dberr.Unavailable, "the catalog is being replaced"))

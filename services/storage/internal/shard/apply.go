@@ -51,7 +51,7 @@ type outcome struct {
 // one batch. Only then are changes published and writers answered. It reads nothing but memory.
 func (s *Shard) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
-	if s.broken {
+	if s.broken.Load() {
 		return refuseAll(results)
 	}
 	a := s.newApplication()
@@ -252,6 +252,6 @@ func (a *application) commit() bool {
 // abandon stops the node: an entry that is committed and cannot be applied here.
 func (a *application) abandon(err error) {
 	_ = a.batch.Close() // nothing of it was written
-	a.shard.broken = true
+	a.shard.broken.Store(true)
 	a.shard.cfg.Fail(dberr.New(dberr.CodeOf(err), "apply to shard %d after entry %d: %w", a.shard.cfg.ID, a.applied.Index, err))
 }

@@ -30,8 +30,15 @@ func restoringKey(shard uint32) []byte {
 func (s *Shard) Applied() uint64 { return s.applied.Load().Index }
 
 // MakeDurable returns once everything up to index is on disk. The hot store has no write-ahead log, so
-// this flushes it, unless another shard's snapshot or a full memtable has done so.
+// this flushes it, unless another shard's snapshot or a full memtable has done so. Raft counts an entry as applied
+// that was refused; a snapshot behind it would make the next start skip it.
 func (s *Shard) MakeDurable(index uint64) error {
+	if s.broken.Load() {
+		return errFailed
+	}
+	if err := s.notFailed(); err != nil {
+		return err
+	}
 	durable, err := s.durable()
 	if err != nil || durable >= index {
 		return err
@@ -110,8 +117,21 @@ func (s *Shard) Torn() (bool, error) {
 }
 
 // Restore replaces the shard by what WriteSnapshot wrote. A durable marker stands from before the first
-// key goes until the last one is there; the applied index comes last.
+// key goes until the last one is there; the applied index comes last. One that fails ends the node: the shard is
+// neither what it was nor what it should be. The next start repeats it from the received file.
 func (s *Shard) Restore(r io.Reader) error {
+	if s.broken.Load() {
+		return errFailed
+	}
+	err := s.replace(r)
+	if err != nil {
+		s.broken.Store(true)
+		s.cfg.Fail(dberr.New(dberr.CodeOf(err), "replace shard %d by its leader's snapshot: %w", s.cfg.ID, err))
+	}
+	return err
+}
+
+func (s *Shard) replace(r io.Reader) error {
 	if err := s.cfg.DB.Set(restoringKey(s.cfg.ID), nil, pebble.NoSync); err != nil {
 		return restoreFailed(err)
 	}

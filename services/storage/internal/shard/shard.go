@@ -80,9 +80,10 @@ type Shard struct {
 
 	// The applied state; written by Raft's apply goroutine, read by anybody.
 	applied atomic.Pointer[keycodec.Applied]
-	// dropped tables, and whether an entry could not be applied; touched by the apply goroutine only.
+	// dropped tables; touched by the apply goroutine only.
 	dropped map[uint32]bool
-	broken  bool
+	// broken: an entry could not be applied, or a restore did not end. The state then lacks what Raft takes for done.
+	broken atomic.Bool
 
 	requests requests
 	fresh    freshness
