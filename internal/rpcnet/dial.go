@@ -65,8 +65,7 @@ func (c *directConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, metho
 	if server == nil {
 		return nil, dberr.New(dberr.Unavailable, "call %s: %q is not serving", method, c.addr)
 	}
-	s, err := server.streams.NewStream(ctx, desc, method, opts...)
-	return convertingStream{s}, dberr.FromStatus(err)
+	return server.newStream(ctx, desc, method, opts...)
 }
 
 // convertingConn turns status errors back into *dberr.Error.

@@ -20,6 +20,7 @@ type directServer struct {
 	streams *inprocgrpc.Channel
 	unary   grpc.UnaryServerInterceptor
 	methods map[string]directMethod
+	calls   *callTracker
 }
 
 type directMethod struct {
@@ -27,8 +28,8 @@ type directMethod struct {
 	impl    any
 }
 
-func newDirectServer(unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) *directServer {
-	return &directServer{unary: chainUnary(unary), methods: map[string]directMethod{},
+func newDirectServer(calls *callTracker, unary []grpc.UnaryServerInterceptor, stream []grpc.StreamServerInterceptor) *directServer {
+	return &directServer{unary: chainUnary(unary), methods: map[string]directMethod{}, calls: calls,
 		streams: new(inprocgrpc.Channel).WithCloner(sharingCloner{}).WithServerStreamInterceptor(chainStream(stream))}
 }
 
@@ -71,3 +72,45 @@ func (v valueless) Done() <-chan struct{}          { return v.outer.Done() }
 func (v valueless) Err() error                     { return v.outer.Err() }
 func (v valueless) Value(any) any                  { return nil }
 func (v valueless) AfterFunc(f func()) func() bool { return context.AfterFunc(v.outer, f) }
+
+// newStream opens a stream that ends with the server as with the caller: a handler blocked in Send by a client
+// that stopped reading waits for the client's context, which need not end.
+func (d *directServer) newStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	inner, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(d.calls.root, cancel)
+	context.AfterFunc(inner, func() { unhook() })
+	s, err := d.streams.NewStream(inner, desc, method, opts...)
+	if err != nil {
+		cancel()
+		return nil, dberr.FromStatus(err)
+	}
+	return &directStream{ClientStream: s, server: d, caller: ctx, end: cancel, many: desc.ServerStreams}, nil
+}
+
+// directStream is the client's end of a stream in one process.
+type directStream struct {
+	grpc.ClientStream
+	server *directServer
+	caller context.Context
+	end    context.CancelFunc
+	many   bool // the server may send more than one message
+}
+
+func (s *directStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if err != nil || !s.many {
+		s.end() // nothing comes after it
+	}
+	return s.convert(err)
+}
+
+func (s *directStream) SendMsg(m any) error { return s.convert(s.ClientStream.SendMsg(m)) }
+
+// convert tells a stream the server cut from one that the caller ended.
+func (s *directStream) convert(err error) error {
+	err = convertStreamErr(err)
+	if dberr.Is(err, dberr.Canceled) && s.caller.Err() == nil && s.server.calls.root.Err() != nil {
+		return errStopping
+	}
+	return err
+}

@@ -3,13 +3,10 @@ package rpcnet
 import (
 	"context"
 	"net"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-
-	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
 // handshakeTimeout cuts connections whose other end does not prove who it is.
@@ -53,15 +50,6 @@ func PeerFromContext(ctx context.Context) (p Peer, known bool) {
 		p, known = info.AuthInfo.(Peer)
 	}
 	return p, known
-}
-
-// checkRole refuses callers whose role is not among those a server accepts.
-func checkRole(ctx context.Context, accepted []string) error {
-	p, known := PeerFromContext(ctx)
-	if !known || len(accepted) == 0 || slices.Contains(accepted, p.Role) {
-		return nil
-	}
-	return dberr.New(dberr.PermissionDenied, "a node of the role %q may not call this", p.Role)
 }
 
 // peerCredentials let gRPC wait for a connection's handshake and carry its outcome to the handlers. On

@@ -52,15 +52,16 @@ func NewServer(n Network, addr string, opt ServerOptions) (*Server, error) {
 		opt.Logger = slog.Default()
 	}
 	s := &Server{addr: addr, listener: l, done: make(chan error, 1), calls: newCallTracker()}
-	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger, opt.Roles)}, opt.Unary...)
-	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger, opt.Roles)}, opt.Stream...)
+	door := newDoorkeeper(opt.Roles, opt.Logger)
+	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger, door)}, opt.Unary...)
+	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger, door)}, opt.Stream...)
 	grpcOpts := append([]grpc.ServerOption{grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax),
 		grpc.Creds(peerCredentials{insecure.NewCredentials()}), grpc.KeepaliveParams(serverKeepalive), grpc.KeepaliveEnforcementPolicy(keepaliveAllowed)}, opt.GRPC...)
 	grpcOpts = append(grpcOpts, grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
 	s.grpc = grpc.NewServer(grpcOpts...)
 	if local, ok := n.(*Local); ok {
 		s.local = local
-		s.direct = newDirectServer(unary, stream)
+		s.direct = newDirectServer(s.calls, unary, stream)
 	}
 	return s, nil
 }
@@ -117,12 +118,12 @@ func (s *Server) Stop(ctx context.Context) {
 }
 
 // unary converts errors, catches panics, refuses calls while stopping.
-func (s *Server) unary(log *slog.Logger, roles []string) grpc.UnaryServerInterceptor {
+func (s *Server) unary(log *slog.Logger, door *doorkeeper) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
 		if s.stopping.Load() {
 			return nil, dberr.ToStatus(errStopping)
 		}
-		if err := checkRole(ctx, roles); err != nil {
+		if err := door.check(ctx, info.FullMethod); err != nil {
 			return nil, dberr.ToStatus(err)
 		}
 		ctx, end, ok := s.calls.begin(ctx)
@@ -140,12 +141,12 @@ func (s *Server) unary(log *slog.Logger, roles []string) grpc.UnaryServerInterce
 	}
 }
 
-func (s *Server) stream(log *slog.Logger, roles []string) grpc.StreamServerInterceptor {
+func (s *Server) stream(log *slog.Logger, door *doorkeeper) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
 		if s.stopping.Load() {
 			return dberr.ToStatus(errStopping)
 		}
-		if err := checkRole(ss.Context(), roles); err != nil {
+		if err := door.check(ss.Context(), info.FullMethod); err != nil {
 			return dberr.ToStatus(err)
 		}
 		ctx, end, ok := s.calls.begin(ss.Context())

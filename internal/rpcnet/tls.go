@@ -129,13 +129,17 @@ func (t *TLS) identify(s tls.ConnectionState, roots *x509.CertPool) (Peer, error
 	return Peer{Role: role, Name: leaf.Subject.CommonName}, nil
 }
 
-// NodeURI reads cluster and role from a certificate's URIs: exactly one is kalamdb://cluster/role.
+// NodeURI reads cluster and role from a certificate's URIs: exactly one is kalamdb://cluster/role, and says nothing
+// else.
 func NodeURI(uris []*url.URL) (cluster, role string, err error) {
 	found := 0
 	for _, u := range uris {
 		if u.Scheme == "kalamdb" {
 			found++
 			cluster, role = u.Host, strings.TrimPrefix(u.Path, "/")
+			if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
+				role = ""
+			}
 		}
 	}
 	if found != 1 || cluster == "" || role == "" || strings.Contains(role, "/") {

@@ -1,0 +1,91 @@
+package rpcnet
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+)
+
+// flood sends until it cannot, whoever reads.
+type flood struct {
+	livev1.UnimplementedLiveServiceServer
+	sent  chan struct{} // one for each message
+	ended chan error
+}
+
+func (f *flood) Connect(s grpc.BidiStreamingServer[livev1.ConnectRequest, livev1.ConnectResponse]) error {
+	for {
+		if err := s.Send(&livev1.ConnectResponse{}); err != nil {
+			f.ended <- err
+			return err
+		}
+		select {
+		case f.sent <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// floodedStream is a stream nobody reads, whose server has begun to send.
+func floodedStream(t *testing.T) (*Server, *flood, livev1.LiveService_ConnectClient) {
+	t.Helper()
+	n := NewLocal()
+	s, err := NewServer(n, "live", ServerOptions{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &flood{sent: make(chan struct{}, 1), ended: make(chan error, 1)}
+	livev1.RegisterLiveServiceServer(s.Registrar(), f)
+	s.Serve()
+	conn, err := Dial(n, "live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := livev1.NewLiveServiceClient(conn).Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-f.sent
+	return s, f, stream
+}
+
+// A client in the same process that stopped reading, and will not end its context, holds nobody up.
+func TestStopCutsAStreamThatNobodyReads(t *testing.T) {
+	s, f, stream := floodedStream(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	s.Stop(ctx) // hangs unless the blocked Send is cut
+	if err := <-f.ended; err == nil {
+		t.Fatal("the handler ended by itself")
+	}
+	for {
+		if _, err := stream.Recv(); err != nil {
+			if !dberr.Is(err, dberr.Unavailable) {
+				t.Fatalf("the client sees %v", err)
+			}
+			return
+		}
+	}
+}
+
+// The caller's own end stays what it is.
+func TestACallersEndIsItsOwn(t *testing.T) {
+	overEach(t, func(t *testing.T, _ *Server, _ *liveFake, c livev1.LiveServiceClient) {
+		ctx, cancel := context.WithCancel(t.Context())
+		stream, err := c.Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if _, err := stream.Recv(); err == nil || err == io.EOF || dberr.Is(err, dberr.Unavailable) {
+			t.Fatalf("got %v", err)
+		}
+	})
+}
