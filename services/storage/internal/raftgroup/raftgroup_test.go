@@ -163,6 +163,58 @@ func TestASnapshotThatWasReceivedIsRestoredAfterACrash(t *testing.T) {
 	}
 }
 
+// A local snapshot that took its time must not take the place of one the leader sent meanwhile.
+func TestANewerSnapshotStays(t *testing.T) {
+	fs, there := vfs.NewMem(), vfs.NewMem()
+	from := testSnapshots(t, there, openLog(t, there), &bytesState{content: []byte("newer"), applied: 10})
+	localSnapshot(t, from, 10)
+	state := &bytesState{applied: 5}
+	s := testSnapshots(t, fs, openLog(t, fs), state)
+	local, err := s.Create(1, 5, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	receive(t, from, s)
+	if err := local.Close(); err != nil {
+		t.Fatal(err)
+	}
+	localSnapshot(t, s, 10) // as old as the one that waits for its restore
+	if err := s.repair(); err != nil {
+		t.Fatal(err)
+	}
+	if metas, _ := s.List(); len(metas) != 1 || metas[0].Index != 10 || string(state.content) != "newer" {
+		t.Errorf("snapshots %v, state %q", metas, state.content)
+	}
+
+	localSnapshot(t, s, 12)
+	old, err := s.Create(1, 11, 2, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Write([]byte("state")); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Close(); !dberr.Is(err, dberr.Unavailable) {
+		t.Errorf("an older one was received: %v", err)
+	}
+	if metas, _ := s.List(); metas[0].Index != 12 || len(files(t, fs)) != 0 {
+		t.Errorf("snapshots %v, files %v", metas, files(t, fs))
+	}
+}
+
+func TestAReceivedSnapshotThatIsReplacedLeavesNothing(t *testing.T) {
+	fs, there := vfs.NewMem(), vfs.NewMem()
+	from := testSnapshots(t, there, openLog(t, there), &bytesState{content: []byte("newer"), applied: 10})
+	s := testSnapshots(t, fs, openLog(t, fs), &bytesState{})
+	for index := range uint64(2) {
+		localSnapshot(t, from, 10+index)
+		receive(t, from, s) // and its restore fails
+	}
+	if f := files(t, fs); len(f) != 1 {
+		t.Errorf("files %v", f)
+	}
+}
+
 func TestATornStateWithoutItsSnapshotIsAnError(t *testing.T) {
 	fs := vfs.NewMem()
 	s := testSnapshots(t, fs, openLog(t, fs), &bytesState{torn: true})
@@ -401,5 +453,31 @@ func TestReadsShareOneConfirmation(t *testing.T) {
 	}
 	if err := groups[1].ReadBarrier(t.Context()); !dberr.Is(err, dberr.NotLeader) || dberr.FieldOf(err, dberr.FieldLeader) != "n1" {
 		t.Errorf("on the follower: %v, leader %q", err, dberr.FieldOf(err, dberr.FieldLeader))
+	}
+}
+
+// Raft may lead in a new term before this node serves in it: what was committed in between is not applied yet.
+func TestAReadOfAnotherTermIsRefused(t *testing.T) {
+	fs := vfs.NewMem()
+	leads := make(chan uint64, 8)
+	g, err := Open(t.Context(), Config{Group: 7, State: &bytesState{}, Log: openLog(t, fs), Mux: listen(t, rpcnet.NewLocal(), "n1"), FS: fs,
+		SpoolDir: "spool", Bootstrap: true, OnLead: func(term uint64) { leads <- term }, OnFollow: func() {}, Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+		defer cancel()
+		if err := g.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	term := <-leads
+	if err := g.ReadBarrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g.term.Store(term - 1) // as if Raft had lost that term and won this one, and OnLead were still to come
+	if err := g.ReadBarrier(t.Context()); !dberr.Is(err, dberr.NotLeader) {
+		t.Errorf("in term %d, serving %d: %v", term, term-1, err)
 	}
 }

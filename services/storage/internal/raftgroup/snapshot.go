@@ -264,7 +264,7 @@ func (k *sink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close makes the snapshot the group's newest.
+// Close makes the snapshot the group's, if it has no newer one.
 func (k *sink) Close() error {
 	if k.file != nil {
 		err := errors.Join(k.file.Sync(), k.file.Close(), syncDir(k.store.fs, k.store.dir))
@@ -273,9 +273,35 @@ func (k *sink) Close() error {
 			return dberr.New(dberr.Unavailable, "store a received snapshot: %w", err)
 		}
 	}
-	k.store.mu.Lock()
-	defer k.store.mu.Unlock()
-	return k.store.save(&k.meta)
+	return k.store.publish(&k.meta)
+}
+
+// publish makes a snapshot the group's only one, unless that is newer: a local one and one from the leader may be
+// under way at the same time. A local one is left aside then. One that was received has to be refused, as Raft would
+// take the state back to it.
+func (s *snapshots) publish(m *snapshotMeta) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.meta; old != nil && old.Index > m.Index {
+		if m.Spool == "" {
+			return nil
+		}
+		return errors.Join(dberr.New(dberr.Unavailable, "group %d has a snapshot at %d, one at %d is too old", s.group, old.Index, m.Index),
+			s.fs.Remove(s.path(m.Spool)))
+	} else if old != nil && old.Spool != "" && m.Spool == "" && old.Index == m.Index {
+		return nil // its restore may be under way
+	}
+	replaced := s.meta
+	if err := s.save(m); err != nil {
+		return err
+	}
+	if replaced == nil || replaced.Spool == "" {
+		return nil
+	}
+	if err := s.fs.Remove(s.path(replaced.Spool)); err != nil { // its restore failed
+		return dberr.New(dberr.Unavailable, "remove a received snapshot that a newer one replaces: %w", err)
+	}
+	return nil
 }
 
 // syncDir makes new names in a directory durable.

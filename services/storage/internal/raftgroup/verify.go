@@ -15,7 +15,8 @@ import (
 // All of that holds without asking anybody when this node is the only voter. Otherwise a majority is
 // asked, once for all reads that wait.
 func (g *Group) ReadBarrier(ctx context.Context) error {
-	if g.term.Load() == 0 || g.raft.State() != raft.Leader {
+	term := g.term.Load()
+	if !g.servesIn(term) {
 		return g.NotLeader()
 	}
 	if g.soleVoter() {
@@ -27,10 +28,16 @@ func (g *Group) ReadBarrier(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if round.err != nil || g.term.Load() == 0 {
+	if round.err != nil || g.term.Load() != term || !g.servesIn(term) {
 		return g.NotLeader()
 	}
 	return nil
+}
+
+// servesIn reports whether this node leads in a term that it serves. Raft may have won another one already, whose
+// barrier has not been applied: what others committed in between is missing here until then.
+func (g *Group) servesIn(term uint64) bool {
+	return term != 0 && g.raft.State() == raft.Leader && g.raft.CurrentTerm() == term
 }
 
 // verifier runs one confirmation at a time. A read must be confirmed by a round that began after it,
