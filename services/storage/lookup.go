@@ -72,14 +72,14 @@ func (l lookup) RoleOf(user string) (role catalog.Role, exists bool, err error) 
 	return catalog.Role(u.GetRole()), true, nil
 }
 
-// Streams returns a shard's STREAM tables.
-func (l lookup) Streams(id uint32) (*stream.Store, error) {
+// Streams returns a shard's STREAM tables once it is certain that this node leads the shard: only its leader has them.
+func (l lookup) Streams(ctx context.Context, id uint32) (*stream.Store, error) {
 	r, err := l.replica(id)
 	if err != nil {
 		return nil, err
 	}
-	if !r.Shard.Leads() {
-		return nil, r.Shard.NotLeader()
+	if err := r.Shard.ReadBarrier(ctx); err != nil {
+		return nil, err
 	}
 	return r.Stream, nil
 }

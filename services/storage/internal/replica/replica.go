@@ -32,6 +32,7 @@ func (r *Replica) Led() <-chan struct{} { return r.led }
 
 func (r *Replica) lead(term uint64) {
 	r.Shard.Lead(term)
+	r.Stream.Lead() // now _seq is above all that other leaders gave
 	r.once.Do(func() { close(r.led) })
 }
 

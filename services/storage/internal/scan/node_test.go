@@ -78,6 +78,7 @@ func newNode(t testing.TB) *node {
 	n.store = stream.New(stream.Config{Shard: shard, Hub: watch.NewHub(shard, 0, nil), Memory: stream.NewMemory(stream.MemoryConfig{}),
 		Tables: n, NextSeq: n.nextSeq, Now: func() time.Time { return now },
 		Complete: func(*catalog.Table, string, *rowcodec.Row, int) error { return nil }})
+	n.store.Lead()
 	return n
 }
 
@@ -112,7 +113,7 @@ func (n *node) Reader(ctx context.Context, s uint32, want storagev1.Consistency,
 	return n.db, ctx.Err()
 }
 
-func (n *node) Streams(s uint32) (*stream.Store, error) {
+func (n *node) Streams(_ context.Context, s uint32) (*stream.Store, error) {
 	if s != shard {
 		return nil, dberr.New(dberr.NotLeader, "shard %d is elsewhere", s)
 	}

@@ -29,7 +29,7 @@ type Shards interface {
 	// from. maxAge is for CONSISTENCY_STALE.
 	Reader(ctx context.Context, shard uint32, want storagev1.Consistency, maxAge time.Duration) (pebble.Reader, error)
 	// Streams returns the shard's STREAM tables, NotLeader if this node does not lead it.
-	Streams(shard uint32) (*stream.Store, error)
+	Streams(ctx context.Context, shard uint32) (*stream.Store, error)
 	// Table returns the newest version of a table that exists.
 	Table(id uint32) (*catalog.Table, bool)
 	// RoleOf returns an account's role; exists is false for ids without one and for dropped accounts.
@@ -120,11 +120,14 @@ func (s *Server) Scan(ctx context.Context, req *storagev1.ScanRequest, to rowbat
 func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 	shard := p.req.GetShard()
 	if p.table.Kind == catalog.StreamTable {
-		store, err := s.shards.Streams(shard)
+		store, err := s.shards.Streams(ctx, shard)
 		if err != nil {
 			return nil, 0, err
 		}
-		list, position := store.Rows(p.table, p.user)
+		list, position, err := store.Rows(p.table, p.user)
+		if err != nil {
+			return nil, 0, err
+		}
 		return newStreamRows(list, p), position, nil
 	}
 	maxAge := time.Duration(p.req.GetMaxStalenessMs()) * time.Millisecond

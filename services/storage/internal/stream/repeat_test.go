@@ -43,10 +43,11 @@ func TestARequestIsDoneOnce(t *testing.T) {
 	if r, err := n.once(3, "ann", remove, 7); err != nil || r.GetRowsAffected() != 1 {
 		t.Errorf("the delete again: %v, %v", r, err)
 	}
-	if rows, _ := n.store.Rows(n.tables[plain], "ann"); len(rows) != 1 {
+	if rows, _, _ := n.store.Rows(n.tables[plain], "ann"); len(rows) != 1 {
 		t.Errorf("%d rows", len(rows))
 	}
 	n.store.Reset()
+	n.store.Lead()
 	if r, err := n.once(1, "ann", insert, 7); err != nil || r.GetSeqs()[0] == first.GetSeqs()[0] {
 		t.Errorf("after leadership was lost: %v, %v", r, err)
 	}

@@ -42,6 +42,9 @@ type Config struct {
 	Tables Tables
 	// NextSeq makes the _seq of a new row version: the shard's generator.
 	NextSeq func() uint64
+	// Applied is the highest _seq the shard applied: the positions that watches are told include it. Nil means that
+	// the shard has no other tables.
+	Applied func() uint64
 	// Complete fills in the defaults of an inserted row and checks it; n counts the statement's rows from 1.
 	Complete func(t *catalog.Table, user string, row *rowcodec.Row, n int) error
 	// Now is the clock; nil means time.Now.
@@ -61,8 +64,12 @@ type Store struct {
 
 	mu         sync.Mutex
 	partitions map[partitionKey]*partition
+	// leads: this node serves the shard. Between two leaderships nothing is kept, so nothing is answered.
+	leads bool
 	// start is the position before which this memory knows nothing; zero until it is used.
-	start    uint64
+	start uint64
+	// written is the newest _seq written here, or start. position is that or the shard's: what Position tells.
+	written  uint64
 	position uint64
 	repeats  repeats
 }
@@ -84,23 +91,38 @@ func New(cfg Config) *Store {
 }
 
 // begin fixes the start of history at the first use: the shard serves by then, so the generator is above
-// everything an earlier process made.
+// everything an earlier process made. It moves the position to the shard's: both get their _seq from one generator,
+// and what this memory was given a lower one for is written, as mu is held meanwhile.
 func (s *Store) begin() {
 	if s.start == 0 {
 		s.start = s.cfg.NextSeq()
-		s.position = s.start
+		s.written, s.position = s.start, s.start
+	}
+	if s.cfg.Applied != nil {
+		s.position = max(s.position, s.cfg.Applied())
 	}
 }
 
-// Reset forgets everything: this node no longer leads the shard.
+// Lead begins to serve. The shard leads by then.
+func (s *Store) Lead() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leads, s.start = true, 0
+}
+
+// Reset forgets everything, and serves nothing until Lead: this node no longer leads the shard.
 func (s *Store) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k := range s.partitions {
 		s.forget(k)
 	}
-	s.start = 0
+	s.leads, s.start = false, 0
 	s.repeats.reset()
+}
+
+func (s *Store) notLeader() error {
+	return dberr.New(dberr.NotLeader, "this node does not lead shard %d", s.cfg.Shard)
 }
 
 // DropTable forgets a table's rows.
@@ -162,7 +184,7 @@ func (s *Store) current(k partitionKey, t *catalog.Table) *partition {
 	return p
 }
 
-// Position is the highest _seq written; every write up to it has been published.
+// Position is one that every write up to it has been published at, and none is later than.
 func (s *Store) Position() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,20 +201,23 @@ type Row struct {
 
 // Rows returns a partition's rows in no order, and the position they are at: every write up to it is in
 // them, none after.
-func (s *Store) Rows(t *catalog.Table, user string) (rows []Row, position uint64) {
+func (s *Store) Rows(t *catalog.Table, user string) (rows []Row, position uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.leads {
+		return nil, 0, s.notLeader()
+	}
 	s.begin()
 	p := s.current(partitionKey{t.ID, user}, t)
 	if p == nil {
-		return nil, s.position
+		return nil, s.position, nil
 	}
 	rows = make([]Row, 0, len(p.rows))
 	for key, e := range p.rows {
 		rows = append(rows, Row{Key: key, Version: keycodec.Version{Seq: e.change.GetSeq(),
 			SchemaVersion: e.change.GetSchemaVersion(), Row: e.change.GetRow()}})
 	}
-	return rows, s.position
+	return rows, s.position, nil
 }
 
 // readMax bounds the changes of one Read; each is only a pointer.
@@ -207,6 +232,9 @@ func (s *Store) Read(table uint32, user string, afterSeq uint64) (changes []*sto
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.leads {
+		return nil, false, s.notLeader()
+	}
 	s.begin()
 	if afterSeq > s.position {
 		return nil, false, dberr.New(dberr.PositionGone, "position %d is ahead of the STREAM tables of shard %d, which are at %d: read the table again",
@@ -237,7 +265,7 @@ func (s *Store) Read(table uint32, user string, afterSeq uint64) (changes []*sto
 // none that are still within the time to live, and an EPHEMERAL table keeps none while nobody watches.
 func (s *Store) absentFloor(t *catalog.Table) uint64 {
 	if t.Options.Ephemeral {
-		return s.position
+		return s.written
 	}
 	return max(s.start, oldestVisible(s.cfg.Now(), ttlOf(t)))
 }
@@ -278,6 +306,9 @@ func (s *Store) WriteOnce(ctx context.Context, id []byte, t *catalog.Table, user
 	defer s.cfg.Hub.HoldProgress()() // from choosing the _seqs until they are published
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.leads {
+		return nil, s.notLeader()
+	}
 	key := repeatKey(id, user)
 	if answer := s.repeats.get(key); answer != nil {
 		return answer, nil

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,8 @@ type node struct {
 	seqs   *snowflake.Generator
 	tables map[uint32]*catalog.Table
 
+	applied atomic.Uint64 // what the shard's other tables are at
+
 	mu  sync.Mutex
 	now time.Time
 }
@@ -57,7 +60,8 @@ func newNode(t testing.TB, bytesMax int64) *node {
 			}}).Index()
 	}
 	n.store = stream.New(stream.Config{Shard: shard, Hub: n.hub, Memory: n.memory, Tables: n, NextSeq: n.seqs.Next,
-		Now: n.clock, Complete: complete})
+		Now: n.clock, Complete: complete, Applied: n.applied.Load})
+	n.store.Lead()
 	return n
 }
 
@@ -127,7 +131,7 @@ func (n *node) insert(table uint32, user string, ids ...int64) []uint64 {
 // ids lists the keys that a scan would see.
 func (n *node) ids(table uint32, user string) []int64 {
 	n.t.Helper()
-	rows, _ := n.store.Rows(n.tables[table], user)
+	rows, _, _ := n.store.Rows(n.tables[table], user)
 	out := make([]int64, 0, len(rows))
 	for _, r := range rows {
 		row := rowcodec.NewRow(n.tables[table])
@@ -309,6 +313,7 @@ func TestHistory(t *testing.T) {
 		t.Errorf("expired: %v", err)
 	}
 	n.store.Reset()
+	n.store.Lead()
 	if _, err := read(seqs[6]); !dberr.Is(err, dberr.PositionGone) {
 		t.Errorf("another leader's memory: %v", err)
 	}
@@ -494,6 +499,7 @@ func TestEvictionRunsByItself(t *testing.T) {
 	n := newNode(t, 0)
 	m := stream.NewMemory(stream.MemoryConfig{EvictEvery: time.Millisecond})
 	s := stream.New(stream.Config{Hub: watch.NewHub(shard, 0, nil), Memory: m, Tables: n, NextSeq: n.seqs.Next, Now: n.clock, Complete: complete})
+	s.Lead()
 	w := &storagev1.TableWrite{SchemaVersion: 1, Operation: storagev1.Operation_OPERATION_INSERT, Rows: [][]byte{n.row(plain, 1, "")}}
 	if _, err := s.Write(t.Context(), n.tables[plain], "alice", w, false); err != nil {
 		t.Fatal(err)

@@ -207,7 +207,8 @@ func (st *statement) apply(s *Store, returnRows bool) *storagev1.TableWriteResul
 			s.cfg.Memory.release(st.put(p, r, ch))
 		}
 	}
-	s.position = changes[len(changes)-1].GetSeq()
+	s.written = changes[len(changes)-1].GetSeq()
+	s.position = max(s.position, s.written)
 	s.cfg.Hub.PublishUnlogged(st.table.ID, st.user, changes)
 	return res
 }
