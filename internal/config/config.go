@@ -114,9 +114,21 @@ type Source struct {
 	File string
 	// Others are sections of programs that share the file: what this one does not know in them is theirs.
 	Others []string
+	// Refused are sections of Others that would be a mistake of whoever starts this program.
+	Refused []Refused
 }
 
-// Load fills dst. It returns pflag.ErrHelp when --help was asked for.
+// Refused is a section whose presence in the file, or one of whose variables, ends the start.
+type Refused struct {
+	Section   string
+	Variables []string
+	Reason    string
+}
+
+// ErrVersion is returned when --version was asked for.
+var ErrVersion = errors.New("the version was asked for")
+
+// Load fills dst. It returns pflag.ErrHelp when --help was asked for, and ErrVersion.
 func Load(dst any, src Source) error {
 	if src.LookupEnv == nil {
 		src.LookupEnv = os.LookupEnv
@@ -124,6 +136,7 @@ func Load(dst any, src Source) error {
 	keys := Keys(dst)
 	flags := pflag.NewFlagSet("kalamdb", pflag.ContinueOnError)
 	file := flags.String("config", "", "TOML configuration file (variable "+Prefix+"CONFIG)")
+	version := flags.Bool("version", false, "tell the version and end")
 	given := map[string]*string{}
 	for _, k := range keys {
 		given[k.Name] = flags.String(k.Name, format(k.value), k.Doc+" (variable "+strings.Join(k.variables(), " or ")+")")
@@ -137,8 +150,14 @@ func Load(dst any, src Source) error {
 		}
 		return dberr.New(dberr.InvalidArgument, "command line: %w", err)
 	}
+	if *version {
+		return ErrVersion
+	}
 	if flags.NArg() > 0 {
 		return dberr.New(dberr.InvalidArgument, "command line: %q is not a flag; see --help", flags.Arg(0))
+	}
+	if err := src.checkVariables(); err != nil {
+		return err
 	}
 	if err := loadFile(dst, *file, src); err != nil {
 		return err
@@ -177,7 +196,12 @@ func loadFile(dst any, path string, src Source) error {
 	defer f.Close()
 	err = toml.NewDecoder(f).DisallowUnknownFields().Decode(dst)
 	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && src.allOthers(strict) {
+	if errors.As(err, &strict) {
+		if r, ok := src.refused(strict); ok {
+			return dberr.New(dberr.InvalidArgument, "configuration file %s has a section [%s]: %s", path, r.Section, r.Reason)
+		}
+	}
+	if strict != nil && src.allOthers(strict) {
 		err = nil
 	} else if strict != nil {
 		return dberr.New(dberr.InvalidArgument, "configuration file %s has unknown keys:\n%s", path, strict.String())
@@ -190,6 +214,30 @@ func loadFile(dst any, path string, src Source) error {
 		return dberr.New(dberr.InvalidArgument, "configuration file %s: %w", path, err)
 	}
 	return nil
+}
+
+// checkVariables finds variables of refused sections.
+func (s *Source) checkVariables() error {
+	for _, r := range s.Refused {
+		for _, name := range r.Variables {
+			if v, ok := s.LookupEnv(name); ok && v != "" {
+				return dberr.New(dberr.InvalidArgument, "variable %s is set: %s", name, r.Reason)
+			}
+		}
+	}
+	return nil
+}
+
+// refused finds an unknown key of a refused section.
+func (s *Source) refused(unknown *toml.StrictMissingError) (Refused, bool) {
+	for i := range unknown.Errors {
+		for _, r := range s.Refused {
+			if key := unknown.Errors[i].Key(); len(key) > 0 && key[0] == r.Section {
+				return r, true
+			}
+		}
+	}
+	return Refused{}, false
 }
 
 // allOthers reports whether every unknown key is in a section of another program.

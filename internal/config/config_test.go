@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,4 +100,70 @@ func TestSecretsAreMasked(t *testing.T) {
 			t.Errorf("%s shows %q", k.Name, k.Value())
 		}
 	}
+}
+
+func TestOtherProgramsSections(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "server.toml")
+	from := func(text string, env map[string]string, src Source) error {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		src.File = file
+		src.LookupEnv = func(k string) (string, bool) { v, ok := env[k]; return v, ok }
+		return Load(&settings{}, src)
+	}
+	shared := Source{Others: []string{"query", "server", "cluster"}}
+	const others = "[query]\nthreads = 4\n[query.deep]\nx = 1\n[server]\nshown_by = 'another'\nport = 3\n"
+	if err := from(others, nil, shared); err != nil {
+		t.Fatal(err)
+	}
+	if err := from(others, nil, Source{Others: []string{"query"}}); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "shown_by") {
+		t.Errorf("an unknown key in its own section: %v", err)
+	}
+	if err := from(others+"[storage]\nnope = 1\n", nil, shared); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "nope") {
+		t.Errorf("an unknown key beside those of others: %v", err)
+	}
+	if err := from("[server]\nport = 'x'\n[query]\nthreads = 4\n", nil, shared); !dberr.Is(err, dberr.InvalidArgument) {
+		t.Errorf("a bad value beside a section of others: %v", err)
+	}
+
+	refusing := shared
+	refusing.Refused = []Refused{{Section: "cluster", Variables: []string{"KALAMDB_CLUSTER_JOIN"}, Reason: "start another program"}}
+	for _, text := range []string{"[cluster]\n", "[query]\nthreads = 4\n[cluster]\nname = 'x'\n"} {
+		if err := from(text, nil, refusing); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "[cluster]: start another program") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if err := from("", map[string]string{"KALAMDB_CLUSTER_JOIN": "h:1"}, refusing); !dberr.Is(err, dberr.InvalidArgument) ||
+		!strings.Contains(err.Error(), "KALAMDB_CLUSTER_JOIN is set: start another program") {
+		t.Errorf("a variable: %v", err)
+	}
+	if err := from(others, map[string]string{"KALAMDB_CLUSTER_JOIN": ""}, refusing); err != nil {
+		t.Errorf("an empty variable: %v", err)
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	if err := load(t, &settings{}, "", nil, "--version"); !errors.Is(err, ErrVersion) {
+		t.Error(err)
+	}
+	if err := load(t, &settings{}, "", nil, "--version=false"); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzSet(f *testing.F) {
+	f.Add("24h", "a, b", "8080")
+	f.Fuzz(func(t *testing.T, duration, list, port string) {
+		var s settings
+		_ = load(t, &s, "", map[string]string{"KALAMDB_AUTH_EXPIRY": duration})
+		_ = load(t, &s, "", map[string]string{"KALAMDB_AUTH_ISSUERS": list})
+		for _, issuer := range s.Auth.Issuer {
+			if issuer == "" || issuer != strings.TrimSpace(issuer) {
+				t.Fatalf("%q gave %q", list, s.Auth.Issuer)
+			}
+		}
+		_ = load(t, &s, "", map[string]string{"KALAMDB_SERVER_PORT": port})
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -38,6 +39,7 @@ type Program struct {
 	// Settings is filled from file, variables and flags; Server and Logging are parts of it.
 	Settings any
 	Own      []string // sections of Settings; unknown keys in them are errors
+	Refused  []config.Refused
 	Server   *Server
 	Logging  *Logging
 	// Roles makes the roles in the order of their start. They may also say when they are ready (Readier) and
@@ -45,6 +47,8 @@ type Program struct {
 	Roles func(ctx context.Context, tel *telemetry.Telemetry) ([]Role, error)
 	// OwnOperations: a role serves the operations' port itself.
 	OwnOperations bool
+
+	waiting func(context.Context, time.Duration) // a test's, in place of wait
 }
 
 // Readier is a Role that can say why it cannot do its work now.
@@ -58,48 +62,60 @@ type Greeter interface {
 }
 
 // Main runs the program until a signal ends it, and exits. "health" as first argument asks the one that
-// runs on this machine instead.
+// runs on this machine instead, --version tells which it is.
 func Main(p Program) {
-	args := os.Args[1:]
-	ask := len(args) > 0 && args[0] == "health"
-	if ask {
-		args = args[1:]
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := p.load(args)
-	switch {
-	case err != nil:
-	case ask:
-		err = p.askHealth(ctx)
-	default:
-		err = p.run(ctx)
-	}
+	err := p.execute(ctx, os.Args[1:], os.Stdout)
 	if err != nil && !errors.Is(err, pflag.ErrHelp) {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
 		os.Exit(1)
 	}
 }
 
+func (p *Program) execute(ctx context.Context, args []string, out io.Writer) error {
+	ask := len(args) > 0 && args[0] == "health"
+	if ask {
+		args = args[1:]
+	}
+	err := p.load(args)
+	switch {
+	case errors.Is(err, config.ErrVersion):
+		_, err = fmt.Fprintln(out, VersionLine(p.Name, p.Version))
+		return err
+	case err != nil:
+		return err
+	case ask:
+		return p.askHealth(ctx)
+	}
+	return p.run(ctx, out)
+}
+
+// VersionLine is what programs answer to --version.
+func VersionLine(name, version string) string {
+	return fmt.Sprintf("%s %s (%s, %s/%s)", name, version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func (p *Program) load(args []string) error {
 	var others []string
 	for _, s := range sections {
-		own := false
-		for _, o := range p.Own {
-			own = own || s == o
-		}
-		if !own {
+		if !slices.Contains(p.Own, s) {
 			others = append(others, s)
 		}
 	}
-	return config.Load(p.Settings, config.Source{Args: args, File: settingsFile, Others: others})
+	return config.Load(p.Settings, config.Source{Args: args, File: settingsFile, Others: others, Refused: p.Refused})
 }
 
-func (p *Program) run(ctx context.Context) error {
+func (p *Program) run(ctx context.Context, out io.Writer) error {
 	if p.Server.Workers > 0 {
 		runtime.GOMAXPROCS(p.Server.Workers)
 	}
-	tel, err := telemetry.New(telemetry.Config{Level: p.Logging.Level, Format: p.Logging.Format, Output: os.Stderr})
+	output, file, err := p.Logging.open(os.Stderr)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	tel, err := telemetry.New(telemetry.Config{Level: p.Logging.Level, Format: p.Logging.Format, Output: output})
 	if err != nil {
 		return err
 	}
@@ -122,19 +138,23 @@ func (p *Program) run(ctx context.Context) error {
 	ready.started.Store(true)
 	for _, r := range roles {
 		if g, ok := r.(Greeter); ok && g.Greeting() != "" {
-			fmt.Println(g.Greeting())
+			fmt.Fprintln(out, g.Greeting())
 		}
 	}
 	err = h.Wait(ctx)
 	ready.started.Store(false)
 	stop := context.WithoutCancel(ctx)
 	if err == nil && !p.OwnOperations { // whoever still sends here is told to stop first
-		wait(stop, time.Duration(p.Server.DrainDelay))
+		p.wait(stop, time.Duration(p.Server.DrainDelay))
 	}
 	return errors.Join(err, h.Stop(stop, time.Duration(p.Server.ShutdownTimeout)))
 }
 
-func wait(ctx context.Context, d time.Duration) {
+func (p *Program) wait(ctx context.Context, d time.Duration) {
+	if p.waiting != nil {
+		p.waiting(ctx, d)
+		return
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

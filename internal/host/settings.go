@@ -1,11 +1,14 @@
 package host
 
 import (
+	"io"
 	"net"
 	"strconv"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/config"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/telemetry"
 )
 
 // Server is the section [server] of the settings, the same for every program: where clients and operators
@@ -24,8 +27,10 @@ type Server struct {
 
 // Logging is the section [logging].
 type Logging struct {
-	Level  string `toml:"level" env:"KALAMDB_LOG_LEVEL" doc:"debug, info, warn or error"`
-	Format string `toml:"format" env:"KALAMDB_LOG_FORMAT" doc:"text or json"`
+	Level   string `toml:"level" env:"KALAMDB_LOG_LEVEL" doc:"debug, info, warn or error"`
+	Format  string `toml:"format" env:"KALAMDB_LOG_FORMAT" doc:"text or json"`
+	Path    string `toml:"logs_path" env:"KALAMDB_LOGS_DIR" doc:"folder in which the log is also written, as server.log and older files; empty means none"`
+	Console bool   `toml:"log_to_console" env:"KALAMDB_LOG_TO_CONSOLE" doc:"whether the log goes to the standard error stream"`
 }
 
 // DefaultServer and DefaultLogging are the settings of a program that nobody configured.
@@ -34,8 +39,26 @@ func DefaultServer() Server {
 		ShutdownTimeout: config.Duration(30 * time.Second)}
 }
 
-// DefaultLogging logs text from info up.
-func DefaultLogging() Logging { return Logging{Level: "info", Format: "text"} }
+// DefaultLogging logs text from info up, to the console.
+func DefaultLogging() Logging { return Logging{Level: "info", Format: "text", Console: true} }
+
+// open makes where the log goes. The closer is never nil.
+func (l *Logging) open(console io.Writer) (io.Writer, io.Closer, error) {
+	if l.Path == "" {
+		if !l.Console {
+			return nil, nil, dberr.New(dberr.InvalidArgument, "logging.log_to_console is false and logging.logs_path is empty: the log would go nowhere")
+		}
+		return console, io.NopCloser(nil), nil
+	}
+	file, err := telemetry.OpenLogFile(l.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if l.Console {
+		return telemetry.Tee{console, file}, file, nil
+	}
+	return file, file, nil
+}
 
 // HTTPAddr, GRPCAddr and OpsAddr are addresses to listen on.
 func (s *Server) HTTPAddr() string { return address(s.Host, s.Port) }

@@ -26,6 +26,13 @@ type Config struct {
 // Sections are all of them: a file for this program holds nothing else.
 var Sections = []string{"server", "storage", "query", "live", "rate_limit", "security", "auth", "websocket", "logging"}
 
+// Refused are the settings of nodes of a cluster: ignoring them would leave somebody with as many servers that
+// do not know each other.
+var Refused = []config.Refused{{Section: "cluster",
+	Variables: []string{"KALAMDB_CLUSTER_JOIN", "KALAMDB_CLUSTER_PEERS"},
+	Reason: "kalamdb is one server by itself and joins no cluster; " +
+		"start kalamdb-storage, kalamdb-query, kalamdb-live and kalamdb-gateway with these settings"}}
+
 // Server adds the number of the node.
 type Server struct {
 	host.Server

@@ -11,8 +11,12 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kalamdb/kalamdb-go/internal/host"
 	"github.com/kalamdb/kalamdb-go/internal/nodecert"
 )
+
+// version is set by the Makefile.
+var version = "dev"
 
 func main() {
 	if err := run(); err != nil && !errors.Is(err, pflag.ErrHelp) {
@@ -28,8 +32,13 @@ func run() error {
 	authority := flags.Duration("authority-valid", 10*365*24*time.Hour, "how long a new authority is good")
 	valid := flags.Duration("valid", 365*24*time.Hour, "how long the nodes' certificates are good")
 	keep := flags.Bool("keep", false, "keep node certificates that exist")
+	tell := flags.Bool("version", false, "tell the version and end")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		return err
+	}
+	if *tell {
+		fmt.Println(host.VersionLine("kalamdb-certs", version))
+		return nil
 	}
 	a, err := nodecert.LoadAuthority(*dir)
 	if _, missing := os.Stat(filepath.Join(*dir, nodecert.CAKeyFile)); errors.Is(missing, os.ErrNotExist) {

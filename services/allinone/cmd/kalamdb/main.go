@@ -16,7 +16,7 @@ var version = "dev"
 func main() {
 	cfg := allinone.Defaults()
 	host.Main(host.Program{Name: "kalamdb", Version: version, Settings: &cfg, Server: &cfg.Server.Server, Logging: &cfg.Logging,
-		Own: allinone.Sections, OwnOperations: true,
+		Own: allinone.Sections, Refused: allinone.Refused, OwnOperations: true,
 		Roles: func(_ context.Context, tel *telemetry.Telemetry) ([]host.Role, error) {
 			return allinone.Roles(cfg, version, tel, os.Stdout)
 		}})
