@@ -257,17 +257,26 @@ func FirstBucket(r pebble.Reader, shard uint32) (bucket uint32, err error) {
 	return bucket, errors.Join(err, it.Error(), it.Close())
 }
 
-// Prune drops the buckets before the given one and records that positions in them are gone. It reports
-// whether there was anything to drop.
+// Prune drops the buckets before the given one and records which positions are gone: none from the last change on,
+// as whoever has that lacks nothing, however long ago it was. It reports whether there was anything to drop. The
+// shard must apply nothing meanwhile.
 func Prune(db *pebble.DB, shard, before uint32) (bool, error) {
 	start, end := keycodec.ChangePrefix(shard), keycodec.ChangeBucketPrefix(nil, shard, before)
 	if found, err := anyKey(db, start, end); err != nil || !found {
 		return false, err
 	}
+	oldest := bucketStart(before) - 1
+	applied, found, err := readApplied(db, shard)
+	if err != nil {
+		return false, err
+	}
+	if found {
+		oldest = min(oldest, applied.Seq)
+	}
 	b := db.NewBatch()
 	defer func() { _ = b.Close() }()
-	gone := binary.BigEndian.AppendUint64(nil, bucketStart(before)-1)
-	err := errors.Join(b.DeleteRange(start, end, nil), b.Set(keycodec.PrunedKey(shard), gone, nil))
+	gone := binary.BigEndian.AppendUint64(nil, oldest)
+	err = errors.Join(b.DeleteRange(start, end, nil), b.Set(keycodec.PrunedKey(shard), gone, nil))
 	if err == nil {
 		err = b.Commit(pebble.NoSync)
 	}
@@ -298,21 +307,26 @@ type Log struct {
 // Read returns the partition's next changes after a position. A position the shard has not reached is of
 // another history, and as gone as one that is too old.
 func (l Log) Read(table uint32, user string, afterSeq uint64) ([]*storagev1.Change, bool, error) {
-	v, closer, err := l.Reader.Get(keycodec.AppliedKey(l.Shard))
-	var applied keycodec.Applied
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-	case err != nil:
-		return nil, false, dberr.New(dberr.Internal, "read the applied position of shard %d: %w", l.Shard, err)
-	default:
-		applied, err = keycodec.DecodeApplied(v)
-		if err = errors.Join(err, closer.Close()); err != nil {
-			return nil, false, err
-		}
+	applied, _, err := readApplied(l.Reader, l.Shard)
+	if err != nil {
+		return nil, false, err
 	}
 	if afterSeq > max(applied.Seq, Beginning) {
 		return nil, false, dberr.New(dberr.PositionGone,
 			"position %d is ahead of shard %d, which is at %d: read the table again", afterSeq, l.Shard, applied.Seq)
 	}
 	return Read(l.Reader, l.Shard, table, user, afterSeq, Limits{})
+}
+
+// readApplied reads how far a shard has been applied; a new one not at all.
+func readApplied(r pebble.Reader, shard uint32) (a keycodec.Applied, found bool, err error) {
+	v, closer, err := r.Get(keycodec.AppliedKey(shard))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return a, false, nil
+	}
+	if err != nil {
+		return a, false, dberr.New(dberr.Internal, "read the applied position of shard %d: %w", shard, err)
+	}
+	a, err = keycodec.DecodeApplied(v)
+	return a, true, errors.Join(err, closer.Close())
 }

@@ -136,6 +136,27 @@ func TestPruneMakesOldPositionsGone(t *testing.T) {
 	}
 }
 
+// A client that has the last change lacks nothing, however long ago that was.
+func TestPruningAQuietShardKeepsItsLastPosition(t *testing.T) {
+	db := open(t)
+	last := seqIn(11, 1)
+	put(t, db, table, "u", seqIn(10, 1), last)
+	applied := keycodec.AppendApplied(nil, keycodec.Applied{Index: 2, Term: 1, Seq: last})
+	if err := db.Set(keycodec.AppliedKey(shard), applied, pebble.NoSync); err != nil {
+		t.Fatal(err)
+	}
+	if dropped, err := Prune(db, shard, 40); err != nil || !dropped {
+		t.Fatalf("prune: %v, %v", dropped, err)
+	}
+	put(t, db, table, "u", seqIn(41, 1))
+	if got, _ := read(t, db, "u", last, Limits{}); len(got) != 1 || got[0] != seqIn(41, 1) {
+		t.Errorf("after the last change: %v", got)
+	}
+	if _, _, err := Read(db, shard, table, "u", last-1, Limits{}); !dberr.Is(err, dberr.PositionGone) {
+		t.Errorf("before it: %v", err)
+	}
+}
+
 func TestLogRefusesPositionsAhead(t *testing.T) {
 	db := open(t)
 	put(t, db, table, "u", 5)

@@ -214,7 +214,9 @@ func (a *application) commit() bool {
 	s.requests.applied(a.buckets, a.requests)
 	err := a.batch.Set(keycodec.AppliedKey(s.cfg.ID), keycodec.AppendApplied(nil, a.applied), nil)
 	if err == nil {
+		s.pruning.Lock()
 		err = a.batch.Commit(pebble.NoSync)
+		s.pruning.Unlock()
 	}
 	if err != nil {
 		a.abandon(err)

@@ -85,6 +85,9 @@ type Shard struct {
 	// broken: an entry could not be applied, or a restore did not end. The state then lacks what Raft takes for done.
 	broken atomic.Bool
 
+	// pruning orders Prune against the batches of apply: a replica that catches up may apply changes of pruned hours.
+	pruning sync.Mutex
+
 	requests requests
 	fresh    freshness
 	progress progress
@@ -275,6 +278,8 @@ func (s *Shard) Position() uint64 { return s.applied.Load().Seq }
 
 // Prune drops the change log before a point in time. Replicas prune by their own clocks.
 func (s *Shard) Prune(before time.Time) (bool, error) {
+	s.pruning.Lock()
+	defer s.pruning.Unlock()
 	return changelog.Prune(s.cfg.DB, s.cfg.ID, changelog.BucketAt(before))
 }
 

@@ -100,6 +100,17 @@ func (n *node) write(table uint32, user string, rows int) {
 	n.hub.Advance(n.last)
 }
 
+// hour moves the shard on into the next hour of the change log.
+func (n *node) hour() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for changelog.Bucket(n.last) == 0 {
+		n.last += 1 << 30
+	}
+	n.commit(0, "")
+	n.hub.Advance(n.last)
+}
+
 func (n *node) commit(rows int, user string) []*storagev1.Change {
 	b := n.db.NewBatch()
 	changes := make([]*storagev1.Change, rows)

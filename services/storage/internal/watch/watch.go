@@ -45,6 +45,10 @@ func (w *watch) offer(ch *storagev1.Change) {
 	size := changeBytes(ch)
 	if len(w.queue) >= queueRowsMax || w.bytes > 0 && w.bytes+size > queueBytesMax || !w.session.reserve(size) {
 		w.live = false // reads on in history, from seen
+		if !w.unlogged {
+			// Up to there it was offered everything, perhaps long ago nothing: history need not reach back so far.
+			w.seen = max(w.seen, w.hub.position)
+		}
 		return
 	}
 	w.queue = append(w.queue, ch)

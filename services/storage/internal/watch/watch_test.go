@@ -194,6 +194,7 @@ func TestRemovedWatchIsSilent(t *testing.T) {
 func TestPrunedPositionIsGone(t *testing.T) {
 	n := newNode(t)
 	n.write(userTable, "alice", 2)
+	n.hour()
 	if pruned, err := changelog.Prune(n.db, shard, 1); err != nil || !pruned {
 		t.Fatalf("%v, %v", pruned, err)
 	}
@@ -202,6 +203,24 @@ func TestPrunedPositionIsGone(t *testing.T) {
 	if e := c.next(t).GetEnded(); e.GetCode() != string(dberr.PositionGone) {
 		t.Fatalf("got %v", e)
 	}
+}
+
+// A watch that nothing came for is at the shard's position, however old the last change it was sent.
+func TestAnIdleWatchThatFallsBehindReadsOnFromThePosition(t *testing.T) {
+	n := newNode(t)
+	c := connect(t, n)
+	c.add(1, userTable, "alice", 0)
+	c.started(t)
+	n.write(userTable, "bob", 2)
+	n.hour()
+	n.write(userTable, "bob", 1)
+	if pruned, err := changelog.Prune(n.db, shard, 1); err != nil || !pruned {
+		t.Fatalf("%v, %v", pruned, err)
+	}
+	from := n.position()
+	const rows = 5000 // more than its queue holds, in one batch
+	n.write(userTable, "alice", rows)
+	checkRun(t, c.follow(t, from+rows), from, from+rows)
 }
 
 // A reader that stands still while more comes than its queue holds goes on from the log.
