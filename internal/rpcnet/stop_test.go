@@ -34,7 +34,7 @@ func (f *flood) Connect(s grpc.BidiStreamingServer[livev1.ConnectRequest, livev1
 }
 
 // floodedStream is a stream nobody reads, whose server has begun to send.
-func floodedStream(t *testing.T) (*Server, *flood, livev1.LiveService_ConnectClient) {
+func floodedStream(ctx context.Context, t *testing.T) (*Server, *flood, livev1.LiveService_ConnectClient) {
 	t.Helper()
 	n := NewLocal()
 	s, err := NewServer(n, "live", ServerOptions{Logger: slog.New(slog.DiscardHandler)})
@@ -48,7 +48,7 @@ func floodedStream(t *testing.T) (*Server, *flood, livev1.LiveService_ConnectCli
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := livev1.NewLiveServiceClient(conn).Connect(t.Context())
+	stream, err := livev1.NewLiveServiceClient(conn).Connect(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func floodedStream(t *testing.T) (*Server, *flood, livev1.LiveService_ConnectCli
 
 // A client in the same process that stopped reading, and will not end its context, holds nobody up.
 func TestStopCutsAStreamThatNobodyReads(t *testing.T) {
-	s, f, stream := floodedStream(t)
+	s, f, stream := floodedStream(t.Context(), t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	s.Stop(ctx) // hangs unless the blocked Send is cut
@@ -68,6 +68,23 @@ func TestStopCutsAStreamThatNobodyReads(t *testing.T) {
 	for {
 		if _, err := stream.Recv(); err != nil {
 			if !dberr.Is(err, dberr.Unavailable) {
+				t.Fatalf("the client sees %v", err)
+			}
+			return
+		}
+	}
+}
+
+// A caller that ended before the server did is told of its own end.
+func TestACallersEndBeforeTheServers(t *testing.T) {
+	caller, cancel := context.WithCancel(t.Context())
+	s, f, stream := floodedStream(caller, t)
+	cancel()
+	<-f.ended
+	stopNow(s)
+	for {
+		if _, err := stream.Recv(); err != nil {
+			if !dberr.Is(err, dberr.Canceled) {
 				t.Fatalf("the client sees %v", err)
 			}
 			return

@@ -106,3 +106,37 @@ func FuzzNodeURI(f *testing.F) {
 		}
 	})
 }
+
+func TestNodeURI(t *testing.T) {
+	for _, c := range []struct {
+		text []string
+		good bool
+	}{
+		{[]string{"kalamdb://c/query"}, true},
+		{[]string{"https://example.com/x", "kalamdb://c/query"}, true},
+		{nil, false},
+		{[]string{"https://c/query"}, false},
+		{[]string{"kalamdb://c/query", "kalamdb://c/storage"}, false},
+		{[]string{"kalamdb://c"}, false},
+		{[]string{"kalamdb:///query"}, false},
+		{[]string{"kalamdb://c/query/x"}, false},
+		{[]string{"kalamdb:c/query"}, false},
+		{[]string{"kalamdb://user@c/query"}, false},
+		{[]string{"kalamdb://c/query?x"}, false},
+		{[]string{"kalamdb://c/query?"}, false},
+		{[]string{"kalamdb://c/query#x"}, false},
+	} {
+		var uris []*url.URL
+		for _, text := range c.text {
+			u, err := url.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			uris = append(uris, u)
+		}
+		cluster, role, err := NodeURI(uris)
+		if c.good && (err != nil || cluster != "c" || role != "query") || !c.good && !dberr.Is(err, dberr.Unauthenticated) {
+			t.Errorf("%v: %q, %q, %v", c.text, cluster, role, err)
+		}
+	}
+}
