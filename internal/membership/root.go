@@ -26,6 +26,8 @@ type RootConfig struct {
 	// Password from the settings; empty means a random one, which goes into File.
 	Password string
 	File     string
+	// AllowRemote lets root log in from other machines. Otherwise it must be on the gateway's.
+	AllowRemote bool
 	// Cost of hashing it, see authn.HashPassword.
 	Cost int
 	// Out gets what a person must see.
@@ -71,7 +73,7 @@ func (r *Root) Start(ctx context.Context) error {
 	}
 	_, err = catalog.Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_CreateUser{
 		CreateUser: &catalogv1.CreateUser{IfNotExists: true, User: &catalogv1.User{UserId: rootUser, PasswordHash: hash,
-			Role: catalogv1.Role_ROLE_SYSTEM, AuthType: "password"}}}}})
+			Role: catalogv1.Role_ROLE_SYSTEM, AuthType: "password", AllowRemote: r.cfg.AllowRemote}}}}})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func Roles(cfg Config, version string, tel *telemetry.Telemetry, out io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	root := membership.NewRoot(membership.RootConfig{Password: cfg.Auth.RootPassword, Cost: cfg.Auth.BcryptCost, Out: out,
+	root := membership.NewRoot(membership.RootConfig{AllowRemote: cfg.Auth.RootAllowRemote, Password: cfg.Auth.RootPassword, Cost: cfg.Auth.BcryptCost, Out: out,
 		File: filepath.Join(cfg.Storage.DataPath, RootPasswordFile)}, catalog)
 	return []host.Role{
 		storage.New(s, inside), // first: everyone else dials it

@@ -48,7 +48,8 @@ type Storage struct {
 // Auth adds root's first password to the gateway's settings.
 type Auth struct {
 	gateway.Auth
-	RootPassword string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password at the first start; empty makes a random one"`
+	RootAllowRemote bool   `toml:"root_allow_remote" doc:"at the first start, let root log in from other machines"`
+	RootPassword    string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password at the first start; empty makes a random one"`
 }
 
 // Defaults are the settings of a server that nobody configured.

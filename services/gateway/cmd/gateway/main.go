@@ -31,6 +31,7 @@ type settings struct {
 type authSettings struct {
 	gateway.Auth
 	RootPassword     string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password in a new cluster; empty makes a random one"`
+	RootAllowRemote  bool   `toml:"root_allow_remote" doc:"in a new cluster, let root log in from other machines than the gateway's"`
 	RootPasswordFile string `toml:"root_password_file" doc:"where a random root password is written, readable by this account only"`
 }
 
@@ -66,7 +67,7 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 		node = gateway.New(c, network, rpcnet.TCP{})
 		return &greeting{node}, nil
 	})
-	root := membership.NewRoot(membership.RootConfig{Password: s.Auth.RootPassword, File: s.Auth.RootPasswordFile,
+	root := membership.NewRoot(membership.RootConfig{AllowRemote: s.Auth.RootAllowRemote, Password: s.Auth.RootPassword, File: s.Auth.RootPasswordFile,
 		Cost: s.Auth.BcryptCost, Out: os.Stdout}, m.Catalog())
 	return []host.Role{m.Enter(), root, role, m.Announce()}, nil
 }
