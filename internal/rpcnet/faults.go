@@ -2,6 +2,7 @@ package rpcnet
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 
@@ -83,8 +84,14 @@ func (f *Faults) DialContext(ctx context.Context, addr string) (net.Conn, error)
 	}
 	c := &faultConn{Conn: conn, state: f.state, from: f.node, to: to}
 	f.state.mu.Lock()
-	f.state.conns[c] = struct{}{}
+	cut = f.state.cut[[2]string{f.node, to}] // while it was dialled: Cut did not see it
+	if !cut {
+		f.state.conns[c] = struct{}{}
+	}
 	f.state.mu.Unlock()
+	if cut {
+		return nil, errors.Join(dberr.New(dberr.Unavailable, "dial %s: the network from %s to %s is cut", addr, f.node, to), conn.Close())
+	}
 	return c, nil
 }
 
