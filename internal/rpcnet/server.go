@@ -7,6 +7,7 @@ import (
 	"net"
 	"reflect"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 
 	"google.golang.org/grpc"
@@ -37,7 +38,8 @@ type Server struct {
 	local    *Local
 	addr     string
 	listener net.Listener
-	done     chan error
+	log      *slog.Logger
+	serving  sync.WaitGroup
 	stopping atomic.Bool
 	calls    *callTracker
 }
@@ -51,10 +53,10 @@ func NewServer(n Network, addr string, opt ServerOptions) (*Server, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.Default()
 	}
-	s := &Server{addr: addr, listener: l, done: make(chan error, 1), calls: newCallTracker()}
+	s := &Server{addr: addr, listener: l, log: opt.Logger, calls: newCallTracker()}
 	door := newDoorkeeper(opt.Roles, opt.Logger)
-	unary := append([]grpc.UnaryServerInterceptor{s.unary(opt.Logger, door)}, opt.Unary...)
-	stream := append([]grpc.StreamServerInterceptor{s.stream(opt.Logger, door)}, opt.Stream...)
+	unary := append([]grpc.UnaryServerInterceptor{s.unary(door)}, opt.Unary...)
+	stream := append([]grpc.StreamServerInterceptor{s.stream(door)}, opt.Stream...)
 	grpcOpts := append([]grpc.ServerOption{grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax),
 		grpc.Creds(peerCredentials{insecure.NewCredentials()}), grpc.KeepaliveParams(serverKeepalive), grpc.KeepaliveEnforcementPolicy(keepaliveAllowed)}, opt.GRPC...)
 	grpcOpts = append(grpcOpts, grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
@@ -81,18 +83,18 @@ func (r registrar) RegisterService(desc *grpc.ServiceDesc, impl any) {
 // Addr is where the server listens.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
-// Serve accepts calls in the background until Stop. Err reports a listener that died.
+// Serve accepts calls in the background until Stop. A listener that dies before is logged; calls in the same
+// process go on.
 func (s *Server) Serve() {
 	if s.direct != nil {
 		s.local.offer(s.addr, s.direct)
 	}
-	go func() {
+	s.serving.Go(func() {
 		err := s.grpc.Serve(s.listener)
-		if errors.Is(err, grpc.ErrServerStopped) {
-			err = nil
+		if err != nil && !errors.Is(err, grpc.ErrServerStopped) && !s.stopping.Load() {
+			s.log.Error("no more connections are accepted", "address", s.addr, "error", err)
 		}
-		s.done <- err
-	}()
+	})
 }
 
 // Stop refuses new calls, lets running ones finish until ctx ends, then cuts them.
@@ -115,10 +117,11 @@ func (s *Server) Stop(ctx context.Context) {
 		<-drained
 	}
 	_ = s.listener.Close()
+	s.serving.Wait()
 }
 
 // unary converts errors, catches panics, refuses calls while stopping.
-func (s *Server) unary(log *slog.Logger, door *doorkeeper) grpc.UnaryServerInterceptor {
+func (s *Server) unary(door *doorkeeper) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
 		if s.stopping.Load() {
 			return nil, dberr.ToStatus(errStopping)
@@ -133,7 +136,7 @@ func (s *Server) unary(log *slog.Logger, door *doorkeeper) grpc.UnaryServerInter
 		defer end()
 		defer func() {
 			if p := recover(); p != nil {
-				resp, err = nil, dberr.ToStatus(panicked(ctx, log, info.FullMethod, p))
+				resp, err = nil, dberr.ToStatus(panicked(ctx, s.log, info.FullMethod, p))
 			}
 		}()
 		resp, err = h(ctx, req)
@@ -141,7 +144,7 @@ func (s *Server) unary(log *slog.Logger, door *doorkeeper) grpc.UnaryServerInter
 	}
 }
 
-func (s *Server) stream(log *slog.Logger, door *doorkeeper) grpc.StreamServerInterceptor {
+func (s *Server) stream(door *doorkeeper) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
 		if s.stopping.Load() {
 			return dberr.ToStatus(errStopping)
@@ -156,7 +159,7 @@ func (s *Server) stream(log *slog.Logger, door *doorkeeper) grpc.StreamServerInt
 		defer end()
 		defer func() {
 			if p := recover(); p != nil {
-				err = dberr.ToStatus(panicked(ctx, log, info.FullMethod, p))
+				err = dberr.ToStatus(panicked(ctx, s.log, info.FullMethod, p))
 			}
 		}()
 		return dberr.ToStatus(h(srv, streamWithContext{ss, ctx}))

@@ -1,9 +1,11 @@
 package rpcnet
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,4 +107,25 @@ func TestACallersEndIsItsOwn(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 	})
+}
+
+func TestADeadListenerIsLogged(t *testing.T) {
+	var out bytes.Buffer
+	s, err := NewServer(&loopback{}, "live", ServerOptions{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Serve()
+	if err := s.listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.serving.Wait()
+	if !strings.Contains(out.String(), "no more connections are accepted") {
+		t.Errorf("log: %q", &out)
+	}
+	out.Reset()
+	s.Stop(t.Context())
+	if out.Len() > 0 {
+		t.Errorf("a stop is logged as a death: %s", &out)
+	}
 }
