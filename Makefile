@@ -18,6 +18,9 @@ DATA ?= ../shared/data/ubuntu-irc
 ROUNDS ?= 10
 DIR ?= certs
 USERS ?= 100000
+RUNS ?= 120
+TARGET ?= cluster
+TIMES ?= 9
 FUZZTIME ?= 10m
 
 .PHONY: help
@@ -43,6 +46,10 @@ run: build ## build and run the server (KALAMDB_* variables pass through; ARGS='
 .PHONY: certs
 certs: build ## make a development authority and certificates for all roles in DIR
 	./bin/kalamdb-certs --dir '$(DIR)'
+
+.PHONY: cluster
+cluster: build ## run a cluster on this machine: 3 storage, 2 query, 2 live, 2 gateway processes (Ctrl-C stops it)
+	go run -tags $(TAGS) ./tests/cmd/cluster -bin bin $(ARGS)
 
 .PHONY: test
 test: toolchain ## all tests with the race detector and invariant checks
@@ -100,12 +107,24 @@ demo: build ## load real chat data and show what the database does (DATA=folder,
 crash: build ## kill -9 the server under load, ROUNDS times, and check that nothing is lost
 	go run -tags $(TAGS) ./tests/cmd/crash -rounds $(ROUNDS) -server bin/kalamdb
 
+.PHONY: robustness
+robustness: build ## random load on a cluster while it is being broken, RUNS times 30 s, histories checked (TARGET=netns, as root: a real network)
+	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target $(TARGET) -runs $(RUNS) $(ARGS)
+
+.PHONY: planted
+planted: build ## plant a bug of each kind and show that the robustness runs catch it
+	tests/planted.sh bin
+
+.PHONY: failover
+failover: build ## break a shard's leader in seven ways, TIMES each, and report the pauses (root; hosts and disks of their own)
+	go run -tags $(TAGS) ./tests/cmd/failover -bin bin -times $(TIMES)
+
 .PHONY: scale
 scale: build ## give USERS users a row each and measure what they cost
 	go run -tags $(TAGS) ./tests/cmd/scale -users $(USERS) -server bin/kalamdb
 
 .PHONY: bench
-bench: build ## W1, W2, W5, W8, W11 against the floor and PostgreSQL (apt-get install postgresql)
+bench: build ## W1, W2, W4, W5, W8, W11 against the floor, PostgreSQL and etcd (apt-get install postgresql etcd-server)
 	go run -tags $(TAGS) ./tests/cmd/bench -server bin/kalamdb
 
 .PHONY: fuzz
@@ -115,6 +134,7 @@ fuzz: toolchain ## every fuzz target for FUZZTIME each
 .PHONY: smoke
 smoke: build ## short runs of the heavy targets
 	go run -tags $(TAGS) ./tests/cmd/crash -rounds 2 -server bin/kalamdb
+	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target cluster -runs 1 -duration 15s
 	tests/fuzz.sh 5s
 
 .PHONY: clean
