@@ -63,8 +63,9 @@ const (
 	// ApplyQueueMax is how many commands may be on their way into the log at once; it is also how many
 	// one fsync commits at most. hashicorp/raft allows 1,024.
 	ApplyQueueMax = 1024
-	// logCacheEntries serve replication without reading the store.
-	logCacheEntries = 512
+	// trailingMin entries at least are kept after a snapshot, however large: as many as are on their way to a
+	// replica that keeps up.
+	trailingMin = 64
 	// transportTimeout bounds one exchange with a peer, and connsPerPeer the idle connections kept.
 	transportTimeout = 10 * time.Second
 	connsPerPeer     = 3
@@ -101,11 +102,11 @@ type Group struct {
 	raft      *raft.Raft
 	snapshots *snapshots
 	transport *raft.NetworkTransport
+	log       *logCache
 
 	// term is the term this node serves as leader, 0 otherwise.
 	term    atomic.Uint64
 	changes atomic.Uint64 // of the configuration, made by this node as leader
-	logged  atomic.Int64  // bytes proposed since the last snapshot
 
 	verify verifier
 
@@ -162,18 +163,16 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf.NotifyCh = notices
 	conf.Logger = logger
 
-	logs, err := raft.NewLogCache(logCacheEntries, store)
-	if err != nil {
-		return dberr.New(dberr.Internal, "make the log cache: %w", err)
-	}
+	g.log = newLogCache(store, s.SnapshotBytes)
 	stream := g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: stream,
 		ServerAddressProvider: stream, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
+	var err error
 	if g.cfg.Bootstrap {
-		err = g.bootstrap(conf, logs, store)
+		err = g.bootstrap(conf, g.log, store)
 	}
 	if err == nil {
-		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, logs, store, g.snapshots, g.transport)
+		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, g.log, store, g.snapshots, g.transport)
 	}
 	if err != nil {
 		return dberr.New(dberr.Unavailable, "start group %d: %w", g.cfg.Group, errors.Join(err, g.transport.Close()))
@@ -302,20 +301,26 @@ func (g *Group) stopping() bool {
 	}
 }
 
-// watchLogBytes takes a snapshot when the log grew by SnapshotBytes: Raft itself counts only entries.
+// watchLogBytes takes a snapshot when the log grew by SnapshotBytes, on every replica: Raft itself counts only
+// entries. One that failed is tried again after SnapshotInterval.
 func (g *Group) watchLogBytes() {
 	tick := time.NewTicker(g.cfg.Settings.SnapshotInterval)
 	defer tick.Stop()
+	full := g.log.full
 	for {
 		select {
 		case <-g.stop:
 			return
+		case <-full:
 		case <-tick.C:
+			full = g.log.full
 		}
-		if g.logged.Load() < g.cfg.Settings.SnapshotBytes {
+		if g.log.bytes.Load() < g.cfg.Settings.SnapshotBytes {
+			g.fitTrailing()
 			continue
 		}
 		if err := g.Snapshot(); err != nil && !g.stopping() {
+			full = nil // until the next tick
 			g.cfg.Logger.Warn("snapshot for the log's size", "group", g.cfg.Group, "error", err)
 		}
 	}
@@ -323,18 +328,37 @@ func (g *Group) watchLogBytes() {
 
 // Snapshot makes the state durable and truncates the log now.
 func (g *Group) Snapshot() error {
-	before := g.logged.Load()
+	g.fitTrailing()
+	bytes, entries := g.log.bytes.Load(), g.log.entries.Load()
 	if err := g.await(g.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return dberr.New(dberr.Unavailable, "snapshot of group %d: %w", g.cfg.Group, err)
 	}
-	g.logged.Add(-before)
+	g.log.bytes.Add(-bytes)
+	g.log.entries.Add(-entries)
 	return nil
+}
+
+// fitTrailing lets a snapshot leave no more than about SnapshotBytes of entries, going by their size since the last:
+// Raft counts entries here too.
+func (g *Group) fitTrailing() {
+	bytes, entries := g.log.bytes.Load(), g.log.entries.Load()
+	if bytes <= 0 || entries <= 0 {
+		return
+	}
+	conf := g.raft.ReloadableConfig()
+	fits := max(trailingMin, uint64(g.cfg.Settings.SnapshotBytes*entries/bytes))
+	if fits = min(fits, g.cfg.Settings.TrailingLogs); fits == conf.TrailingLogs {
+		return
+	}
+	conf.TrailingLogs = fits
+	if err := g.raft.ReloadConfig(conf); err != nil {
+		g.cfg.Logger.Warn("keep fewer entries after a snapshot", "group", g.cfg.Group, "entries", fits, "error", err)
+	}
 }
 
 // Propose appends a command to the log. Commands get log positions in the order of calls. It does not
 // wait; the future is answered once the command is applied, or failed.
 func (g *Group) Propose(command []byte) raft.ApplyFuture {
-	g.logged.Add(int64(len(command)))
 	return g.raft.Apply(command, 0)
 }
 

@@ -205,24 +205,6 @@ func TestPrunedPositionIsGone(t *testing.T) {
 	}
 }
 
-// A watch that nothing came for is at the shard's position, however old the last change it was sent.
-func TestAnIdleWatchThatFallsBehindReadsOnFromThePosition(t *testing.T) {
-	n := newNode(t)
-	c := connect(t, n)
-	c.add(1, userTable, "alice", 0)
-	c.started(t)
-	n.write(userTable, "bob", 2)
-	n.hour()
-	n.write(userTable, "bob", 1)
-	if pruned, err := changelog.Prune(n.db, shard, 1); err != nil || !pruned {
-		t.Fatalf("%v, %v", pruned, err)
-	}
-	from := n.position()
-	const rows = 5000 // more than its queue holds, in one batch
-	n.write(userTable, "alice", rows)
-	checkRun(t, c.follow(t, from+rows), from, from+rows)
-}
-
 // A reader that stands still while more comes than its queue holds goes on from the log.
 func TestSlowReaderMissesNothing(t *testing.T) {
 	n := newNode(t)
