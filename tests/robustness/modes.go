@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"strings"
 	"time"
 
-	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/tests/disks"
 )
@@ -28,39 +30,35 @@ func (*Failures) Modes() []string {
 	return []string{"crash", "pause", "blackhole", "blackhole-in", "blackhole-out", "disk-stall", "disk-full"}
 }
 
-// LeaderOf names the storage node that leads a user's shard.
+// LeaderOf names the storage node that leads a user's shard, as the nodes' metrics say.
 func (f *Failures) LeaderOf(ctx context.Context, user string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	group := shardmap.Even(f.Shards).User(user) + 1
-	last := errors.New("nobody says that it leads")
+	line := fmt.Sprintf("kalamdb_storage_raft_leader{group=\"%d\"} 1\n", shardmap.Even(f.Shards).User(user))
 	for ctx.Err() == nil {
-		node, err := f.askLeader(ctx, group)
-		if err == nil && node != "" {
-			return node, nil
-		}
-		if err != nil && !explained(err) && !dberr.Is(err, dberr.NotFound) {
-			return "", err
-		}
-		if err != nil {
-			last = err
+		for _, n := range f.Role("storage") {
+			text, err := metricsOf(ctx, n.OpsAddr())
+			if err == nil && strings.Contains(text, line) {
+				return n.Name, nil
+			}
 		}
 		pause(ctx, reopenPause)
 	}
-	return "", fmt.Errorf("find the leader of group %d: %w", group, last)
+	return "", fmt.Errorf("no storage node leads the shard of %s", user)
 }
 
-func (f *Failures) askLeader(ctx context.Context, group uint32) (string, error) {
-	c, err := NewGateways(f.Gateways()).Dial("root", f.Root())
+func metricsOf(ctx context.Context, addr string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {
 		return "", err
 	}
-	defer c.Close()
-	res, err := c.Exec(ctx, fmt.Sprintf("SELECT node_id FROM system.cluster_groups WHERE CAST(group_id AS TEXT) = '%d' AND lower(state) = 'leader'", group))
-	if err != nil || len(res.Rows) != 1 {
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("storage-%v", res.Rows[0][0]), nil
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return string(raw), err
 }
 
 // Break breaks a storage node.
