@@ -74,7 +74,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.mux, err = raftgroup.Listen(s.net, s.cfg.RaftAddr, s.identity.ServerID, addressBook{s})
+	s.mux, err = raftgroup.Listen(s.net, s.cfg.RaftAddr, s.identity.ServerID, addressBook{s}, s.cfg.Logger)
 	if err != nil {
 		return err
 	}

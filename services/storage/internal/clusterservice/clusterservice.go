@@ -177,7 +177,7 @@ func (s *Service) Act(ctx context.Context, req *clusterv1.ActRequest) (*clusterv
 	resp := &clusterv1.ActResponse{}
 	switch req.GetAction() {
 	case clusterv1.Action_ACTION_SNAPSHOT:
-		err = g.Raft().Snapshot()
+		err = g.Raft().Snapshot(ctx)
 		resp.Index = g.Raft().Stats().SnapshotAt
 	case clusterv1.Action_ACTION_STEP_DOWN:
 		err = g.Raft().StepDown(ctx)

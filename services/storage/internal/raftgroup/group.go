@@ -146,7 +146,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 }
 
 func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices chan<- bool) error {
-	s, logger := g.cfg.Settings, newLogger(ctx, g.cfg.Logger.With("group", g.cfg.Group))
+	s, logger := g.cfg.Settings, newLogger(ctx, g.cfg.Logger.With("group", g.cfg.Group), g.stopping)
 	conf := raft.DefaultConfig()
 	conf.LocalID = g.self()
 	conf.HeartbeatTimeout, conf.ElectionTimeout = s.HeartbeatTimeout, s.ElectionTimeout
@@ -319,15 +319,28 @@ func (g *Group) watchLogBytes() {
 			g.fitTrailing()
 			continue
 		}
-		if err := g.Snapshot(); err != nil && !g.stopping() {
+		if err := g.snapshot(); err != nil && !g.stopping() {
 			full = nil // until the next tick
 			g.cfg.Logger.Warn("snapshot for the log's size", "group", g.cfg.Group, "error", err)
 		}
 	}
 }
 
-// Snapshot makes the state durable and truncates the log now.
-func (g *Group) Snapshot() error {
+// Snapshot makes the state durable and truncates the log now. It goes on without the caller when ctx ends first.
+func (g *Group) Snapshot(ctx context.Context) error {
+	done := make(chan error, 1)
+	if !g.spawn(func() { done <- g.snapshot() }) { // Raft already takes its time to accept one while another runs
+		return g.closing()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return g.failed(ctx.Err(), "snapshot of group %d", g.cfg.Group)
+	}
+}
+
+func (g *Group) snapshot() error {
 	g.fitTrailing()
 	bytes, entries := g.log.bytes.Load(), g.log.entries.Load()
 	if err := g.await(g.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {

@@ -146,7 +146,7 @@ func (p *party) open(node, server string, first bool) *peer {
 			p.t.Fatal(err)
 		}
 	}
-	if n.mux, err = Listen(view{p.faults.As(node), p, node}, node+"/raft", server, nodeBook{}); err != nil {
+	if n.mux, err = Listen(view{p.faults.As(node), p, node}, node+"/raft", server, nodeBook{}, discard); err != nil {
 		p.t.Fatal(err)
 	}
 	n.state = &sharedState{}
@@ -276,7 +276,7 @@ func TestALearnerCatchesUpBySnapshotAndDoesNotVote(t *testing.T) {
 		}
 		want += fmt.Sprint(i, ",")
 	}
-	if err := p.nodes["n1"].group.Snapshot(); err != nil {
+	if err := p.nodes["n1"].group.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	learner := p.open("n2", "n2", false)

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -35,6 +36,8 @@ type Mux struct {
 	server   string
 	book     AddressBook
 	listener net.Listener
+	log      *slog.Logger
+	refusals refusals
 	slots    chan struct{} // one per connection that has not said hello
 	done     chan struct{}
 	work     sync.WaitGroup
@@ -47,12 +50,12 @@ type Mux struct {
 }
 
 // Listen opens the listener of one server. The book finds the others.
-func Listen(network rpcnet.Network, addr, serverID string, book AddressBook) (*Mux, error) {
+func Listen(network rpcnet.Network, addr, serverID string, book AddressBook, log *slog.Logger) (*Mux, error) {
 	l, err := network.Listen(addr)
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "listen for Raft on %s: %w", addr, err)
 	}
-	m := &Mux{net: network, server: serverID, book: book, listener: l, slots: make(chan struct{}, hellosMax),
+	m := &Mux{net: network, server: serverID, book: book, listener: l, log: log, slots: make(chan struct{}, hellosMax),
 		done: make(chan struct{}), layers: map[uint32]*layer{}, waiting: map[net.Conn]struct{}{}}
 	m.work.Go(m.accept)
 	return m, nil
@@ -127,7 +130,10 @@ func (m *Mux) track(c net.Conn) bool {
 
 // hello reads which group a connection is for and hands it over.
 func (m *Mux) hello(c net.Conn) {
-	l := m.meant(c)
+	var l *layer
+	if m.admits(c) {
+		l = m.meant(c)
+	}
 	m.mu.Lock()
 	delete(m.waiting, c)
 	m.mu.Unlock()

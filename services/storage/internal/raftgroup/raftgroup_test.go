@@ -305,7 +305,7 @@ func (book) RaftAddr(server string) (string, bool) { return server + "/raft", tr
 
 func listen(t *testing.T, network rpcnet.Network, server string) *Mux {
 	t.Helper()
-	m, err := Listen(network, server+"/raft", server, book{})
+	m, err := Listen(network, server+"/raft", server, book{}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}

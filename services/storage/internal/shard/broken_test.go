@@ -22,7 +22,7 @@ func TestNoSnapshotBehindAnEntryThatWasNotApplied(t *testing.T) {
 	n.group.Propose([]byte{99})
 	n.group.Propose([]byte{99})
 	<-n.failed
-	if err := n.group.Snapshot(); err == nil {
+	if err := n.group.Snapshot(t.Context()); err == nil {
 		t.Error("a snapshot was taken")
 	}
 	if at, applied := n.group.Stats().SnapshotAt, n.shard.Applied(); at > applied {

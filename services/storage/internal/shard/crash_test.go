@@ -195,7 +195,7 @@ func TestTheLogIsTruncatedButNotBeyondWhatIsDurable(t *testing.T) {
 	for i := range 100 {
 		n.mustWrite("ann", insert(message(i, "s/1", nil)))
 	}
-	if err := n.group.Snapshot(); err != nil {
+	if err := n.group.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	store, err := n.log.Group(1)
@@ -264,7 +264,7 @@ func TestAnEmptyReplicaIsFilledByASnapshot(t *testing.T) {
 	if err := n1.shard.Purge(t.Context(), 77); err != nil {
 		t.Fatal(err)
 	}
-	if err := n1.group.Snapshot(); err != nil {
+	if err := n1.group.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	fs := vfs.NewCrashableMem()

@@ -132,7 +132,7 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 	check(err)
 	n.log, err = raftlog.Open(path("raft"), raftlog.Options{FS: opt.fs, Logger: quiet{}})
 	check(err)
-	n.mux, err = raftgroup.Listen(opt.net, opt.id+"/raft", opt.id, book{})
+	n.mux, err = raftgroup.Listen(opt.net, opt.id+"/raft", opt.id, book{}, slog.New(slog.DiscardHandler))
 	check(err)
 	if opt.number == 0 {
 		opt.number = 1
