@@ -28,6 +28,9 @@ type Settings struct {
 	ElectionTimeout  time.Duration
 	// LeaderLeaseTimeout: a leader that reaches no majority steps down after it.
 	LeaderLeaseTimeout time.Duration
+	// CommitTimeout is after how long without a write followers hear what is committed: a read on a follower may wait
+	// for it. Raft takes between once and twice of it.
+	CommitTimeout time.Duration
 	// SnapshotInterval is how often the thresholds are checked: entries since the last snapshot, or
 	// their bytes. They bound what a restart replays.
 	SnapshotInterval  time.Duration
@@ -46,6 +49,7 @@ func (s Settings) withDefaults() Settings {
 	set(&s.HeartbeatTimeout, 600*time.Millisecond)
 	set(&s.ElectionTimeout, s.HeartbeatTimeout)
 	set(&s.LeaderLeaseTimeout, s.HeartbeatTimeout*2/3)
+	set(&s.CommitTimeout, 20*time.Millisecond)
 	set(&s.SnapshotInterval, 30*time.Second)
 	if s.SnapshotThreshold == 0 {
 		s.SnapshotThreshold = 32_768
@@ -150,7 +154,7 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf := raft.DefaultConfig()
 	conf.LocalID = g.self()
 	conf.HeartbeatTimeout, conf.ElectionTimeout = s.HeartbeatTimeout, s.ElectionTimeout
-	conf.LeaderLeaseTimeout = s.LeaderLeaseTimeout
+	conf.LeaderLeaseTimeout, conf.CommitTimeout = s.LeaderLeaseTimeout, s.CommitTimeout
 	conf.MaxAppendEntries, conf.BatchApplyCh = ApplyQueueMax, true
 	conf.SnapshotInterval, conf.SnapshotThreshold = s.SnapshotInterval, s.SnapshotThreshold
 	conf.TrailingLogs = s.TrailingLogs
