@@ -215,6 +215,7 @@ func TestMangledSnapshots(t *testing.T) {
 		for range 1 + rng.IntN(3) {
 			b[rng.IntN(len(b))] = byte(rng.Uint32())
 		}
+		n.shard.broken.Store(false) // as the next start finds it
 		err := n.shard.Restore(bytes.NewReader(b))
 		if err != nil && !dberr.Is(err, dberr.Corrupt) {
 			t.Fatal(err)
