@@ -116,6 +116,14 @@ func (r *Router) Shard(id uint32) grpc.ClientConnInterface {
 	return c.(*groupConn)
 }
 
+// Group is a connection for calls to the leader of a group: 0 is the catalog, n+1 is shard n.
+func (r *Router) Group(group uint32) grpc.ClientConnInterface {
+	if group == 0 {
+		return r.catalog
+	}
+	return r.Shard(group - 1)
+}
+
 // Conn is the shared connection to an address.
 func (r *Router) Conn(addr string) (*rpcnet.Conn, error) { return r.pool.Get(addr) }
 

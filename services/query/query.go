@@ -17,6 +17,7 @@ import (
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/clusteradmin"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/ddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/engine"
@@ -29,6 +30,9 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
+
+// callers are the roles that may call: a statement carries the identity that a gateway has verified.
+var callers = []string{"gateway"}
 
 // Query is the role. Make it with New, then Start.
 type Query struct {
@@ -113,12 +117,13 @@ func (q *Query) build() error {
 		Accounts:      &account.Accounts{Catalog: q.view, Now: q.cfg.Now, PasswordCost: q.cfg.PasswordCost},
 		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner},
 		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
+		Cluster:       &clusteradmin.Admin{Router: q.router},
 		Subscriptions: q.subscriptions, Now: q.cfg.Now, Observe: q.metrics.observe})
 	return err
 }
 
 func (q *Query) serve() error {
-	server, err := rpcnet.NewServer(q.network, q.cfg.Addr, rpcnet.ServerOptions{Logger: q.cfg.Logger})
+	server, err := rpcnet.NewServer(q.network, q.cfg.Addr, rpcnet.ServerOptions{Logger: q.cfg.Logger, Roles: callers})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ const (
 	Subscribe
 	ExecuteAs
 	AcrossUsers
+	ManageCluster
 )
 
 // matrix is spec 5.5 for the statements that exist. A role may do what is marked in its column.
@@ -74,6 +75,7 @@ var matrix = map[Action]struct {
 	Subscribe:             {"subscribe", row(no, yes, yes, yes, yes)},
 	ExecuteAs:             {"EXECUTE AS USER", row(no, yes, yes, yes, yes)},  // the target decides, see As
 	AcrossUsers:           {"read across users", row(no, no, yes, yes, yes)}, // the owners decide, see As
+	ManageCluster:         {"manage the cluster", row(no, no, no, yes, yes)},
 }
 
 const (

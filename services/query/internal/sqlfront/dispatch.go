@@ -15,7 +15,7 @@ var later = [][]string{
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"storage", "flush"}, {"storage", "compact"}, {"storage", "check"}, {"flush", "table"}, {"flush", "all"},
 	{"show", "manifest"}, {"show", "backup"}, {"show", "backups"}, {"show", "export"}, {"show", "jobs"},
-	{"kill", "job"}, {"consume"}, {"ack"}, {"reset", "consumer"}, {"cluster"},
+	{"kill", "job"}, {"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
@@ -62,6 +62,8 @@ func (r *reader) statement() (Statement, error) {
 			}
 			return r.end(&KillLiveQuery{Source: r.source(), ID: id})
 		}
+	case "cluster":
+		return r.cluster()
 	case "explain":
 		return r.explain()
 	case "begin", "start", "commit", "end", "rollback", "abort":

@@ -32,6 +32,8 @@ type token struct {
 type lexer struct {
 	text string
 	pos  int
+	// purge: CLUSTER PURGE was just read, so that --UPTO is its option and no comment.
+	purge bool
 }
 
 // lex returns all tokens of text, ending with a tokEnd.
@@ -44,10 +46,34 @@ func lex(text string) ([]token, error) {
 			return nil, err
 		}
 		out = append(out, t)
+		l.purge = l.endsInPurge(out)
 		if t.kind == tokEnd {
 			return out, nil
 		}
 	}
+}
+
+// endsInPurge reports whether the tokens of the current statement are CLUSTER PURGE.
+func (l *lexer) endsInPurge(tokens []token) bool {
+	n := len(tokens)
+	if n < 2 || !l.isWord(tokens[n-1], "purge") || !l.isWord(tokens[n-2], "cluster") {
+		return false
+	}
+	return n == 2 || tokens[n-3].kind == tokPunct && l.text[tokens[n-3].start] == ';'
+}
+
+func (l *lexer) isWord(t token, word string) bool {
+	return t.kind == tokWord && strings.EqualFold(l.text[t.start:t.end], word)
+}
+
+// optionUpto is read like white space: PURGE --UPTO n is PURGE n.
+const optionUpto = "--upto"
+
+// atUpto reports whether the option follows, and not a comment that begins like it.
+func (l *lexer) atUpto() bool {
+	end := l.pos + len(optionUpto)
+	return l.purge && end <= len(l.text) && strings.EqualFold(l.text[l.pos:end], optionUpto) &&
+		(end == len(l.text) || !isWordPart(l.text[end]))
 }
 
 func (l *lexer) next() (token, error) {
@@ -106,6 +132,9 @@ func (l *lexer) skipSpace() error {
 		switch {
 		case strings.IndexByte(" \t\r\n\f\v", rest[0]) >= 0:
 			l.pos++
+		case l.atUpto():
+			l.pos += len(optionUpto)
+			l.purge = false
 		case strings.HasPrefix(rest, "--"):
 			n := strings.IndexAny(rest, "\r\n") // PostgreSQL ends the comment at either
 			if n < 0 {

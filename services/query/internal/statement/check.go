@@ -53,6 +53,8 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.ShowUsers)
 	case *sqlfront.KillLiveQuery:
 		return access.Can(c.id.Role, access.KillLiveQuery)
+	case *sqlfront.Cluster:
+		return access.Can(c.id.Role, access.ManageCluster)
 	case *sqlfront.Explain:
 		if err := access.Can(c.id.Role, access.Explain); err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/clusteradmin"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/ddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
@@ -60,6 +61,7 @@ type Config struct {
 	Accounts      *account.Accounts
 	Listings      *listing.Listings
 	Writer        *dml.Writer
+	Cluster       *clusteradmin.Admin
 	Subscriptions *subscriptionplan.Planner
 	Now           func() time.Time
 	// Observe is told of every statement that ended; it may be nil.

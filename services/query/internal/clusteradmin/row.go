@@ -1,0 +1,125 @@
+package clusteradmin
+
+import (
+	"context"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/datum"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
+)
+
+func column(name string, k catalog.TypeKind) catalog.Column {
+	return catalog.Column{Name: name, Type: catalog.Type{Kind: k}}
+}
+
+var (
+	// actionColumns are spec 1.19. snapshots_dir is NULL: a snapshot is part of a node's data directory,
+	// which is not the client's to know.
+	actionColumns = []catalog.Column{column("action", catalog.Text), column("group_id", catalog.BigInt),
+		column("success", catalog.Boolean), column("error", catalog.Text), column("snapshot_index", catalog.BigInt),
+		column("target_node_id", catalog.BigInt), column("upto", catalog.BigInt), column("snapshots_dir", catalog.Text)}
+	clearColumns = []catalog.Column{column("action", catalog.Text), column("group_id", catalog.BigInt),
+		column("success", catalog.Boolean), column("snapshots_cleared", catalog.BigInt)}
+	verifyColumns = []catalog.Column{column("group_id", catalog.BigInt), column("index", catalog.BigInt),
+		column("node_id", catalog.BigInt), column("server_id", catalog.Text), column("sum", catalog.Text),
+		column("rows", catalog.BigInt), column("agrees", catalog.Boolean), column("error", catalog.Text)}
+	listColumns = []catalog.Column{column("node_id", catalog.BigInt), column("server_id", catalog.Text),
+		column("role", catalog.Text), column("status", catalog.Text), column("rpc_addr", catalog.Text),
+		column("raft_addr", catalog.Text), column("api_addr", catalog.Text), column("zone", catalog.Text),
+		column("version", catalog.Text), column("heartbeat_age_ms", catalog.BigInt)}
+	statusColumns = []catalog.Column{column("group_id", catalog.BigInt), column("node_id", catalog.BigInt),
+		column("server_id", catalog.Text), column("state", catalog.Text), column("term", catalog.BigInt),
+		column("commit_index", catalog.BigInt), column("applied_index", catalog.BigInt), column("leader", catalog.Text),
+		column("activity", catalog.Text)}
+)
+
+func actionRow(s *sqlfront.Cluster, group datum.Datum, err error, snapshot datum.Datum) []datum.Datum {
+	failure, target, upto := datum.Null, datum.Null, datum.Null
+	if err != nil {
+		failure = datum.Text(err.Error())
+	}
+	switch s.Action {
+	case sqlfront.ClusterPurge:
+		upto = datum.Int(int64(s.Number))
+	case sqlfront.ClusterTransferLeader, sqlfront.ClusterDrain, sqlfront.ClusterUndrain, sqlfront.ClusterRemove:
+		target = datum.Int(int64(s.Number))
+	}
+	return []datum.Datum{datum.Text(string(s.Action)), group, datum.Bool(err == nil), failure, snapshot, target, upto, datum.Null}
+}
+
+func optional(s string) datum.Datum {
+	if s == "" {
+		return datum.Null
+	}
+	return datum.Text(s)
+}
+
+func (a *Admin) verify(ctx context.Context) (*systemtable.Stream, error) {
+	resp, err := a.leader().Verify(ctx, &clusterv1.VerifyRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]datum.Datum
+	for _, g := range resp.GetGroups() {
+		for _, r := range g.GetReplicas() {
+			rows = append(rows, []datum.Datum{datum.Int(int64(g.GetGroup())), datum.Int(int64(g.GetIndex())),
+				datum.Int(int64(r.GetNodeId())), datum.Text(r.GetServerId()), optional(r.GetSum()),
+				datum.Int(int64(r.GetRows())), datum.Bool(g.GetAgrees()), optional(r.GetError())})
+		}
+	}
+	return systemtable.OneShot(verifyColumns, rows)
+}
+
+var statusText = map[catalogv1.NodeStatus]string{catalogv1.NodeStatus_NODE_STATUS_ACTIVE: "active",
+	catalogv1.NodeStatus_NODE_STATUS_DRAINING: "draining", catalogv1.NodeStatus_NODE_STATUS_LEFT: "left",
+	catalogv1.NodeStatus_NODE_STATUS_OFFLINE: "offline"}
+
+func nodeStatus(s catalogv1.NodeStatus) string {
+	if text, ok := statusText[s]; ok {
+		return text
+	}
+	return "unknown"
+}
+
+func (a *Admin) list(ctx context.Context) (*systemtable.Stream, error) {
+	status, err := a.leader().Status(ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]datum.Datum
+	for _, r := range status.GetNodes() {
+		n := r.GetNode()
+		rows = append(rows, []datum.Datum{datum.Int(int64(n.GetNodeId())), datum.Text(n.GetServerId()), datum.Text(n.GetRole()),
+			datum.Text(nodeStatus(n.GetStatus())), datum.Text(n.GetRpcAddr()), optional(n.GetRaftAddr()), optional(n.GetApiAddr()),
+			optional(n.GetZone()), optional(n.GetVersion()), datum.Int(int64(r.GetHeartbeatAgeMs()))})
+	}
+	return systemtable.OneShot(listColumns, rows)
+}
+
+// status lists replicas, and what the placement controller does in rows that name no group.
+func (a *Admin) status(ctx context.Context) (*systemtable.Stream, error) {
+	status, err := a.leader().Status(ctx, &clusterv1.StatusRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]datum.Datum
+	for _, r := range status.GetNodes() {
+		for _, g := range r.GetReport().GetGroups() {
+			rows = append(rows, []datum.Datum{datum.Int(int64(g.GetGroup())), datum.Int(int64(r.GetNode().GetNodeId())),
+				datum.Text(g.GetServerId()), datum.Text(g.GetState()), datum.Int(int64(g.GetTerm())),
+				datum.Int(int64(g.GetCommitIndex())), datum.Int(int64(g.GetAppliedIndex())), optional(g.GetLeader()), datum.Null})
+		}
+	}
+	for _, text := range status.GetActivities() {
+		row := make([]datum.Datum, len(statusColumns))
+		for i := range row {
+			row[i] = datum.Null
+		}
+		row[len(row)-1] = datum.Text(text)
+		rows = append(rows, row)
+	}
+	return systemtable.OneShot(statusColumns, rows)
+}
