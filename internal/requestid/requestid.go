@@ -59,7 +59,9 @@ type (
 )
 
 // AsRepetition returns a context whose request may have had an earlier attempt.
-func AsRepetition(ctx context.Context) context.Context { return context.WithValue(ctx, repetition{}, true) }
+func AsRepetition(ctx context.Context) context.Context {
+	return context.WithValue(ctx, repetition{}, true)
+}
 
 // Repeated reports whether the context's request may have had an earlier attempt.
 func Repeated(ctx context.Context) bool {

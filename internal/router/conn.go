@@ -40,30 +40,32 @@ func (c *groupConn) Invoke(ctx context.Context, method string, args, reply any, 
 	if !ok {
 		return errNowhere
 	}
-	err := c.attempt(ctx, addr, method, args, reply, opts)
+	within := c.router.cfg.AttemptTimeout
+	err := c.attempt(ctx, within, addr, method, args, reply, opts)
 	if err == nil || !again(err) {
 		return err
 	}
 	return c.retry(ctx, addr, err, func(addr string) error {
-		return c.attempt(ctx, addr, method, args, reply, opts)
+		within = min(2*within, attemptTimeoutMax)
+		return c.attempt(ctx, within, addr, method, args, reply, opts)
 	})
 }
 
 // attempt makes the call once and learns from its outcome.
-func (c *groupConn) attempt(ctx context.Context, addr, method string, args, reply any, opts []grpc.CallOption) error {
+func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, method string, args, reply any, opts []grpc.CallOption) error {
 	conn, err := c.router.pool.Get(addr)
 	if err != nil {
 		return err
 	}
 	call, cancel := ctx, context.CancelFunc(nil)
 	if !c.router.local && !strings.HasPrefix(method, clusterService) {
-		call, cancel = context.WithTimeout(ctx, c.router.cfg.AttemptTimeout)
+		call, cancel = context.WithTimeout(ctx, within)
 		defer cancel()
 	}
 	err = conn.Invoke(call, method, args, reply, opts...)
 	if cancel != nil && dberr.Is(err, dberr.Timeout) && ctx.Err() == nil {
 		// The attempt's own end, noticed here or there. A caller's deadline that is as near comes next.
-		err = dberr.New(dberr.Unavailable, "%s did not answer within %v: %w", addr, c.router.cfg.AttemptTimeout, err)
+		err = dberr.New(dberr.Unavailable, "%s did not answer within %v: %w", addr, within, err)
 	}
 	if err == nil || again(err) {
 		c.router.Learn(c.group, addr, err)

@@ -26,9 +26,11 @@ const (
 	// retryForDefault is longer than an election on a busy machine, and short enough that a caller without a
 	// deadline is told.
 	retryForDefault = 15 * time.Second
-	// attemptTimeoutDefault is how long one replica may take to answer before another is asked: a paused or
-	// cut-off one answers nothing at all.
-	attemptTimeoutDefault = 2 * time.Second
+	// attemptTimeoutDefault is how long the first replica may take to answer before another is asked: a paused
+	// or cut-off one answers nothing at all. Each further attempt gets twice the time, up to attemptTimeoutMax,
+	// so that a slow cluster is not asked more and more.
+	attemptTimeoutDefault = 600 * time.Millisecond
+	attemptTimeoutMax     = 5 * time.Second
 	// roleStorage is the role of nodes that hold replicas; an allinone node has them too.
 	roleStorage, roleAllinone = "storage", "allinone"
 )
@@ -43,7 +45,7 @@ type Config struct {
 	Seeds []string
 	// RetryFor bounds how long a call is tried. Zero means 15 s.
 	RetryFor time.Duration
-	// AttemptTimeout bounds one attempt of a unary call. Zero means 2 s.
+	// AttemptTimeout bounds the first attempt of a unary call. Zero means 0.6 s.
 	AttemptTimeout time.Duration
 	Logger         *slog.Logger
 }

@@ -2,6 +2,9 @@ package feed
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,6 +22,7 @@ type stream struct {
 	addr   string
 	cancel context.CancelFunc
 	wake   chan struct{} // one token: requests may hold something
+	heard  atomic.Int64  // when the storage node last said something, in Unix nanoseconds
 
 	// The fields below belong to feed.mu.
 
@@ -112,23 +116,70 @@ func (s *stream) talk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	rpc, err := storagev1.NewStorageServiceClient(conn).Watch(ctx)
 	if err != nil {
 		return err
 	}
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
+	var helpers sync.WaitGroup
+	helpers.Go(func() {
 		if s.send(ctx, rpc) != nil {
-			cancel() // the receiver will not get anything either
+			cancel(nil) // the receiver will not get anything either
 		}
-	}()
-	err = s.receive(rpc)
-	cancel()
-	<-sent
+	})
+	s.heard.Store(time.Now().UnixNano())
+	helpers.Go(func() { s.listen(ctx, cancel) })
+	if err = s.receive(rpc); errors.Is(context.Cause(ctx), errSilent) {
+		err = errSilent
+	}
+	cancel(nil)
+	helpers.Wait()
 	return err
+}
+
+const (
+	// silentAfter is how long a storage node may say nothing on a stream with watches: it reports every second.
+	// One that is paused, or behind a network that swallows everything, closes no connection.
+	silentAfter = 2500 * time.Millisecond
+	// startWithin is how long it may take to start the first watch of a stream; it may be waiting for its catalog.
+	startWithin = 8 * time.Second
+	listenEvery = 500 * time.Millisecond
+)
+
+var errSilent = dberr.New(dberr.Unavailable, "the storage node says nothing any more")
+
+// listen ends the stream when the storage node has been silent for too long.
+func (s *stream) listen(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(listenEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		silence := time.Since(time.Unix(0, s.heard.Load()))
+		if within := s.expects(); within > 0 && silence > within {
+			end(errSilent)
+			return
+		}
+	}
+}
+
+// expects is within which time something must be heard; 0 when nothing needs to be.
+func (s *stream) expects() time.Duration {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	for _, w := range s.watches {
+		if w.open {
+			return silentAfter
+		}
+	}
+	if len(s.watches) > 0 {
+		return startWithin
+	}
+	return 0
 }
 
 func (s *stream) send(ctx context.Context, rpc watchStream) error {
@@ -171,6 +222,7 @@ func (s *stream) receive(rpc watchStream) error {
 		if err != nil {
 			return err
 		}
+		s.heard.Store(time.Now().UnixNano())
 		switch e := m.GetEvent().(type) {
 		case *storagev1.WatchResponse_Started:
 			s.started(e.Started)

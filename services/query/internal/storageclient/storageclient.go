@@ -28,9 +28,11 @@ const (
 	// retryPauseMin is the pause before the second attempt; it doubles up to retryPauseMax.
 	retryPauseMin = 5 * time.Millisecond
 	retryPauseMax = 250 * time.Millisecond
-	// firstMessageWithin is how long a replica may take to begin its answer. Sorting what fits into its
-	// memory takes less.
-	firstMessageWithin = 5 * time.Second
+	// firstMessageWithin is how long the first replica may take to begin its answer before another one is asked;
+	// each further attempt gets twice the time, up to firstMessageMax. Sorting what fits into a storage node's
+	// memory takes less than that.
+	firstMessageWithin = time.Second
+	firstMessageMax    = 8 * time.Second
 )
 
 // Shards is how the storage nodes are reached; see internal/router.
@@ -107,8 +109,10 @@ func (c *Client) ScanRaw(ctx context.Context, req *storagev1.ScanRequest) (*Raw,
 		}
 	}
 	until := time.Now().Add(openFor)
+	within := firstMessageWithin
 	for wait := retryPauseMin; ; wait = min(2*wait, retryPauseMax) {
-		raw, err := c.open(ctx, c.shards.Shard(req.GetShard()), ticket)
+		raw, err := c.open(ctx, c.shards.Shard(req.GetShard()), ticket, within)
+		within = min(2*within, firstMessageMax)
 		if err == nil || !dberr.Is(err, dberr.Unavailable) && !dberr.Is(err, dberr.NotLeader) || time.Now().After(until) {
 			return raw, err
 		}
@@ -125,7 +129,7 @@ func (c *Client) anywhere(ctx context.Context, shard uint32, ticket []byte) *Raw
 		if err != nil {
 			continue
 		}
-		if raw, err := c.open(ctx, conn, ticket); err == nil {
+		if raw, err := c.open(ctx, conn, ticket, firstMessageWithin); err == nil {
 			return raw
 		}
 	}
@@ -144,9 +148,9 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // open starts a scan and reads its first message, with which the storage role says that it can run it.
-func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte) (*Raw, error) {
+func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte, within time.Duration) (*Raw, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	silent := time.AfterFunc(firstMessageWithin, func() { cancel(errSilent) })
+	silent := time.AfterFunc(within, func() { cancel(errSilent) })
 	raw, err := begin(ctx, conn, ticket, func() { cancel(nil) })
 	silent.Stop()
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
@@ -156,7 +160,7 @@ func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface, ticket
 }
 
 // errSilent is a replica that is paused or cut off: another one is asked.
-var errSilent = dberr.New(dberr.Unavailable, "the storage node did not begin to answer within %v", firstMessageWithin)
+var errSilent = dberr.New(dberr.Unavailable, "the storage node did not begin to answer in time")
 
 func begin(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte, cancel func()) (*Raw, error) {
 	stream, err := flight.NewFlightServiceClient(conn).DoGet(ctx, &flight.Ticket{Ticket: ticket})

@@ -46,7 +46,7 @@ func (s Settings) withDefaults() Settings {
 			*d = v
 		}
 	}
-	set(&s.HeartbeatTimeout, 600*time.Millisecond)
+	set(&s.HeartbeatTimeout, 400*time.Millisecond)
 	set(&s.ElectionTimeout, s.HeartbeatTimeout)
 	set(&s.LeaderLeaseTimeout, s.HeartbeatTimeout*2/3)
 	set(&s.CommitTimeout, 20*time.Millisecond)

@@ -82,7 +82,7 @@ func TestTheLogCacheAnswersAsTheStore(t *testing.T) {
 	c := testCache(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	first, next := uint64(1), uint64(1)
-	for range 2000 {
+	for range 300 {
 		var err error
 		switch rng.IntN(10) {
 		case 0: // a follower's end is replaced
