@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/kalamdb/kalamdb-go/internal v0.0.0
-	github.com/kalamdb/kalamdb-go/proto v0.0.0
+	github.com/kalamdb/kalamdb-go/proto v0.0.0 // indirect
 	github.com/kalamdb/kalamdb-go/services/gateway v0.0.0
 	github.com/kalamdb/kalamdb-go/services/live v0.0.0
 	github.com/kalamdb/kalamdb-go/services/query v0.0.0

@@ -31,6 +31,7 @@ require (
 	github.com/fullstorydev/grpchan v1.1.2 // indirect
 	github.com/pelletier/go-toml/v2 v2.4.3 // indirect
 	github.com/spf13/pflag v1.1.0 // indirect
+	golang.org/x/crypto v0.57.0 // indirect
 )
 
 require (
