@@ -14,6 +14,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
+	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/account"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/admission"
@@ -103,7 +104,8 @@ func (q *Query) build() error {
 	client := storageclient.New(q.router)
 	storage, live := fleet.New(q.router, q.cfg.Seeds[0], "storage"), fleet.New(q.router, q.cfg.Live, "live")
 	tables := systemtable.New(systemtable.Config{Catalog: q.view, Users: q.view.Client(), Storage: storage, Live: live,
-		Own: q.own, Settings: q.cfg.Settings})
+		Cluster: clusterv1.NewClusterServiceClient(q.router.Catalog()), Own: q.own, NodeID: uint32(q.cfg.NodeID),
+		Settings: q.cfg.Settings})
 	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: client, Logger: q.cfg.Logger})
 	if err != nil {
 		return err

@@ -36,34 +36,59 @@ type Router interface {
 // Admin runs the statements.
 type Admin struct{ Router Router }
 
-// Run runs one statement.
-func (a *Admin) Run(ctx context.Context, id catalog.Identity, s *sqlfront.Cluster) (*systemtable.Stream, error) {
+// work makes a statement's rows.
+type work func(ctx context.Context) ([][]datum.Datum, error)
+
+// Run begins one statement. It does nothing until the first row is asked for, so that whoever only wants to
+// know the columns changes nothing.
+func (a *Admin) Run(id catalog.Identity, s *sqlfront.Cluster) (*systemtable.Stream, error) {
 	if err := access.Can(id.Role, access.ManageCluster); err != nil {
 		return nil, err
 	}
+	if s.Action == sqlfront.ClusterJoin {
+		return nil, dberr.New(dberr.InvalidOperation, "CLUSTER JOIN: nodes join by themselves; name storage nodes in the new node's cluster.join and start it")
+	}
+	columns, do := a.choose(s)
+	if do == nil {
+		return nil, dberr.New(dberr.Unsupported, "%s is not supported", s.Command())
+	}
+	begun := false
+	return systemtable.NewStream(columns, func(ctx context.Context) ([][]datum.Datum, error) {
+		if begun {
+			return nil, nil
+		}
+		begun = true
+		return do(ctx)
+	})
+}
+
+// choose finds what a statement does and the columns of its answer.
+func (a *Admin) choose(s *sqlfront.Cluster) ([]catalog.Column, work) {
 	switch s.Action {
 	case sqlfront.ClusterSnapshot, sqlfront.ClusterPurge:
-		return a.act(ctx, s, clusterv1.Action_ACTION_SNAPSHOT)
+		return actionColumns, func(ctx context.Context) ([][]datum.Datum, error) {
+			return a.act(ctx, s, clusterv1.Action_ACTION_SNAPSHOT)
+		}
 	case sqlfront.ClusterStepDown, sqlfront.ClusterTriggerElection:
 		// Leaders that give up their office are how elections are forced; nobody campaigns against a
 		// leader that is well.
-		return a.act(ctx, s, clusterv1.Action_ACTION_STEP_DOWN)
+		return actionColumns, func(ctx context.Context) ([][]datum.Datum, error) {
+			return a.act(ctx, s, clusterv1.Action_ACTION_STEP_DOWN)
+		}
 	case sqlfront.ClusterTransferLeader:
-		return a.transfer(ctx, s)
-	case sqlfront.ClusterClear:
-		return a.clear(s)
-	case sqlfront.ClusterVerify:
-		return a.verify(ctx)
-	case sqlfront.ClusterList:
-		return a.list(ctx)
-	case sqlfront.ClusterStatus:
-		return a.status(ctx)
+		return actionColumns, func(ctx context.Context) ([][]datum.Datum, error) { return a.transfer(ctx, s) }
 	case sqlfront.ClusterRebalance, sqlfront.ClusterDrain, sqlfront.ClusterUndrain, sqlfront.ClusterRemove:
-		return a.whole(ctx, s)
-	case sqlfront.ClusterJoin:
-		return nil, dberr.New(dberr.InvalidOperation, "CLUSTER JOIN: nodes join by themselves; name storage nodes in the new node's cluster.join and start it")
+		return actionColumns, func(ctx context.Context) ([][]datum.Datum, error) { return a.whole(ctx, s) }
+	case sqlfront.ClusterClear:
+		return clearColumns, func(context.Context) ([][]datum.Datum, error) { return a.clear(s), nil }
+	case sqlfront.ClusterVerify:
+		return verifyColumns, a.verify
+	case sqlfront.ClusterList:
+		return listColumns, a.list
+	case sqlfront.ClusterStatus:
+		return statusColumns, a.status
 	}
-	return nil, dberr.New(dberr.Unsupported, "%s is not supported", s.Command())
+	return nil, nil
 }
 
 func (a *Admin) leader() clusterv1.ClusterServiceClient {
@@ -92,7 +117,7 @@ func (a *Admin) eachGroup(ctx context.Context, f func(ctx context.Context, group
 // groups is the catalog's group and one for each shard.
 func (a *Admin) groups() int { return int(a.Router.View().State().Shards.Shards()) + 1 }
 
-func (a *Admin) act(ctx context.Context, s *sqlfront.Cluster, action clusterv1.Action) (*systemtable.Stream, error) {
+func (a *Admin) act(ctx context.Context, s *sqlfront.Cluster, action clusterv1.Action) ([][]datum.Datum, error) {
 	rows := a.eachGroup(ctx, func(ctx context.Context, group uint32, c clusterv1.ClusterServiceClient) []datum.Datum {
 		resp, err := c.Act(ctx, &clusterv1.ActRequest{Group: group, Action: action})
 		snapshot := datum.Null
@@ -101,11 +126,11 @@ func (a *Admin) act(ctx context.Context, s *sqlfront.Cluster, action clusterv1.A
 		}
 		return actionRow(s, datum.Int(int64(group)), err, snapshot)
 	})
-	return systemtable.OneShot(actionColumns, rows)
+	return rows, nil
 }
 
 // transfer hands every group's leadership to one node. A group that has no voter there says so in its row.
-func (a *Admin) transfer(ctx context.Context, s *sqlfront.Cluster) (*systemtable.Stream, error) {
+func (a *Admin) transfer(ctx context.Context, s *sqlfront.Cluster) ([][]datum.Datum, error) {
 	status, err := a.leader().Status(ctx, &clusterv1.StatusRequest{})
 	if err != nil {
 		return nil, err
@@ -124,11 +149,11 @@ func (a *Admin) transfer(ctx context.Context, s *sqlfront.Cluster) (*systemtable
 			Change: clusterv1.MemberChange_MEMBER_CHANGE_TRANSFER})
 		return actionRow(s, datum.Int(int64(group)), err, datum.Null)
 	})
-	return systemtable.OneShot(actionColumns, rows)
+	return rows, nil
 }
 
 // whole asks the leader of group 0 for what concerns no single group.
-func (a *Admin) whole(ctx context.Context, s *sqlfront.Cluster) (*systemtable.Stream, error) {
+func (a *Admin) whole(ctx context.Context, s *sqlfront.Cluster) ([][]datum.Datum, error) {
 	node, err := uint32(s.Number), error(nil)
 	switch s.Action {
 	case sqlfront.ClusterRebalance:
@@ -141,14 +166,13 @@ func (a *Admin) whole(ctx context.Context, s *sqlfront.Cluster) (*systemtable.St
 	if err != nil {
 		return nil, err
 	}
-	return systemtable.OneShot(actionColumns, [][]datum.Datum{actionRow(s, datum.Null, nil, datum.Null)})
+	return [][]datum.Datum{actionRow(s, datum.Null, nil, datum.Null)}, nil
 }
 
 // clear has nothing to remove: a group keeps one snapshot, its state.
-func (a *Admin) clear(s *sqlfront.Cluster) (*systemtable.Stream, error) {
-	var rows [][]datum.Datum
+func (a *Admin) clear(s *sqlfront.Cluster) (rows [][]datum.Datum) {
 	for group := range a.groups() {
 		rows = append(rows, []datum.Datum{datum.Text(string(s.Action)), datum.Int(int64(group)), datum.Bool(true), datum.Int(0)})
 	}
-	return systemtable.OneShot(clearColumns, rows)
+	return rows
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
-	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
@@ -57,7 +56,7 @@ func optional(s string) datum.Datum {
 	return datum.Text(s)
 }
 
-func (a *Admin) verify(ctx context.Context) (*systemtable.Stream, error) {
+func (a *Admin) verify(ctx context.Context) ([][]datum.Datum, error) {
 	resp, err := a.leader().Verify(ctx, &clusterv1.VerifyRequest{})
 	if err != nil {
 		return nil, err
@@ -70,21 +69,10 @@ func (a *Admin) verify(ctx context.Context) (*systemtable.Stream, error) {
 				datum.Int(int64(r.GetRows())), datum.Bool(g.GetAgrees()), optional(r.GetError())})
 		}
 	}
-	return systemtable.OneShot(verifyColumns, rows)
+	return rows, nil
 }
 
-var statusText = map[catalogv1.NodeStatus]string{catalogv1.NodeStatus_NODE_STATUS_ACTIVE: "active",
-	catalogv1.NodeStatus_NODE_STATUS_DRAINING: "draining", catalogv1.NodeStatus_NODE_STATUS_LEFT: "left",
-	catalogv1.NodeStatus_NODE_STATUS_OFFLINE: "offline"}
-
-func nodeStatus(s catalogv1.NodeStatus) string {
-	if text, ok := statusText[s]; ok {
-		return text
-	}
-	return "unknown"
-}
-
-func (a *Admin) list(ctx context.Context) (*systemtable.Stream, error) {
+func (a *Admin) list(ctx context.Context) ([][]datum.Datum, error) {
 	status, err := a.leader().Status(ctx, &clusterv1.StatusRequest{})
 	if err != nil {
 		return nil, err
@@ -93,14 +81,14 @@ func (a *Admin) list(ctx context.Context) (*systemtable.Stream, error) {
 	for _, r := range status.GetNodes() {
 		n := r.GetNode()
 		rows = append(rows, []datum.Datum{datum.Int(int64(n.GetNodeId())), datum.Text(n.GetServerId()), datum.Text(n.GetRole()),
-			datum.Text(nodeStatus(n.GetStatus())), datum.Text(n.GetRpcAddr()), optional(n.GetRaftAddr()), optional(n.GetApiAddr()),
+			datum.Text(systemtable.NodeStatus(n.GetStatus())), datum.Text(n.GetRpcAddr()), optional(n.GetRaftAddr()), optional(n.GetApiAddr()),
 			optional(n.GetZone()), optional(n.GetVersion()), datum.Int(int64(r.GetHeartbeatAgeMs()))})
 	}
-	return systemtable.OneShot(listColumns, rows)
+	return rows, nil
 }
 
 // status lists replicas, and what the placement controller does in rows that name no group.
-func (a *Admin) status(ctx context.Context) (*systemtable.Stream, error) {
+func (a *Admin) status(ctx context.Context) ([][]datum.Datum, error) {
 	status, err := a.leader().Status(ctx, &clusterv1.StatusRequest{})
 	if err != nil {
 		return nil, err
@@ -121,5 +109,5 @@ func (a *Admin) status(ctx context.Context) (*systemtable.Stream, error) {
 		row[len(row)-1] = datum.Text(text)
 		rows = append(rows, row)
 	}
-	return systemtable.OneShot(statusColumns, rows)
+	return rows, nil
 }

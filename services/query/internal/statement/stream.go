@@ -110,7 +110,7 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 	case *sqlfront.ShowStats:
 		return e.Listings.Stats(ctx, c.id, qualify(*c, s.Table), s.Table.Name)
 	case *sqlfront.Cluster:
-		return e.Cluster.Run(ctx, c.id, s)
+		return e.Cluster.Run(c.id, s)
 	case *sqlfront.Explain:
 		return e.explain(ctx, c, s)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 )
@@ -44,8 +45,12 @@ type Config struct {
 	Users   catalogv1.CatalogServiceClient
 	Storage *fleet.Nodes
 	Live    *fleet.Nodes
+	// Cluster is the leader of the catalog, who knows the nodes.
+	Cluster clusterv1.ClusterServiceClient
 	// Own returns this role's metrics for system.stats.
 	Own func() map[string]string
+	// NodeID is this node's, for is_self.
+	NodeID uint32
 	// Settings are shown by system.settings, secrets masked.
 	Settings []config.Key
 }
