@@ -76,6 +76,11 @@ func (s *Storage) Break() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ss := range s.sessions {
+		ss.broken = true // nothing that happens from now on is sent, however late the stream notices
+		for _, w := range ss.watches {
+			delete(w.part.watches, w)
+		}
+		clear(ss.watches)
 		ss.cancel()
 	}
 }

@@ -35,6 +35,7 @@ type session struct {
 	dirty   []*watch
 	refused []*storagev1.WatchEnded
 	wake    chan struct{}
+	broken  bool // guarded by Storage.mu
 
 	watches map[uint64]*watch // guarded by Storage.mu
 }
@@ -172,8 +173,11 @@ func (s *Storage) round(ctx context.Context, ss *session, send func(*storagev1.W
 		}
 	}
 	s.mu.Lock()
-	position, leads := s.seq, s.leads(ss.node)
+	position, leads, broken := s.seq, s.leads(ss.node), ss.broken
 	s.mu.Unlock()
+	if broken {
+		return dberr.New(dberr.Unavailable, "the stream was cut")
+	}
 	ss.mu.Lock()
 	dirty, refused := ss.dirty, ss.refused
 	ss.dirty, ss.refused = nil, nil
@@ -194,7 +198,10 @@ func (s *Storage) round(ctx context.Context, ss *session, send func(*storagev1.W
 			}
 		}
 	}
-	if !leads {
+	s.mu.Lock()
+	broken = ss.broken // then what was not sent above is not covered by position
+	s.mu.Unlock()
+	if !leads || broken {
 		return nil
 	}
 	return send(&storagev1.WatchResponse{Event: &storagev1.WatchResponse_Progress{Progress: &storagev1.Progress{Position: position}}})
