@@ -135,7 +135,10 @@ func (s *Storage) Stop(ctx context.Context) error {
 	}
 	if s.server != nil {
 		s.gate.close()
-		s.server.Stop(ctx)
+		// Calls that wait for a majority that is gone get half of the time: the groups need the rest.
+		calls, cancel := half(ctx)
+		s.server.Stop(calls)
+		cancel()
 	}
 	if s.memory != nil {
 		s.memory.Stop()
@@ -152,6 +155,15 @@ func (s *Storage) Stop(ctx context.Context) error {
 		return errors.Join(err, s.Err())
 	}
 	return s.closeStores()
+}
+
+// half is a context that ends after half of the time that is left.
+func half(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(end)/2)
 }
 
 // farewell costs the others no election timeout: this node says that it stops, and gives away what it leads.
