@@ -95,19 +95,19 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 
 // config is one connection's. Verification is ours: a node is told by its URI, and the files may be new.
 func (t *TLS) config() *tls.Config {
-	cert, roots := t.current()
+	cert, _ := t.current()
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*cert}, ClientAuth: tls.RequireAnyClientCert,
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection checks the chain and the identity
 		// Tickets would let a node whose certificate was replaced go on with the old one.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			_, err := t.identify(s, roots)
+			_, err := t.identify(s)
 			return err
 		}}
 }
 
 // identify checks a peer's chain and reads who it is.
-func (t *TLS) identify(s tls.ConnectionState, roots *x509.CertPool) (Peer, error) {
+func (t *TLS) identify(s tls.ConnectionState) (Peer, error) {
 	if len(s.PeerCertificates) == 0 {
 		return Peer{}, dberr.New(dberr.Unauthenticated, "the other node shows no certificate")
 	}
@@ -115,8 +115,7 @@ func (t *TLS) identify(s tls.ConnectionState, roots *x509.CertPool) (Peer, error
 	for _, c := range s.PeerCertificates[1:] {
 		between.AddCert(c)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	if err != nil {
+	if err := t.verify(leaf, between); err != nil {
 		return Peer{}, dberr.New(dberr.Unauthenticated, "the other node's certificate is not good: %w", err)
 	}
 	cluster, role, err := NodeURI(leaf.URIs)
@@ -127,6 +126,31 @@ func (t *TLS) identify(s tls.ConnectionState, roots *x509.CertPool) (Peer, error
 		return Peer{}, dberr.New(dberr.Unauthenticated, "the other node belongs to cluster %q, this is %q", cluster, t.cfg.Cluster)
 	}
 	return Peer{Role: role, Name: leaf.Subject.CommonName}, nil
+}
+
+// verify checks a chain against the authorities. One that nobody vouches for is checked once more against the
+// files as they are now: the other node may have seen a new authority within reloadEvery, and this one not.
+func (t *TLS) verify(leaf *x509.Certificate, between *x509.CertPool) error {
+	_, roots := t.current()
+	check := func() error {
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		return err
+	}
+	err := check()
+	var unknown x509.UnknownAuthorityError
+	if errors.As(err, &unknown) {
+		roots = t.reload()
+		err = check()
+	}
+	return err
+}
+
+// reload looks at the files now.
+func (t *TLS) reload() *x509.CertPool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.load() // what cannot be read leaves what was
+	return t.roots
 }
 
 // NodeURI reads cluster and role from a certificate's URIs: exactly one is kalamdb://cluster/role, and says nothing
@@ -173,20 +197,7 @@ func (t *TLS) load() error {
 	if stamp.String() == t.stamp {
 		return nil
 	}
-	cert, err := tls.LoadX509KeyPair(t.cfg.CertFile, t.cfg.KeyFile)
-	if err != nil {
-		return dberr.New(dberr.InvalidArgument, "read %s and %s: %w", t.cfg.CertFile, t.cfg.KeyFile, err)
-	}
-	if cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
-		return dberr.New(dberr.InvalidArgument, "read %s: %w", t.cfg.CertFile, err)
-	}
-	cluster, role, err := NodeURI(cert.Leaf.URIs)
-	if err != nil {
-		return err
-	}
-	if cluster != t.cfg.Cluster || role != t.cfg.Role {
-		return dberr.New(dberr.InvalidArgument, "%s is for %s of cluster %q, this node is %s of %q", t.cfg.CertFile, role, cluster, t.cfg.Role, t.cfg.Cluster)
-	}
+	// The authorities come first, and count even when certificate and key do not fit each other yet.
 	pem, err := os.ReadFile(t.cfg.CAFile)
 	if err != nil {
 		return dberr.New(dberr.InvalidArgument, "the authority's certificate: %w", err)
@@ -195,8 +206,32 @@ func (t *TLS) load() error {
 	if !roots.AppendCertsFromPEM(pem) {
 		return dberr.New(dberr.InvalidArgument, "%s holds no certificate", t.cfg.CAFile)
 	}
-	t.cert, t.roots, t.stamp = &cert, roots, stamp.String()
+	t.roots = roots
+	cert, err := t.cfg.certificate()
+	if err != nil {
+		return err
+	}
+	t.cert, t.stamp = cert, stamp.String()
 	return nil
+}
+
+// certificate reads the node's own certificate and checks that it says who the node is.
+func (c *TLSConfig) certificate() (*tls.Certificate, error) {
+	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, dberr.New(dberr.InvalidArgument, "read %s and %s: %w", c.CertFile, c.KeyFile, err)
+	}
+	if cert.Leaf, err = x509.ParseCertificate(cert.Certificate[0]); err != nil {
+		return nil, dberr.New(dberr.InvalidArgument, "read %s: %w", c.CertFile, err)
+	}
+	cluster, role, err := NodeURI(cert.Leaf.URIs)
+	if err != nil {
+		return nil, err
+	}
+	if cluster != c.Cluster || role != c.Role {
+		return nil, dberr.New(dberr.InvalidArgument, "%s is for %s of cluster %q, this node is %s of %q", c.CertFile, role, cluster, c.Role, c.Cluster)
+	}
+	return &cert, nil
 }
 
 func (t *TLS) conn(c *tls.Conn) *tlsConn { return &tlsConn{Conn: c, network: t} }
@@ -214,6 +249,5 @@ func (c *tlsConn) prove(ctx context.Context) (Peer, error) {
 		}
 		return Peer{}, dberr.New(dberr.Unauthenticated, "prove identities: %w", err)
 	}
-	_, roots := c.network.current()
-	return c.network.identify(c.ConnectionState(), roots)
+	return c.network.identify(c.ConnectionState())
 }

@@ -610,7 +610,7 @@ func (r *roamer) run() {
 		}
 		c := r.g.subscribe(r.user, opts...)
 		if r.copy != nil {
-			c.rows, c.seq = r.copy.rows, r.copy.seq
+			r.resume(c)
 		}
 		r.copy = c
 		if !r.listen(c, 1+r.rnd.IntN(200)) {
@@ -623,6 +623,11 @@ func (r *roamer) run() {
 	if err := r.settle(room); err != nil {
 		r.w.t.Errorf("%s of %s: %v; last: %v", room, r.user, err, r.copy.recent)
 	}
+}
+
+// resume lets c go on with what the copy knows.
+func (r *roamer) resume(c *client) {
+	c.rows, c.seq, c.gaps = r.copy.rows, r.copy.seq, max(r.copy.gaps, r.copy.loaded)
 }
 
 // listen follows for a number of messages; false when the writer has stopped.
@@ -657,6 +662,8 @@ func (r *roamer) listen(c *client, n int) bool {
 		case m.GetInitialRows() != nil:
 			if loading = m.GetInitialRows().GetHasMore(); loading {
 				c.nextBatch()
+			} else {
+				c.loaded = r.w.storage.Position()
 			}
 		case m.GetEnded() != nil:
 			if code := m.GetEnded().GetCode(); code != string(dberr.Lagged) {
@@ -690,7 +697,7 @@ func (r *roamer) settle(room string) error {
 		m := r.copy.any()
 		if m.GetEnded() != nil { // lagged at the very end: resume
 			c := r.g.subscribe(r.user, withFilter(inRoom(room)), withFrom(r.copy.seq))
-			c.rows, c.seq = r.copy.rows, r.copy.seq
+			r.resume(c)
 			c.waitSubscribed()
 			r.copy = c
 			continue

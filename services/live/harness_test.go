@@ -183,11 +183,15 @@ type client struct {
 	id   uint64
 	user string
 
-	mu     sync.Mutex
-	queue  []*livev1.ConnectResponse
-	wake   chan struct{}
-	rows   map[int64]string
-	seq    uint64
+	mu    sync.Mutex
+	queue []*livev1.ConnectResponse
+	wake  chan struct{}
+	rows  map[int64]string
+	seq   uint64
+	// gaps: rows that changed up to this position may be missing although older ones are there, see
+	// subscription.Pages. Only who resumes from before it meets them.
+	gaps   uint64
+	loaded uint64 // every page of its snapshot was read before this position
 	recent []string
 }
 
@@ -344,7 +348,7 @@ func (c *client) apply(m *livev1.ConnectResponse, strict bool) error {
 	}
 	c.seq = ch.GetSeq()
 	for id := range decodeRows(ch.GetOldRows()) {
-		if _, has := c.rows[id]; !has && strict {
+		if _, has := c.rows[id]; !has && strict && ch.GetSeq() > c.gaps {
 			return fmt.Errorf("%s of row %d, which was never sent", ch.GetKind(), id)
 		}
 		delete(c.rows, id)
