@@ -18,6 +18,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/config"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/telemetry"
 )
 
@@ -155,12 +156,7 @@ func (p *Program) wait(ctx context.Context, d time.Duration) {
 		p.waiting(ctx, d)
 		return
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	_ = pause.For(ctx, d) // stopping goes on either way
 }
 
 // serveOperations serves from before the roles start: what takes long can be looked at.

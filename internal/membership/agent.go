@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 )
@@ -88,10 +89,7 @@ func (a *Agent) Register(ctx context.Context) (uint16, error) {
 			return 0, dberr.New(dberr.CodeOf(err), "register with the cluster: %w", err)
 		}
 		a.cfg.Logger.WarnContext(ctx, "register with the cluster, trying again", "error", err)
-		select {
-		case <-time.After(registerPause):
-		case <-ctx.Done():
-		}
+		_ = pause.For(ctx, registerPause) // the next attempt fails when ctx has ended
 	}
 }
 

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 )
 
 const (
@@ -83,7 +83,7 @@ func again(err error) bool {
 func (c *groupConn) retry(ctx context.Context, addr string, err error, call func(addr string) error) error {
 	r := c.router
 	deadline := time.Now().Add(r.cfg.RetryFor)
-	wait, hints := pauseMin, 0
+	wait, hints := pause.Growing{Min: pauseMin, Max: pauseMax}, 0
 	for again(err) && time.Now().Before(deadline) {
 		next := r.hinted(err)
 		if next != "" && next != addr && hints < hintsMax {
@@ -91,10 +91,9 @@ func (c *groupConn) retry(ctx context.Context, addr string, err error, call func
 		} else {
 			next = c.next(addr, hints == hintsMax)
 			hints = 0
-			if pause(ctx, wait/2+rand.N(wait/2+1)) != nil {
+			if wait.Wait(ctx) != nil {
 				return lastWords(ctx, err)
 			}
-			wait = min(2*wait, pauseMax)
 		}
 		if ctx.Err() != nil {
 			return lastWords(ctx, err)
@@ -168,15 +167,4 @@ func (s *learningStream) RecvMsg(m any) error {
 		}
 	}
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -18,6 +18,7 @@ import (
 	pb "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/internal/telemetry"
@@ -299,7 +300,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	if end, ok := ctx.Deadline(); ok {
 		delay = min(delay, time.Until(end)/2)
 	}
-	pause(ctx, delay)
+	_ = pause.For(ctx, delay) // what follows is bounded by ctx
 	ctx, cancel := context.WithTimeout(ctx, drainMax)
 	defer cancel()
 	var errs []error
@@ -317,18 +318,6 @@ func (g *Gateway) Stop(ctx context.Context) error {
 		g.router.Stop()
 	}
 	return errors.Join(errs...)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 func (g *Gateway) stopListeners(ctx context.Context) (errs []error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/group"
 )
 
@@ -107,7 +108,7 @@ func (f *follower) run(ctx context.Context) {
 		if err := f.act(ctx, c); err != nil && ctx.Err() == nil {
 			f.log.WarnContext(ctx, "subscriptions could not be compared with the catalog, trying again", "error", err)
 			f.add(c)
-			pause(ctx, recheckAgain)
+			_ = pause.For(ctx, recheckAgain) // the loop looks at ctx
 		}
 	}
 }
@@ -130,13 +131,4 @@ func (f *follower) act(ctx context.Context, c changed) error {
 		}
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

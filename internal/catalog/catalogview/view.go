@@ -15,6 +15,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -174,10 +175,7 @@ func (v *View) follow(ctx context.Context) {
 			return
 		}
 		v.log.WarnContext(ctx, "catalog watch broke, opening it again", "error", err)
-		select {
-		case <-time.After(retryDelay):
-		case <-ctx.Done():
-		}
+		_ = pause.For(ctx, retryDelay) // the loop looks at ctx
 	}
 }
 

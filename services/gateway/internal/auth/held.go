@@ -8,6 +8,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
 
@@ -132,10 +133,8 @@ func (h *held) recheck(ctx context.Context, id string) bool {
 			return false
 		}
 		h.log.WarnContext(ctx, "an account could not be checked again", "user", id, "error", err)
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, recheckDelay) != nil {
 			return false
-		case <-time.After(recheckDelay):
 		}
 	}
 }

@@ -2,7 +2,6 @@ package dml
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
 )
@@ -83,7 +83,7 @@ func (l *lane) open(ctx context.Context) {
 
 // receive waits for the answer to the oldest unanswered write.
 func (l *lane) receive(ctx context.Context) (*storagev1.WriteStreamResponse, error) {
-	until, wait := time.Now().Add(laneRetryFor), lanePauseMin
+	until, wait := time.Now().Add(laneRetryFor), pause.Growing{Min: lanePauseMin, Max: lanePauseMax}
 	for {
 		resp, err := l.try()
 		if err == nil {
@@ -96,10 +96,9 @@ func (l *lane) receive(ctx context.Context) (*storagev1.WriteStreamResponse, err
 			}
 			return resp, nil
 		}
-		if err := sleep(ctx, wait/2+rand.N(wait)); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
-		wait = min(2*wait, lanePauseMax)
 		l.reopen(ctx)
 	}
 }
@@ -148,15 +147,4 @@ func protoError(m *storagev1.Error) error {
 		err = err.With(k, v)
 	}
 	return err
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return dberr.FromStatus(ctx.Err())
-	}
 }

@@ -7,12 +7,12 @@ package dml
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
@@ -98,19 +98,14 @@ func (b *batch) request(id requestid.ID, returnRows bool) *storagev1.WriteReques
 
 // retry runs attempt again while it fails because something changed since it read.
 func retry(ctx context.Context, attempt func() error) error {
-	pause := backoffMin
+	wait := pause.Growing{Min: backoffMin, Max: backoffMax}
 	for n := 1; ; n++ {
 		err := attempt()
 		if err == nil || n == attemptsMax || !dberr.Is(err, dberr.Conflict) && !dberr.Is(err, dberr.SchemaChanged) {
 			return err
 		}
-		timer := time.NewTimer(backoffMin + rand.N(pause))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return dberr.FromStatus(ctx.Err())
+		if err := wait.Wait(ctx); err != nil {
+			return err
 		}
-		pause = min(2*pause, backoffMax)
 	}
 }

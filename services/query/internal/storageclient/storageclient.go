@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"time"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -18,6 +17,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
@@ -109,14 +109,14 @@ func (c *Client) ScanRaw(ctx context.Context, req *storagev1.ScanRequest) (*Raw,
 		}
 	}
 	until := time.Now().Add(openFor)
-	within := firstMessageWithin
-	for wait := retryPauseMin; ; wait = min(2*wait, retryPauseMax) {
+	within, wait := firstMessageWithin, pause.Growing{Min: retryPauseMin, Max: retryPauseMax}
+	for {
 		raw, err := c.open(ctx, c.shards.Shard(req.GetShard()), ticket, within)
 		within = min(2*within, firstMessageMax)
 		if err == nil || !dberr.Is(err, dberr.Unavailable) && !dberr.Is(err, dberr.NotLeader) || time.Now().After(until) {
 			return raw, err
 		}
-		if err := pause(ctx, wait/2+rand.N(wait)); err != nil {
+		if err := wait.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -134,17 +134,6 @@ func (c *Client) anywhere(ctx context.Context, shard uint32, ticket []byte) *Raw
 		}
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return dberr.FromStatus(ctx.Err())
-	}
 }
 
 // open starts a scan and reads its first message, with which the storage role says that it can run it.

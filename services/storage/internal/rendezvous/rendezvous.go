@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 )
@@ -113,7 +114,7 @@ func (m *Meeting) Find(ctx context.Context, makeCluster func() (string, error)) 
 		if out, ok, err := m.round(ctx, makeCluster); ok || err != nil {
 			return out, err
 		}
-		if err := pause(ctx, roundPause); err != nil {
+		if err := pause.For(ctx, roundPause); err != nil {
 			return Outcome{}, dberr.New(dberr.Unavailable, "no cluster was found through cluster.join, and fewer than %d new nodes have met (cluster.bootstrap_expect): %w", m.need(), err)
 		}
 	}
@@ -123,20 +124,9 @@ func (m *Meeting) Find(ctx context.Context, makeCluster func() (string, error)) 
 func (m *Meeting) Greet(ctx context.Context) {
 	for {
 		m.greetAll(ctx)
-		if pause(ctx, greetPause) != nil {
+		if pause.For(ctx, greetPause) != nil {
 			return
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
