@@ -60,6 +60,14 @@ func Float(v float64) Datum { return Datum{kind: KindFloat, i: int64(math.Float6
 // Text makes a TEXT, JSON or FILE.
 func Text(v string) Datum { return Datum{kind: KindText, s: v} }
 
+// TextOrNull makes a TEXT, or NULL of an empty string.
+func TextOrNull(v string) Datum {
+	if v == "" {
+		return Null
+	}
+	return Text(v)
+}
+
 // Bytes makes a BYTES; it copies v.
 func Bytes(v []byte) Datum { return Datum{kind: KindBytes, s: string(v)} }
 

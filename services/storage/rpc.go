@@ -142,27 +142,13 @@ func (s *service) answer(ctx context.Context, begun <-chan waiter, send func(*st
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			out = &storagev1.WriteStreamResponse{Error: errorMessage(err)}
+			out = &storagev1.WriteStreamResponse{Error: dberr.ToMessage(err)}
 		}
 		if err := send(out); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// errorMessage is an error inside a message; its fields are those clients act on.
-func errorMessage(err error) *storagev1.Error {
-	m := &storagev1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error()}
-	for _, key := range []string{dberr.FieldLeader, dberr.FieldRetryAfterMS, dberr.FieldPosition} {
-		if v := dberr.FieldOf(err, key); v != "" {
-			if m.Fields == nil {
-				m.Fields = map[string]string{}
-			}
-			m.Fields[key] = v
-		}
-	}
-	return m
 }
 
 // Watch serves partition watches.

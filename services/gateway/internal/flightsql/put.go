@@ -73,7 +73,7 @@ func (s *Server) update(ctx context.Context, sess auth.Session, cmd *pb.CommandS
 	for _, r := range resp.GetResults() {
 		rows += r.GetRowCount()
 	}
-	return rows, edge.FromMessage(resp.GetError())
+	return rows, dberr.FromMessage(resp.GetError())
 }
 
 // ingestInFlightMax bounds the batches sent on and not yet acknowledged.
@@ -188,7 +188,7 @@ func (in *ingestion) acknowledge() (rows uint64, err error) {
 		if err != nil {
 			return rows, dberr.New(dberr.CodeOf(err), "the ingestion broke after %d rows were acknowledged: %w", rows, err)
 		}
-		if err := edge.FromMessage(resp.GetError()); err != nil {
+		if err := dberr.FromMessage(resp.GetError()); err != nil {
 			return rows, dberr.New(dberr.CodeOf(err), "a batch was refused after %d rows: %w", rows, err)
 		}
 		rows += resp.GetRows()

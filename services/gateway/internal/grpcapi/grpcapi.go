@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
@@ -85,7 +86,7 @@ func (s *Server) Execute(ctx context.Context, req *kalamv1.ExecuteRequest) (*kal
 		return nil, err
 	}
 	if e := resp.GetError(); e != nil {
-		return nil, edge.FromMessage(e)
+		return nil, dberr.FromMessage(e)
 	}
 	out := &kalamv1.ExecuteResponse{Results: make([]*kalamv1.StatementResult, len(resp.GetResults()))}
 	for i, r := range resp.GetResults() {

@@ -12,7 +12,6 @@ import (
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
-	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
 )
 
 // writesInFlightMax bounds the batches of one stream that are sent on and not yet acknowledged. Past it
@@ -130,7 +129,7 @@ func (w *writer) ack(id uint64, resp *queryv1.WriteStreamResponse) *kalamv1.Writ
 	out := &kalamv1.WriteResponse{BatchId: id, Rows: resp.GetRows(), Durability: kalamv1.Durability(resp.GetDurability()),
 		Position: resp.GetPosition()}
 	if e := resp.GetError(); e != nil {
-		err := Redact(w.client.Context(), w.server.cfg.Logger, w.sess, edge.FromMessage(e))
+		err := Redact(w.client.Context(), w.server.cfg.Logger, w.sess, dberr.FromMessage(e))
 		out.Error = &kalamv1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error()}
 	}
 	return out

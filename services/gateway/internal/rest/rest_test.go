@@ -229,13 +229,7 @@ func (b *bench) fails(err error, failed uint32) {
 		if failed == 0 {
 			return nil, err
 		}
-		m := &storagev1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error(), Fields: map[string]string{}}
-		for _, k := range []string{dberr.FieldLine, dberr.FieldColumn, "reason"} {
-			if v := dberr.FieldOf(err, k); v != "" {
-				m.Fields[k] = v
-			}
-		}
-		return &queryv1.ExecuteResponse{Error: m, FailedStatement: failed}, nil
+		return &queryv1.ExecuteResponse{Error: dberr.ToMessage(err), FailedStatement: failed}, nil
 	}
 }
 

@@ -56,7 +56,7 @@ func (a *API) sql(w http.ResponseWriter, r *http.Request, s shape) {
 		e.log(err)
 		s.fault(w, e, err, 0)
 	case resp.GetError() != nil:
-		err = edge.FromMessage(resp.GetError())
+		err = dberr.FromMessage(resp.GetError())
 		e.log(err)
 		s.fault(w, e, err, resp.GetFailedStatement())
 	}

@@ -49,13 +49,6 @@ func actionRow(s *sqlfront.Cluster, group datum.Datum, err error, snapshot datum
 	return []datum.Datum{datum.Text(string(s.Action)), group, datum.Bool(err == nil), failure, snapshot, target, upto, datum.Null}
 }
 
-func optional(s string) datum.Datum {
-	if s == "" {
-		return datum.Null
-	}
-	return datum.Text(s)
-}
-
 func (a *Admin) verify(ctx context.Context) ([][]datum.Datum, error) {
 	resp, err := a.leader().Verify(ctx, &clusterv1.VerifyRequest{})
 	if err != nil {
@@ -65,8 +58,8 @@ func (a *Admin) verify(ctx context.Context) ([][]datum.Datum, error) {
 	for _, g := range resp.GetGroups() {
 		for _, r := range g.GetReplicas() {
 			rows = append(rows, []datum.Datum{datum.Int(int64(g.GetGroup())), datum.Int(int64(g.GetIndex())),
-				datum.Int(int64(r.GetNodeId())), datum.Text(r.GetServerId()), optional(r.GetSum()),
-				datum.Int(int64(r.GetRows())), datum.Bool(g.GetAgrees()), optional(r.GetError())})
+				datum.Int(int64(r.GetNodeId())), datum.Text(r.GetServerId()), datum.TextOrNull(r.GetSum()),
+				datum.Int(int64(r.GetRows())), datum.Bool(g.GetAgrees()), datum.TextOrNull(r.GetError())})
 		}
 	}
 	return rows, nil
@@ -81,8 +74,8 @@ func (a *Admin) list(ctx context.Context) ([][]datum.Datum, error) {
 	for _, r := range status.GetNodes() {
 		n := r.GetNode()
 		rows = append(rows, []datum.Datum{datum.Int(int64(n.GetNodeId())), datum.Text(n.GetServerId()), datum.Text(n.GetRole()),
-			datum.Text(systemtable.NodeStatus(n.GetStatus())), datum.Text(n.GetRpcAddr()), optional(n.GetRaftAddr()), optional(n.GetApiAddr()),
-			optional(n.GetZone()), optional(n.GetVersion()), datum.Int(int64(r.GetHeartbeatAgeMs()))})
+			datum.Text(systemtable.NodeStatus(n.GetStatus())), datum.Text(n.GetRpcAddr()), datum.TextOrNull(n.GetRaftAddr()), datum.TextOrNull(n.GetApiAddr()),
+			datum.TextOrNull(n.GetZone()), datum.TextOrNull(n.GetVersion()), datum.Int(int64(r.GetHeartbeatAgeMs()))})
 	}
 	return rows, nil
 }
@@ -98,7 +91,7 @@ func (a *Admin) status(ctx context.Context) ([][]datum.Datum, error) {
 		for _, g := range r.GetReport().GetGroups() {
 			rows = append(rows, []datum.Datum{datum.Int(int64(g.GetGroup())), datum.Int(int64(r.GetNode().GetNodeId())),
 				datum.Text(g.GetServerId()), datum.Text(g.GetState()), datum.Int(int64(g.GetTerm())),
-				datum.Int(int64(g.GetCommitIndex())), datum.Int(int64(g.GetAppliedIndex())), optional(g.GetLeader()), datum.Null})
+				datum.Int(int64(g.GetCommitIndex())), datum.Int(int64(g.GetAppliedIndex())), datum.TextOrNull(g.GetLeader()), datum.Null})
 		}
 	}
 	for _, text := range status.GetActivities() {

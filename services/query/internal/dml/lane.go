@@ -87,7 +87,7 @@ func (l *lane) receive(ctx context.Context) (*storagev1.WriteStreamResponse, err
 	for {
 		resp, err := l.try()
 		if err == nil {
-			err = protoError(resp.GetError())
+			err = dberr.FromMessage(resp.GetError())
 		}
 		if !dberr.Is(err, dberr.Unavailable) && !dberr.Is(err, dberr.NotLeader) || time.Now().After(until) {
 			l.answered()
@@ -135,16 +135,4 @@ func (l *lane) close() {
 	if s := l.current.Swap(nil); s != nil {
 		s.cancel()
 	}
-}
-
-// protoError is the error inside a message, nil when there is none.
-func protoError(m *storagev1.Error) error {
-	if m == nil {
-		return nil
-	}
-	err := dberr.New(dberr.Code(m.GetCode()), "%s", m.GetMessage())
-	for k, v := range m.GetFields() {
-		err = err.With(k, v)
-	}
-	return err
 }

@@ -169,7 +169,7 @@ func acknowledge(ctx context.Context, client clientStream, answers <-chan answer
 		}
 		resp := &queryv1.WriteStreamResponse{}
 		if a.err != nil {
-			resp.Error = ErrorToProto(a.err)
+			resp.Error = dberr.ToMessage(a.err)
 		} else {
 			written, err := a.lane.receive(ctx)
 			if err != nil {
@@ -192,11 +192,6 @@ func affected(w *storagev1.WriteResponse) uint64 {
 		n += r.GetRowsAffected()
 	}
 	return n
-}
-
-// ErrorToProto carries an error inside a message.
-func ErrorToProto(err error) *storagev1.Error {
-	return &storagev1.Error{Code: string(dberr.CodeOf(err)), Message: err.Error(), Fields: dberr.FieldsOf(err)}
 }
 
 // decode binds one batch and encodes its rows.

@@ -85,7 +85,7 @@ func (l *Listings) Users(id catalog.Identity) (*systemtable.Stream, error) {
 				after = u.GetUserId()
 				if u.GetDeletedAtUs() == 0 {
 					rows = append(rows, []datum.Datum{datum.Text(u.GetUserId()), datum.Text(catalog.Role(u.GetRole()).String()),
-						optional(u.GetEmail()), datum.Timestamp(u.GetCreatedAtUs())})
+						datum.TextOrNull(u.GetEmail()), datum.Timestamp(u.GetCreatedAtUs())})
 				}
 			}
 		}
@@ -128,9 +128,9 @@ func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*syste
 			return nil, err
 		}
 		rows = append(rows, []datum.Datum{datum.Text(c.Name), datum.Int(int64(i + 1)), datum.Int(int64(c.ID)),
-			datum.Text(c.Type.String()), datum.Bool(!c.NotNull), datum.Bool(c.PrimaryKey), optional(def), datum.Null,
+			datum.Text(c.Type.String()), datum.Bool(!c.NotNull), datum.Bool(c.PrimaryKey), datum.TextOrNull(def), datum.Null,
 			datum.Int(int64(t.SchemaVersion)), datum.Text(t.Namespace), datum.Text(t.Name), datum.Text(t.Kind.String()),
-			level, storage, optional(systemtable.FlushPolicy(t)), positive(t.Options.TTLSeconds),
+			level, storage, datum.TextOrNull(systemtable.FlushPolicy(t)), positive(t.Options.TTLSeconds),
 			positive(t.Options.DeletedRetentionHours)})
 	}
 	return systemtable.OneShot(describeColumns, rows)
@@ -245,13 +245,6 @@ func (l *Listings) table(id catalog.Identity, namespace, name string) (*catalog.
 
 func notFound(namespace, name string) error {
 	return dberr.New(dberr.TableNotFound, "relation \"%s.%s\" does not exist", namespace, name)
-}
-
-func optional(s string) datum.Datum {
-	if s == "" {
-		return datum.Null
-	}
-	return datum.Text(s)
 }
 
 func positive(n uint64) datum.Datum {

@@ -127,7 +127,7 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 			if i == 0 {
 				return nil, numbered(err, i, len(c.parsed.statements))
 			}
-			resp.Error, resp.FailedStatement = dml.ErrorToProto(err), uint32(i+1)
+			resp.Error, resp.FailedStatement = dberr.ToMessage(err), uint32(i+1)
 			return resp, nil
 		}
 		resp.Results = append(resp.Results, result)

@@ -128,7 +128,7 @@ func (t *Tables) columns(id catalog.Identity) pager {
 			}
 			out = append(out, []datum.Datum{datum.Text(table.Namespace), datum.Text(table.Name),
 				datum.Int(int64(table.SchemaVersion)), datum.Int(int64(c.ID)), datum.Text(c.Name), datum.Null,
-				datum.Text(c.Type.String()), optional(def), datum.Int(int64(i + 1)), datum.Bool(!c.NotNull),
+				datum.Text(c.Type.String()), datum.TextOrNull(def), datum.Int(int64(i + 1)), datum.Bool(!c.NotNull),
 				datum.Bool(c.PrimaryKey), pos})
 		}
 		return out, nil
@@ -139,7 +139,7 @@ func (t *Tables) infoSchemata(catalog.Identity) pager {
 	return paged(func(context.Context) ([][]datum.Datum, error) {
 		var out [][]datum.Datum
 		for _, n := range namespacesOf(t.cfg.Catalog.State()) {
-			out = append(out, []datum.Datum{datum.Text(catalogName), datum.Text(n.Name), optional(n.CreatedBy)})
+			out = append(out, []datum.Datum{datum.Text(catalogName), datum.Text(n.Name), datum.TextOrNull(n.CreatedBy)})
 		}
 		for _, name := range []string{InformationSchema, System} {
 			out = append(out, []datum.Datum{datum.Text(catalogName), datum.Text(name), datum.Null})
@@ -171,7 +171,7 @@ func (t *Tables) infoColumns(id catalog.Identity) pager {
 				precision, scale = datum.Int(int64(c.Type.Precision)), datum.Int(int64(c.Type.Scale))
 			}
 			out = append(out, []datum.Datum{datum.Text(catalogName), datum.Text(table.Namespace), datum.Text(table.Name),
-				datum.Text(c.Name), datum.Int(int64(i + 1)), optional(def), datum.Text(nullable),
+				datum.Text(c.Name), datum.Int(int64(i + 1)), datum.TextOrNull(def), datum.Text(nullable),
 				datum.Text(c.Type.String()), precision, scale})
 		}
 		return out, nil

@@ -39,10 +39,10 @@ func (t *Tables) nodes(catalog.Identity) pager {
 		for _, n := range s.GetNodes() {
 			node, r := n.GetNode(), n.GetReport()
 			row := []datum.Datum{integer(uint64(node.GetNodeId())), datum.Text(node.GetServerId()), datum.Text(node.GetRole()),
-				datum.Text(NodeStatus(node.GetStatus())), optional(node.GetRpcAddr()), optional(node.GetRaftAddr()),
-				optional(node.GetApiAddr()), optional(node.GetZone()), optional(node.GetVersion()),
+				datum.Text(NodeStatus(node.GetStatus())), datum.TextOrNull(node.GetRpcAddr()), datum.TextOrNull(node.GetRaftAddr()),
+				datum.TextOrNull(node.GetApiAddr()), datum.TextOrNull(node.GetZone()), datum.TextOrNull(node.GetVersion()),
 				moment(node.GetRegisteredAtUs()), moment(node.GetStatusSinceUs())}
-			rows = append(rows, append(row, reported(r, optional(r.GetHostname()), datum.Int(r.GetUptimeMs()/1000),
+			rows = append(rows, append(row, reported(r, datum.TextOrNull(r.GetHostname()), datum.Int(r.GetUptimeMs()/1000),
 				integer(r.GetMemoryBytes()>>20), integer(r.GetLoad()))...))
 		}
 		return rows
@@ -65,16 +65,16 @@ func (t *Tables) cluster(catalog.Identity) pager {
 			}
 			uptime := time.Duration(r.GetUptimeMs()) * time.Millisecond
 			row := []datum.Datum{datum.Text(s.GetClusterId()), integer(uint64(node.GetNodeId())), datum.Text(role),
-				datum.Text(sum.status(n)), optional(node.GetRpcAddr()), optional(node.GetApiAddr()),
+				datum.Text(sum.status(n)), datum.TextOrNull(node.GetRpcAddr()), datum.TextOrNull(node.GetApiAddr()),
 				datum.Bool(node.GetNodeId() == t.cfg.NodeID), datum.Bool(leads), datum.Int(int64(sum.leading)), datum.Int(int64(len(s.GetPlacements())))}
 			row = append(row, replicated(sum.groups > 0, integer(sum.term), integer(sum.applied), integer(sum.last),
 				integer(sum.snapshot), datum.Int(sum.progress()), integer(sum.lag()))...)
 			memory := integer(r.GetMemoryBytes() >> 20)
-			row = append(row, reported(r, optional(r.GetHostname()))...)
-			row = append(row, optional(node.GetVersion()))
+			row = append(row, reported(r, datum.TextOrNull(r.GetHostname()))...)
+			row = append(row, datum.TextOrNull(node.GetVersion()))
 			rows = append(rows, append(row, reported(r, memory, memory, datum.Float(r.GetCpuPercent()),
 				datum.Int(int64(uptime.Seconds())), datum.Text(uptime.Truncate(time.Second).String()),
-				optional(r.GetOs()), optional(r.GetArch()))...))
+				datum.TextOrNull(r.GetOs()), datum.TextOrNull(r.GetArch()))...))
 		}
 		return rows
 	})

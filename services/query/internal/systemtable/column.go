@@ -96,14 +96,6 @@ func columns(in ...catalog.Column) []catalog.Column {
 	return in
 }
 
-// optional is a text that is NULL when empty.
-func optional(s string) datum.Datum {
-	if s == "" {
-		return datum.Null
-	}
-	return datum.Text(s)
-}
-
 // moment is a point in time that is NULL when zero.
 func moment(us int64) datum.Datum {
 	if us == 0 {

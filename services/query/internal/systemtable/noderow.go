@@ -38,11 +38,11 @@ const maskedHash = "***"
 
 func userRow(u *catalogv1.User) []datum.Datum {
 	return []datum.Datum{datum.Text(u.GetUserId()), datum.Text(maskedHash),
-		datum.Text(catalog.Role(u.GetRole()).String()), optional(u.GetEmail()), datum.Text(u.GetAuthType()),
-		optional(u.GetAuthData()), datum.Text("table"), datum.Null, datum.Int(int64(u.GetFailedLoginAttempts())),
+		datum.Text(catalog.Role(u.GetRole()).String()), datum.TextOrNull(u.GetEmail()), datum.Text(u.GetAuthType()),
+		datum.TextOrNull(u.GetAuthData()), datum.Text("table"), datum.Null, datum.Int(int64(u.GetFailedLoginAttempts())),
 		moment(u.GetLockedUntilUs()), moment(u.GetLastLoginAtUs()), datum.Timestamp(u.GetCreatedAtUs()),
 		datum.Timestamp(u.GetUpdatedAtUs()), datum.Null, moment(u.GetDeletedAtUs()), datum.Text(u.GetUserId()),
-		optional(u.GetMetadata()), datum.Bool(u.GetAllowRemote())}
+		datum.TextOrNull(u.GetMetadata()), datum.Bool(u.GetAllowRemote())}
 }
 
 func (t *Tables) live(catalog.Identity) pager {
@@ -55,7 +55,7 @@ func (t *Tables) live(catalog.Identity) pager {
 		for _, q := range all {
 			out = append(out, []datum.Datum{datum.Text(q.GetLiveId()), datum.Text(q.GetConnectionId()),
 				datum.Text(q.GetSubscriptionId()), datum.Text(q.GetNamespace()), datum.Text(q.GetTable()),
-				datum.Text(q.GetUserId()), datum.Text(q.GetQuery()), optional(q.GetOptionsJson()),
+				datum.Text(q.GetUserId()), datum.Text(q.GetQuery()), datum.TextOrNull(q.GetOptionsJson()),
 				datum.Text(q.GetStatus()), datum.Timestamp(q.GetCreatedAtUs()), datum.Timestamp(q.GetLastUpdateUs()),
 				datum.Int(int64(q.GetChanges())), datum.Int(int64(q.NodeID)), datum.Null})
 		}
