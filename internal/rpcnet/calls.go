@@ -2,6 +2,7 @@ package rpcnet
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -16,29 +17,44 @@ type callTracker struct {
 	mu   sync.Mutex // guards closed, and wg.Add against a wait
 	// closed: Stop waits; whoever comes now would run after it.
 	closed bool
+	// running counts the calls of each method, for whoever asks why stopping takes so long.
+	running map[string]int
 }
 
 func newCallTracker() *callTracker {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &callTracker{root: ctx, stop: cancel}
+	return &callTracker{root: ctx, stop: cancel, running: map[string]int{}}
 }
 
 // begin counts a call; ok is false when Stop no longer waits for it.
-func (t *callTracker) begin(ctx context.Context) (call context.Context, end func(), ok bool) {
+func (t *callTracker) begin(ctx context.Context, method string) (call context.Context, end func(), ok bool) {
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return ctx, nil, false
 	}
 	t.wg.Add(1)
+	t.running[method]++
 	t.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	unhook := context.AfterFunc(t.root, cancel)
 	return ctx, func() {
 		unhook()
 		cancel()
+		t.mu.Lock()
+		if t.running[method]--; t.running[method] == 0 {
+			delete(t.running, method)
+		}
+		t.mu.Unlock()
 		t.wg.Done()
 	}, true
+}
+
+// methods are those of the calls that run now.
+func (t *callTracker) methods() map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.running)
 }
 
 func (t *callTracker) wait() {

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -97,25 +98,41 @@ func (s *Server) Serve() {
 	})
 }
 
+// hangUpWithin is how long clients have to close their connections when no call runs any more. One that was cut off
+// does not hear that it should, and would be waited for until its socket dies.
+const hangUpWithin = 2 * time.Second
+
 // Stop refuses new calls, lets running ones finish until ctx ends, then cuts them.
 func (s *Server) Stop(ctx context.Context) {
 	s.stopping.Store(true)
 	if s.direct != nil {
 		s.local.offer(s.addr, nil)
 	}
-	drained := make(chan struct{})
+	hungUp, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
+		close(hungUp)
+	}()
+	go func() {
 		s.calls.wait()
-		close(drained)
+		close(ended)
 	}()
 	select {
-	case <-drained:
+	case <-ended:
 	case <-ctx.Done():
+		s.log.WarnContext(ctx, "calls are cut, as this node stops", "address", s.addr, "calls", s.calls.methods())
 		s.calls.cancel()
-		s.grpc.Stop()
-		<-drained
 	}
+	patience := time.NewTimer(hangUpWithin)
+	defer patience.Stop()
+	select {
+	case <-hungUp:
+	case <-ctx.Done():
+	case <-patience.C:
+	}
+	s.grpc.Stop()
+	<-hungUp
+	<-ended
 	_ = s.listener.Close()
 	s.serving.Wait()
 }
@@ -129,7 +146,7 @@ func (s *Server) unary(door *doorkeeper) grpc.UnaryServerInterceptor {
 		if err := door.check(ctx, info.FullMethod); err != nil {
 			return nil, dberr.ToStatus(err)
 		}
-		ctx, end, ok := s.calls.begin(ctx)
+		ctx, end, ok := s.calls.begin(ctx, info.FullMethod)
 		if !ok {
 			return nil, dberr.ToStatus(errStopping)
 		}
@@ -152,7 +169,7 @@ func (s *Server) stream(door *doorkeeper) grpc.StreamServerInterceptor {
 		if err := door.check(ss.Context(), info.FullMethod); err != nil {
 			return dberr.ToStatus(err)
 		}
-		ctx, end, ok := s.calls.begin(ss.Context())
+		ctx, end, ok := s.calls.begin(ss.Context(), info.FullMethod)
 		if !ok {
 			return dberr.ToStatus(errStopping)
 		}

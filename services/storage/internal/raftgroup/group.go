@@ -106,6 +106,7 @@ type Group struct {
 	raft      *raft.Raft
 	snapshots *snapshots
 	transport *raft.NetworkTransport
+	layer     *layer // what transport runs on
 	log       *logCache
 
 	// term is the term this node serves as leader, 0 otherwise.
@@ -168,9 +169,9 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf.Logger = logger
 
 	g.log = newLogCache(store, s.SnapshotBytes)
-	stream := g.cfg.Mux.layer(g.cfg.Group)
-	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: stream,
-		ServerAddressProvider: stream, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
+	g.layer = g.cfg.Mux.layer(g.cfg.Group)
+	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
+		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)
@@ -426,7 +427,8 @@ func (g *Group) Stop(ctx context.Context) error {
 	})
 	done := make(chan error, 1)
 	go func() {
-		err := g.raft.Shutdown().Error()
+		ended := g.raft.Shutdown()
+		err := errors.Join(g.layer.Close(), ended.Error()) // no exchange with a peer is waited for
 		g.work.Wait()
 		done <- err
 	}()

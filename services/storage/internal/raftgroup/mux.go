@@ -85,7 +85,7 @@ func (m *Mux) ServerID() string { return m.server }
 func (m *Mux) layer(group uint32) *layer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{}), accepted: map[*acceptedConn]struct{}{}}
+	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{}), kept: map[*keptConn]struct{}{}}
 	m.layers[group] = l
 	return l
 }
@@ -175,17 +175,17 @@ type layer struct {
 	conns chan net.Conn
 	done  chan struct{}
 
-	// mu guards accepted: the connections Raft serves, which it would leave open.
-	mu       sync.Mutex
-	closed   bool
-	accepted map[*acceptedConn]struct{}
+	// mu guards kept: the connections of both directions, which Raft would leave open.
+	mu     sync.Mutex
+	closed bool
+	kept   map[*keptConn]struct{}
 }
 
 // Accept waits for the next connection to this group.
 func (l *layer) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return l.accept(c)
+		return l.keep(c)
 	case <-l.done:
 		return nil, net.ErrClosed
 	case <-l.mux.done:
@@ -193,32 +193,33 @@ func (l *layer) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *layer) accept(c net.Conn) (net.Conn, error) {
+func (l *layer) keep(c net.Conn) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		_ = c.Close()
 		return nil, net.ErrClosed
 	}
-	a := &acceptedConn{Conn: c, layer: l}
-	l.accepted[a] = struct{}{}
-	return a, nil
+	k := &keptConn{Conn: c, layer: l}
+	l.kept[k] = struct{}{}
+	return k, nil
 }
 
-// acceptedConn leaves its layer when it is closed.
-type acceptedConn struct {
+// keptConn leaves its layer when it is closed.
+type keptConn struct {
 	net.Conn
 	layer *layer
 }
 
-func (c *acceptedConn) Close() error {
+func (c *keptConn) Close() error {
 	c.layer.mu.Lock()
-	delete(c.layer.accepted, c)
+	delete(c.layer.kept, c)
 	c.layer.mu.Unlock()
 	return c.Conn.Close()
 }
 
-// Close ends Accept and every connection that was accepted.
+// Close ends Accept and every connection: those of a peer that was cut off would hold whoever stops the group for
+// transportTimeout.
 func (l *layer) Close() error {
 	l.mu.Lock()
 	if l.closed {
@@ -227,8 +228,8 @@ func (l *layer) Close() error {
 	}
 	l.closed = true
 	close(l.done)
-	for c := range l.accepted {
-		_ = c.Conn.Close() // whoever serves it removes it
+	for c := range l.kept {
+		_ = c.Conn.Close() // whoever uses it removes it
 	}
 	l.mu.Unlock()
 	l.mux.mu.Lock()
@@ -274,7 +275,7 @@ func (l *layer) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 			err = c.SetWriteDeadline(time.Time{})
 		}
 		if err == nil {
-			return c, nil
+			return l.keep(c)
 		}
 	}
 	_ = c.Close()
