@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Makes deploy/compose/secrets/gateway.toml with random content; leaves one that exists alone.
+# Makes the gateways' secrets in deploy/compose/secrets with random content; leaves those that exist alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-file=secrets/gateway.toml
-if [ -e "$file" ]; then
-  echo "$file exists"
-  exit
-fi
-random() { head -c "$1" /dev/urandom | base64 | tr -d '\n=' | tr '+/' '-_'; }
 mkdir -p -m 0700 secrets
-# The account in the container (65532) reads it; on this machine the folder keeps others out.
-printf '[auth]\njwt_secret = "%s"\nroot_password = "%s"\n' "$(random 48)" "$(random 18)" >"$file.new"
-chmod 0444 "$file.new"
-mv "$file.new" "$file"
-echo "made $file; root's password is in it"
+# make <name> <bytes>
+make() {
+  local file=secrets/$1
+  if [ -e "$file" ]; then
+    echo "$file exists"
+    return
+  fi
+  head -c "$2" /dev/urandom | base64 | tr -d '\n=' | tr '+/' '-_' >"$file.new"
+  # The account in the container (65532) reads it; on this machine the folder keeps others out.
+  chmod 0444 "$file.new"
+  mv "$file.new" "$file"
+  echo "made $file"
+}
+make jwt-secret 48
+make root-password 18

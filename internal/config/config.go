@@ -4,7 +4,7 @@
 // The struct's `toml` tags name the keys. Each key section.key has the environment variable
 // KALAMDB_SECTION_KEY and the flag --section.key; an `env` tag adds further variables (comma
 // separated; NAME=h is one whose plain numbers are hours, NAME=s seconds), a `doc` tag is the flag's help, and `secret:"true"` keeps a value out of everything
-// that is printed. Unknown keys and values that do not parse are errors that name the place.
+// that is printed. `fileof:"other"` makes a key the name of a file that holds the key other of the same section. Unknown keys and values that do not parse are errors that name the place.
 package config
 
 import (
@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/secretfile"
 )
 
 // Prefix starts every environment variable.
@@ -47,6 +48,7 @@ type Key struct {
 	Env    []string
 	Doc    string
 	Secret bool
+	fileOf string // the key whose value is in the file this one names
 	value  reflect.Value
 }
 
@@ -96,6 +98,9 @@ func collect(v reflect.Value, prefix string, out *[]Key) {
 			continue
 		}
 		k := Key{Name: full, Doc: f.Tag.Get("doc"), Secret: f.Tag.Get("secret") == "true", value: v.Field(i)}
+		if of := f.Tag.Get("fileof"); of != "" {
+			k.fileOf = prefix + of
+		}
 		k.Env = append(k.Env, Prefix+strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(full)))
 		if also := f.Tag.Get("env"); also != "" {
 			k.Env = append(k.Env, strings.Split(also, ",")...)
@@ -116,6 +121,8 @@ type Source struct {
 	Others []string
 	// Refused are sections of Others that would be a mistake of whoever starts this program.
 	Refused []Refused
+	// Warn is told what is no mistake but should be mended; nil means nobody is.
+	Warn func(text string)
 }
 
 // Refused is a section whose presence in the file, or one of whose variables, ends the start.
@@ -170,6 +177,34 @@ func Load(dst any, src Source) error {
 			if err := set(k.value, *given[k.Name]); err != nil {
 				return dberr.New(dberr.InvalidArgument, "flag --%s: %w", k.Name, err)
 			}
+		}
+	}
+	return src.readSecrets(keys)
+}
+
+// readSecrets fills the keys whose values are in files of their own.
+func (s *Source) readSecrets(keys []Key) error {
+	for _, file := range keys {
+		path := format(file.value)
+		if file.fileOf == "" || path == "" {
+			continue
+		}
+		i := slices.IndexFunc(keys, func(k Key) bool { return k.Name == file.fileOf })
+		if i < 0 {
+			return dberr.New(dberr.Internal, "%s is the file of %s, which is no setting", file.Name, file.fileOf)
+		}
+		if !keys[i].value.IsZero() {
+			return dberr.New(dberr.InvalidArgument, "%s and %s are both set: remove one", keys[i].Name, file.Name)
+		}
+		value, exposed, err := secretfile.Given(path)
+		if err != nil {
+			return dberr.New(dberr.InvalidArgument, "%s: %w", file.Name, err)
+		}
+		if exposed && s.Warn != nil {
+			s.Warn(fmt.Sprintf("everybody on this machine may read %s (%s): chmod 600", path, file.Name))
+		}
+		if err := set(keys[i].value, value); err != nil {
+			return dberr.New(dberr.InvalidArgument, "%s: %w", file.Name, err)
 		}
 	}
 	return nil

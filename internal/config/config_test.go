@@ -21,6 +21,7 @@ type settings struct {
 	} `toml:"storage"`
 	Auth struct {
 		Secret string   `toml:"jwt_secret" env:"KALAMDB_JWT_SECRET" secret:"true"`
+		File   string   `toml:"jwt_secret_file" env:"KALAMDB_JWT_SECRET_FILE" fileof:"jwt_secret"`
 		Expiry Duration `toml:"expiry" env:"KALAMDB_EXPIRY_HOURS=h"`
 		Issuer []string `toml:"issuers"`
 	} `toml:"auth"`
@@ -85,6 +86,56 @@ func TestMistakesAreNamedAndSecretsAreNot(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the value is in the error: %v", err)
+		}
+	}
+}
+
+func TestSecretsFromFiles(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "secret")
+	if err := os.WriteFile(path, []byte("hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var s settings
+	if err := load(t, &s, "", map[string]string{"KALAMDB_JWT_SECRET_FILE": path}); err != nil || s.Auth.Secret != "hunter2" {
+		t.Errorf("a variable names the file: %q, %v", s.Auth.Secret, err)
+	}
+	s = settings{}
+	if err := load(t, &s, "[auth]\njwt_secret_file = '"+path+"'\n", nil); err != nil || s.Auth.Secret != "hunter2" {
+		t.Errorf("the configuration names it: %q, %v", s.Auth.Secret, err)
+	}
+	s = settings{}
+	err := load(t, &s, "[auth]\njwt_secret = 'hunter3'\n", map[string]string{"KALAMDB_JWT_SECRET_FILE": path})
+	if !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "auth.jwt_secret and auth.jwt_secret_file") || strings.Contains(err.Error(), "hunter") {
+		t.Errorf("both: %v", err)
+	}
+	s = settings{}
+	err = load(t, &s, "", nil, "--auth.jwt_secret_file="+filepath.Join(dir, "absent"))
+	if !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "auth.jwt_secret_file") {
+		t.Errorf("no such file: %v", err)
+	}
+}
+
+func TestAFileThatEverybodyReads(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	for mode, want := range map[os.FileMode]int{0o600: 0, 0o644: 1} {
+		if err := os.WriteFile(path, []byte("hunter2"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		var s settings
+		var warnings []string
+		err := Load(&s, Source{Args: []string{"--auth.jwt_secret_file=" + path}, LookupEnv: func(string) (string, bool) { return "", false },
+			Warn: func(text string) { warnings = append(warnings, text) }})
+		if err != nil || len(warnings) != want {
+			t.Errorf("mode %o: %q, %v", mode, warnings, err)
+		}
+		for _, w := range warnings {
+			if !strings.Contains(w, path) || strings.Contains(w, "hunter2") {
+				t.Errorf("mode %o: %q", mode, w)
+			}
 		}
 	}
 }

@@ -49,7 +49,8 @@ type Program struct {
 	// OwnOperations: a role serves the operations' port itself.
 	OwnOperations bool
 
-	waiting func(context.Context, time.Duration) // a test's, in place of wait
+	warnings []string                             // of the settings, for the log, which is opened later
+	waiting  func(context.Context, time.Duration) // a test's, in place of wait
 }
 
 // Readier is a Role that can say why it cannot do its work now.
@@ -104,7 +105,8 @@ func (p *Program) load(args []string) error {
 			others = append(others, s)
 		}
 	}
-	return config.Load(p.Settings, config.Source{Args: args, File: settingsFile, Others: others, Refused: p.Refused})
+	return config.Load(p.Settings, config.Source{Args: args, File: settingsFile, Others: others, Refused: p.Refused,
+		Warn: func(text string) { p.warnings = append(p.warnings, text) }})
 }
 
 func (p *Program) run(ctx context.Context, out io.Writer) error {
@@ -119,6 +121,9 @@ func (p *Program) run(ctx context.Context, out io.Writer) error {
 	tel, err := telemetry.New(telemetry.Config{Level: p.Logging.Level, Format: p.Logging.Format, Output: output})
 	if err != nil {
 		return err
+	}
+	for _, w := range p.warnings {
+		tel.Logger.Warn(w)
 	}
 	roles, err := p.Roles(ctx, tel)
 	if err != nil {

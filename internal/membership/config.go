@@ -41,11 +41,12 @@ type Config struct {
 	OfflineAfter      config.Duration `toml:"offline_after" doc:"time without a report after which a node counts as offline"`
 	ReplaceAfter      config.Duration `toml:"replace_after" doc:"time offline after which a node's replicas are placed elsewhere"`
 
-	CertsDir string `toml:"certs_dir" doc:"folder with ca.crt, <role>.crt and <role>.key: the short form of the next three"`
-	CAFile   string `toml:"ca_file" env:"KALAMDB_RPC_TLS_CA_CERT" doc:"certificates of the authorities that sign nodes' certificates"`
-	CertFile string `toml:"cert_file" env:"KALAMDB_RPC_TLS_SERVER_CERT" doc:"this node's certificate, with the URI kalamdb://name/role"`
-	KeyFile  string `toml:"key_file" env:"KALAMDB_RPC_TLS_SERVER_KEY" doc:"this node's key"`
-	Secret   string `toml:"secret" secret:"true" doc:"secret that nodes share where there are no certificates: not encrypted, for trusted networks"`
+	CertsDir   string `toml:"certs_dir" doc:"folder with ca.crt, <role>.crt and <role>.key: the short form of the next three"`
+	CAFile     string `toml:"ca_file" env:"KALAMDB_RPC_TLS_CA_CERT" doc:"certificates of the authorities that sign nodes' certificates"`
+	CertFile   string `toml:"cert_file" env:"KALAMDB_RPC_TLS_SERVER_CERT" doc:"this node's certificate, with the URI kalamdb://name/role"`
+	KeyFile    string `toml:"key_file" env:"KALAMDB_RPC_TLS_SERVER_KEY" doc:"this node's key"`
+	SecretFile string `toml:"secret_file" fileof:"secret" doc:"file that holds cluster.secret"`
+	Secret     string `toml:"secret" secret:"true" doc:"secret that nodes share where there are no certificates: not encrypted, for trusted networks"`
 }
 
 // Defaults are the settings of a node of a cluster.

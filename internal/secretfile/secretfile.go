@@ -1,16 +1,50 @@
-// Package secretfile keeps secrets the server makes for itself in files that only its account can read.
+// Package secretfile keeps secrets the server makes for itself in files that only its account can read, and reads
+// those that others gave it.
 package secretfile
 
 import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
+
+// givenBytesMax bounds a file that holds a secret: keys and passwords are far shorter, and what is longer is some
+// other file.
+const givenBytesMax = 64 << 10
+
+// Given reads a secret that somebody else put into a file; line ends behind it are not part of it. exposed reports
+// that the file is the server's own account's and that others may read it all the same. What an orchestrator mounts is
+// another account's, which must let everybody read it.
+func Given(path string) (value string, exposed bool, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", false, dberr.New(dberr.InvalidArgument, "the file of a secret: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", false, dberr.New(dberr.InvalidArgument, "the file of a secret: %w", err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, givenBytesMax+1))
+	if err != nil {
+		return "", false, dberr.New(dberr.InvalidArgument, "the file of a secret: %w", err)
+	}
+	if len(raw) > givenBytesMax {
+		return "", false, dberr.New(dberr.InvalidArgument, "%s has more than %d bytes: it is no secret", path, givenBytesMax)
+	}
+	if value = strings.TrimRight(string(raw), "\r\n"); value == "" {
+		return "", false, dberr.New(dberr.InvalidArgument, "%s is empty: it should hold a secret", path)
+	}
+	owner, known := info.Sys().(*syscall.Stat_t)
+	return value, known && int(owner.Uid) == os.Geteuid() && info.Mode().Perm()&0o004 != 0, nil
+}
 
 // Get returns the content of a secret file, which it makes with random content of n bytes (base64) when
 // absent. The file is durable before Get returns: what is derived from it may be stored then.

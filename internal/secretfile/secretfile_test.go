@@ -3,6 +3,7 @@ package secretfile
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -33,6 +34,46 @@ func TestGetMakesOnceAndPutReplaces(t *testing.T) {
 	}
 	if other, made, err := Get(path, 18); err != nil || !made || other == first {
 		t.Fatalf("%q, %v, %v", other, made, err)
+	}
+}
+
+func TestGiven(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string, mode os.FileMode) string {
+		t.Helper()
+		path := filepath.Join(dir, "given")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, c := range []struct {
+		text, want string
+		mode       os.FileMode
+		exposed    bool
+	}{
+		{"word", "word", 0o600, false},
+		{"word\n", "word", 0o640, false},
+		{" two words \r\n\n", " two words ", 0o644, true},
+		{strings.Repeat("x", givenBytesMax), strings.Repeat("x", givenBytesMax), 0o604, true},
+	} {
+		got, exposed, err := Given(write(c.text, c.mode))
+		if err != nil || got != c.want || exposed != c.exposed {
+			t.Errorf("%.20q with mode %o: %.20q, %v, %v", c.text, c.mode, got, exposed, err)
+		}
+	}
+	for _, text := range []string{"", "\n", strings.Repeat("x", givenBytesMax+1)} {
+		if _, _, err := Given(write(text, 0o600)); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "absent")} {
+		if _, _, err := Given(path); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

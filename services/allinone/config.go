@@ -48,8 +48,9 @@ type Storage struct {
 // Auth adds root's first password to the gateway's settings.
 type Auth struct {
 	gateway.Auth
-	RootAllowRemote bool   `toml:"root_allow_remote" doc:"at the first start, let root log in from other machines"`
-	RootPassword    string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password at the first start; empty makes a random one"`
+	RootAllowRemote  bool   `toml:"root_allow_remote" doc:"at the first start, let root log in from other machines"`
+	RootPasswordFile string `toml:"root_password_file" env:"KALAMDB_ROOT_PASSWORD_FILE" fileof:"root_password" doc:"file that holds auth.root_password"`
+	RootPassword     string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password at the first start; empty makes a random one"`
 }
 
 // Defaults are the settings of a server that nobody configured.

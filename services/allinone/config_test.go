@@ -53,6 +53,25 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 	}
 }
 
+func TestSecretsFromFiles(t *testing.T) {
+	dir := t.TempDir()
+	env := map[string]string{}
+	for variable, secret := range map[string]string{"KALAMDB_ROOT_PASSWORD_FILE": "of root", "KALAMDB_JWT_SECRET_FILE": "of tokens"} {
+		env[variable] = filepath.Join(dir, variable)
+		if err := os.WriteFile(env[variable], []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg, err := from(t, "", env)
+	if err != nil || cfg.Auth.RootPassword != "of root" || cfg.Auth.JWTSecret != "of tokens" {
+		t.Errorf("%q, %q, %v", cfg.Auth.RootPassword, cfg.Auth.JWTSecret, err)
+	}
+	env["KALAMDB_ROOT_PASSWORD"] = "another"
+	if _, err := from(t, "", env); !dberr.Is(err, dberr.InvalidArgument) || !strings.Contains(err.Error(), "auth.root_password_file") {
+		t.Errorf("both: %v", err)
+	}
+}
+
 // Two settings must not read one variable: one would be set unnoticed.
 func TestVariablesAreUnique(t *testing.T) {
 	cfg, owner := Defaults(), map[string]string{}

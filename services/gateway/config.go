@@ -56,13 +56,14 @@ type Security struct {
 // Auth are the settings of accounts and tokens.
 type Auth struct {
 	JWTSecret        string          `toml:"jwt_secret" env:"KALAMDB_JWT_SECRET" secret:"true" doc:"signs tokens; at least 32 bytes unless only this machine is served; empty = random per start"`
+	JWTSecretFile    string          `toml:"jwt_secret_file" env:"KALAMDB_JWT_SECRET_FILE" fileof:"jwt_secret" doc:"file that holds auth.jwt_secret"`
 	JWTLifetime      config.Duration `toml:"jwt_expiry" env:"KALAMDB_JWT_EXPIRY_HOURS=h" doc:"lifetime of access tokens; refresh tokens live seven times as long"`
 	BcryptCost       int             `toml:"bcrypt_cost" doc:"cost of new password hashes"`
 	MaxFailures      int             `toml:"max_failed_logins" doc:"failed logins that lock an account"`
 	LockFor          config.Duration `toml:"lock_duration" doc:"how long a locked account stays locked"`
 	AllowRemoteSetup bool            `toml:"allow_remote_setup" env:"KALAMDB_ALLOW_REMOTE_SETUP" doc:"allow the first setup from another machine"`
 	CookieSecure     bool            `toml:"cookie_secure" env:"KALAMDB_COOKIE_SECURE" doc:"send the console's cookies over https only"`
-	DisableBasic     bool            `toml:"disable_basic" doc:"refuse user and password on HTTP requests other than login"`
+	DisableBasic     bool            `toml:"disable_basic" doc:"accept tokens only, over HTTP, WebSocket and gRPC; logging in, which gives one, still takes user and password"`
 }
 
 // WebSocket are the timeouts of sockets.

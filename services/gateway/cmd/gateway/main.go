@@ -31,14 +31,15 @@ type settings struct {
 type authSettings struct {
 	gateway.Auth
 	RootPassword     string `toml:"root_password" env:"KALAMDB_ROOT_PASSWORD" secret:"true" doc:"root's password in a new cluster; empty makes a random one"`
+	RootPasswordFile string `toml:"root_password_file" env:"KALAMDB_ROOT_PASSWORD_FILE" fileof:"root_password" doc:"file that holds auth.root_password"`
 	RootAllowRemote  bool   `toml:"root_allow_remote" doc:"in a new cluster, let root log in from other machines than the gateway's"`
-	RootPasswordFile string `toml:"root_password_file" doc:"where a random root password is written, readable by this account only"`
+	RootPasswordOut  string `toml:"root_password_out" doc:"where a random root password is written, readable by this account only"`
 }
 
 func main() {
 	g := gateway.Defaults()
 	s := settings{Server: host.DefaultServer(), Cluster: membership.Defaults(), Logging: host.DefaultLogging(),
-		RateLimit: g.RateLimit, Security: g.Security, WebSocket: g.WebSocket, Auth: authSettings{Auth: g.Auth, RootPasswordFile: "root-password"}}
+		RateLimit: g.RateLimit, Security: g.Security, WebSocket: g.WebSocket, Auth: authSettings{Auth: g.Auth, RootPasswordOut: "root-password"}}
 	host.Main(host.Program{Name: "kalamdb-gateway", Version: version, Settings: &s, Server: &s.Server, Logging: &s.Logging,
 		Own: []string{"cluster", "rate_limit", "security", "auth", "websocket", "logging"}, Roles: s.roles, OwnOperations: true})
 }
@@ -67,7 +68,7 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 		node = gateway.New(c, network, rpcnet.TCP{})
 		return &greeting{node}, nil
 	})
-	root := membership.NewRoot(membership.RootConfig{AllowRemote: s.Auth.RootAllowRemote, Password: s.Auth.RootPassword, File: s.Auth.RootPasswordFile,
+	root := membership.NewRoot(membership.RootConfig{AllowRemote: s.Auth.RootAllowRemote, Password: s.Auth.RootPassword, File: s.Auth.RootPasswordOut,
 		Cost: s.Auth.BcryptCost, Out: os.Stdout}, m.Catalog())
 	return []host.Role{m.Enter(), root, role, m.Announce()}, nil
 }
