@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	"github.com/kalamdb/kalamdb-go/tests/client"
 )
 
@@ -38,6 +39,8 @@ type Partition struct {
 type Gateways struct {
 	addrs []string
 	next  atomic.Uint64
+	// watch, when set, wraps what clients call.
+	watch func(kalamv1.KalamServiceClient) kalamv1.KalamServiceClient
 }
 
 // NewGateways makes a list of gRPC addresses.
@@ -45,7 +48,11 @@ func NewGateways(addrs []string) *Gateways { return &Gateways{addrs: addrs} }
 
 // Dial connects to the next one.
 func (g *Gateways) Dial(user, password string) (*client.Client, error) {
-	return client.Dial(g.addrs[g.next.Add(1)%uint64(len(g.addrs))], user, password)
+	c, err := client.Dial(g.addrs[g.next.Add(1)%uint64(len(g.addrs))], user, password)
+	if err == nil && g.watch != nil {
+		c.RPC = g.watch(c.RPC)
+	}
+	return c, err
 }
 
 // worker is one client that sends one operation at a time.

@@ -1,0 +1,133 @@
+package robustness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/tests/client"
+)
+
+// mixedTimeout bounds what is done between two replacements.
+const mixedTimeout = time.Minute
+
+// replicasWanted of every group of an upgraded cluster.
+const replicasWanted = 3
+
+// ask runs a statement as root at one gateway, again on what clients try again on.
+func (u *Upgrade) ask(ctx context.Context, r *run, gateway, sql string) (*client.Result, error) {
+	g := NewGateways([]string{gateway})
+	g.watch = r.gateways.watch
+	for {
+		c, err := g.Dial("root", u.Root())
+		if err != nil {
+			return nil, err
+		}
+		res, err := c.Exec(ctx, sql)
+		c.Close()
+		if err == nil || ctx.Err() != nil || !slices.Contains(retriable, dberr.CodeOf(err)) {
+			return res, err
+		}
+		pause(ctx, reopenPause)
+	}
+}
+
+// useMixed makes a table at one gateway, uses it at both, changes it at the other, and uses it again.
+func (u *Upgrade) useMixed(ctx context.Context, r *run) error {
+	ctx, cancel := context.WithTimeout(ctx, mixedTimeout)
+	defer cancel()
+	u.mixed++
+	all := u.Gateways()
+	one, other := all[u.mixed%len(all)], all[(u.mixed+1)%len(all)]
+	table := fmt.Sprintf("%s.mixed%d", r.namespace, u.mixed)
+	for _, s := range []struct{ gateway, sql string }{
+		{one, "CREATE SHARED TABLE IF NOT EXISTS " + table + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)"},
+		{one, "INSERT INTO " + table + " (id, v) VALUES (1, 10)"},
+		{other, "UPDATE " + table + " SET v = 11 WHERE id = 1"},
+		{other, "ALTER TABLE " + table + " ADD COLUMN note TEXT"},
+		{one, "UPDATE " + table + " SET note = 'n' WHERE id = 1"},
+	} {
+		if _, err := u.ask(ctx, r, s.gateway, s.sql); err != nil {
+			return fmt.Errorf("%s: %w", s.sql, err)
+		}
+	}
+	for _, gateway := range all {
+		res, err := u.ask(ctx, r, gateway, "SELECT id, v, note FROM "+table)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", table, err)
+		}
+		if got := fmt.Sprint(res.Rows); got != "[[1 11 n]]" {
+			return fmt.Errorf("%s holds %s at %s", table, got, gateway)
+		}
+	}
+	return nil
+}
+
+// verify lets the replicas of every group compare what they hold.
+func (u *Upgrade) verify(ctx context.Context, r *run) error {
+	ctx, cancel := context.WithTimeout(ctx, mixedTimeout)
+	defer cancel()
+	last := errors.New("it was not asked")
+	for ctx.Err() == nil {
+		res, err := u.ask(ctx, r, u.Gateways()[0], "CLUSTER VERIFY")
+		if err != nil {
+			return fmt.Errorf("compare the replicas: %w", err)
+		}
+		// A replica that only follows late has no sum yet; one that has another sum is the end.
+		var differ bool
+		if differ, last = compared(res); last == nil || differ {
+			return last
+		}
+		pause(ctx, reopenPause)
+	}
+	return fmt.Errorf("compare the replicas: %w", last)
+}
+
+// compared reads CLUSTER VERIFY: group_id, index, node_id, server_id, sum, rows, agrees, error.
+func compared(res *client.Result) (differ bool, err error) {
+	replicas, sums := map[any]int{}, map[any]any{}
+	for _, row := range res.Rows {
+		group, sum, agrees, failure := row[0], row[4], row[6], row[7]
+		if failure != nil || sum == nil {
+			err = errors.Join(err, fmt.Errorf("node %v of group %v did not answer: %v", row[2], group, failure))
+			continue
+		}
+		replicas[group]++
+		if first, ok := sums[group]; ok && first != sum || agrees == false && replicas[group] == replicasWanted {
+			return true, fmt.Errorf("the replicas of group %v hold different content: %v", group, res.Rows)
+		}
+		sums[group] = sum
+	}
+	for group, n := range replicas {
+		if n < replicasWanted {
+			err = errors.Join(err, fmt.Errorf("%d replicas of group %v were compared", n, group))
+		}
+	}
+	if len(res.Rows) == 0 {
+		err = errors.New("no replica was compared")
+	}
+	return false, err
+}
+
+// waitVersion returns when so many active nodes of a role say that they run a version: the new program has
+// taken the node's place.
+func (u *Upgrade) waitVersion(ctx context.Context, r *run, role, version string, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, mixedTimeout)
+	defer cancel()
+	sql := fmt.Sprintf("SELECT COUNT(*) FROM system.nodes WHERE role = '%s' AND status = 'active' AND version = '%s'", role, version)
+	got := any(nil)
+	for ctx.Err() == nil {
+		res, err := u.ask(ctx, r, u.Gateways()[0], sql)
+		if err != nil {
+			return fmt.Errorf("ask for versions: %w", err)
+		}
+		if got = res.Rows[0][0]; got == int64(want) {
+			return nil
+		}
+		pause(ctx, reopenPause)
+	}
+	return fmt.Errorf("%v of %d %s nodes are active with version %s", got, want, role, version)
+}
