@@ -162,7 +162,7 @@ func TestHintsInACircle(t *testing.T) {
 	da.end(da.added().GetWatchId(), dberr.NotLeader, "b")
 	db := b.opened()
 	db.end(db.added().GetWatchId(), dberr.NotLeader, "a")
-	eventually(t, func() bool {
+	s.told.until(t, func() bool {
 		s.feed.mu.Lock()
 		defer s.feed.mu.Unlock()
 		return s.feed.shards[0].moves == 2
@@ -217,7 +217,7 @@ func TestAllDownThenUp(t *testing.T) {
 	r.want(t, 4)
 	s.lead("")
 	a.stop()
-	eventually(t, func() bool { return s.feed.Streams() == 0 })
+	s.told.until(t, func() bool { return s.feed.Streams() == 0 })
 	s.feed.Add(partition, Caller{}, 8, &late)
 	b := s.node("b")
 	s.lead("b")
@@ -248,7 +248,7 @@ func TestRefusedWatchIsAskedForAgainAlone(t *testing.T) {
 	d.change(second, 8)
 	other.want(t, 8)
 	d.end(add.GetWatchId(), dberr.PositionGone, "")
-	eventually(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.ends) == 1 })
+	r.called.until(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.ends) == 1 })
 	if r.ends[0] != dberr.PositionGone || len(r.start) != 0 {
 		t.Errorf("ends %v, starts %v", r.ends, r.start)
 	}

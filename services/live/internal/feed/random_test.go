@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -25,7 +24,14 @@ type model struct {
 	nodes  []*modelNode
 	leader string
 	grown  chan struct{}
+	// changes counts; served rings when a stream has sent what was due, or ended.
+	changes int
+	served  bell
 }
+
+// aloneMax is how many steps in a row happen while nobody follows: the feed tries again after a pause, and the rest
+// of the test should not be over by then.
+const aloneMax = 100
 
 type change struct {
 	seq  uint64
@@ -45,6 +51,7 @@ type modelNode struct {
 
 type modelStream struct {
 	cancel  context.CancelFunc
+	seen    int // the change up to which it has sent what was due; belongs to m.mu
 	mu      sync.Mutex
 	watches map[uint64]*modelWatch
 }
@@ -80,8 +87,26 @@ func (m *model) change(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f()
+	m.changes++
 	close(m.grown)
 	m.grown = make(chan struct{})
+	m.served.ring()
+}
+
+// settled reports whether every stream has sent what was due, and whether any of them has a watch.
+func (m *model) settled() (all, followed bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all = true
+	for _, n := range m.nodes {
+		for s := range n.streams {
+			all = all && s.seen >= m.changes
+			s.mu.Lock()
+			followed = followed || len(s.watches) > 0
+			s.mu.Unlock()
+		}
+	}
+	return all, followed
 }
 
 // step is one random event.
@@ -153,13 +178,17 @@ func (n *modelNode) Watch(stream grpc.BidiStreamingServer[storagev1.WatchRequest
 	}()
 	for {
 		n.m.mu.Lock()
-		grown, out := n.m.grown, n.due(s)
+		grown, changes, out := n.m.grown, n.m.changes, n.due(s)
 		n.m.mu.Unlock()
 		for _, r := range out {
 			if err := stream.Send(r); err != nil {
 				return err
 			}
 		}
+		n.m.mu.Lock()
+		s.seen = changes
+		n.m.mu.Unlock()
+		n.m.served.ring()
 		select {
 		case <-grown:
 		case <-ctx.Done():
@@ -256,9 +285,20 @@ func TestRandomMoves(t *testing.T) {
 	claims.Unlock()
 	feed.Start(t.Context())
 	defer feed.Stop()
-	for range 3000 {
+	alone := 0
+	for i := range 3000 {
 		m.step()
-		time.Sleep(50 * time.Microsecond) // lets things happen in between
+		if i%2 == 0 {
+			continue // two steps may meet half-way
+		}
+		m.served.until(t, func() bool {
+			all, followed := m.settled()
+			if followed {
+				alone = 0
+			}
+			return all && (followed || alone < aloneMax)
+		})
+		alone++
 	}
 	m.change(func() { // then it is quiet
 		for _, n := range m.nodes {

@@ -26,6 +26,7 @@ type script struct {
 	pool    *rpcnet.Pool
 	feed    *Feed
 
+	told    bell // by the feed: Progress, Learn
 	mu      sync.Mutex
 	leaders map[uint32]string
 	learned []string
@@ -36,6 +37,7 @@ func newScript(t *testing.T, leader string) *script {
 	s := &script{t: t, network: rpcnet.NewLocal(), leaders: map[uint32]string{1: leader}}
 	s.pool = rpcnet.NewPool(s.network)
 	s.feed = New(s, Config{Log: slog.New(slog.DiscardHandler), Progress: func(_ uint32, p uint64) {
+		defer s.told.ring()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.reports = append(s.reports, p)
@@ -57,6 +59,7 @@ func (s *script) Leader(group uint32) (string, bool) {
 
 // Learn follows a hint as the router does; server ids are addresses here.
 func (s *script) Learn(group uint32, addr string, err error) {
+	defer s.told.ring()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.learned = append(s.learned, fmt.Sprintf("%s:%s", addr, dberr.CodeOf(err)))
@@ -76,7 +79,7 @@ func (s *script) lead(addr string) {
 // reported waits until the feed has passed on a report of a position.
 func (s *script) reported(position uint64) {
 	s.t.Helper()
-	eventually(s.t, func() bool {
+	s.told.until(s.t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return slices.Contains(s.reports, position)
@@ -221,6 +224,8 @@ func (d *dialogue) breakOff() {
 
 // record is a sink that keeps what it gets.
 type record struct {
+	called bell
+
 	mu    sync.Mutex
 	start []uint64
 	seqs  []uint64
@@ -239,6 +244,7 @@ func (r *record) enter() func() {
 		r.mu.Lock()
 		r.calls--
 		r.mu.Unlock()
+		r.called.ring()
 	}
 }
 
@@ -273,17 +279,47 @@ func (r *record) has(seqs ...uint64) bool {
 
 func (r *record) want(t *testing.T, seqs ...uint64) {
 	t.Helper()
-	eventually(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.seqs) >= len(seqs) })
+	r.called.until(t, func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.seqs) >= len(seqs) })
 	if !r.has(seqs...) || r.fault != "" || len(r.ends) > 0 || len(r.start) > 1 {
 		t.Fatalf("got %v instead of %v; starts %v, ends %v %s", r.seqs, seqs, r.start, r.ends, r.fault)
 	}
 }
 
-// eventually waits for what other goroutines do, looking again and again.
-func eventually(t *testing.T, ok func() bool) {
+// bell wakes a test when what it waits for may have come.
+type bell struct {
+	mu   sync.Mutex
+	rung chan struct{} // nil while nobody listens
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung != nil {
+		close(b.rung)
+		b.rung = nil
+	}
+}
+
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rung == nil {
+		b.rung = make(chan struct{})
+	}
+	return b.rung
+}
+
+// until waits for a condition, which it looks at whenever the bell rings.
+func (b *bell) until(t *testing.T, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(deadline) {
+	for late := time.After(patience); ; {
+		rung := b.next()
+		if ok() {
+			return
+		}
+		select {
+		case <-rung:
+		case <-late:
 			t.Fatal("it never came to that")
 		}
 	}
