@@ -31,8 +31,9 @@ func (s *service) Connect(stream connectStream) error {
 	}
 	defer st.Close()
 	sent, received := make(chan error, 1), make(chan error, 1)
-	s.l.calls.Go(func() { sent <- send(ctx, stream, st) })
-	s.l.calls.Go(func() { received <- s.receive(ctx, stream, st) })
+	v := &voice{stream: stream, wanted: make(chan struct{})}
+	s.l.calls.Go(func() { sent <- v.send(ctx, st) })
+	s.l.calls.Go(func() { received <- s.receive(ctx, stream, st, v) })
 	select {
 	case err := <-sent:
 		return err
@@ -48,22 +49,8 @@ func (s *service) Connect(stream connectStream) error {
 	}
 }
 
-// send sends what the outbox holds, until it is closed and empty.
-func send(ctx context.Context, stream connectStream, st *group.Stream) error {
-	for {
-		m, ok := st.Out().Take(ctx)
-		st.Reap()
-		if !ok {
-			return ctx.Err()
-		}
-		if err := stream.Send(m); err != nil {
-			return err
-		}
-	}
-}
-
 // receive takes requests until the gateway has no more.
-func (s *service) receive(ctx context.Context, stream connectStream, st *group.Stream) error {
+func (s *service) receive(ctx context.Context, stream connectStream, st *group.Stream, v *voice) error {
 	planned := &planned{l: s.l, stream: st, waiting: map[uint64]context.CancelFunc{}}
 	defer planned.wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,6 +62,9 @@ func (s *service) receive(ctx context.Context, stream connectStream, st *group.S
 		}
 		if err != nil {
 			return err
+		}
+		if m.GetAlive() {
+			v.want()
 		}
 		switch r := m.GetRequest().(type) {
 		case *livev1.ConnectRequest_Subscribe:

@@ -146,7 +146,9 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Subscribe
 	//	*ConnectRequest_NextBatch
 	//	*ConnectRequest_Unsubscribe
-	Request       isConnectRequest_Request `protobuf_oneof:"request"`
+	Request isConnectRequest_Request `protobuf_oneof:"request"`
+	// In any request: the gateway knows Alive, and wants something on the stream every second from now on.
+	Alive         bool `protobuf:"varint,4,opt,name=alive,proto3" json:"alive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +215,13 @@ func (x *ConnectRequest) GetUnsubscribe() uint64 {
 		}
 	}
 	return 0
+}
+
+func (x *ConnectRequest) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
 }
 
 type isConnectRequest_Request interface {
@@ -379,6 +388,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Changed
 	//	*ConnectResponse_Ended
 	//	*ConnectResponse_Progress
+	//	*ConnectResponse_Alive
 	Event         isConnectResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -466,6 +476,15 @@ func (x *ConnectResponse) GetProgress() *Progress {
 	return nil
 }
 
+func (x *ConnectResponse) GetAlive() *Alive {
+	if x != nil {
+		if x, ok := x.Event.(*ConnectResponse_Alive); ok {
+			return x.Alive
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Event interface {
 	isConnectResponse_Event()
 }
@@ -490,6 +509,11 @@ type ConnectResponse_Progress struct {
 	Progress *Progress `protobuf:"bytes,5,opt,name=progress,proto3,oneof"`
 }
 
+type ConnectResponse_Alive struct {
+	// Only to a gateway that asked for it.
+	Alive *Alive `protobuf:"bytes,6,opt,name=alive,proto3,oneof"`
+}
+
 func (*ConnectResponse_Subscribed) isConnectResponse_Event() {}
 
 func (*ConnectResponse_InitialRows) isConnectResponse_Event() {}
@@ -499,6 +523,46 @@ func (*ConnectResponse_Changed) isConnectResponse_Event() {}
 func (*ConnectResponse_Ended) isConnectResponse_Event() {}
 
 func (*ConnectResponse_Progress) isConnectResponse_Event() {}
+
+func (*ConnectResponse_Alive) isConnectResponse_Event() {}
+
+// Alive is sent when there is nothing else to say: a node that is paused, or behind a network that swallows
+// everything, closes no connection.
+type Alive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alive) Reset() {
+	*x = Alive{}
+	mi := &file_live_v1_live_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alive) ProtoMessage() {}
+
+func (x *Alive) ProtoReflect() protoreflect.Message {
+	mi := &file_live_v1_live_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alive.ProtoReflect.Descriptor instead.
+func (*Alive) Descriptor() ([]byte, []int) {
+	return file_live_v1_live_proto_rawDescGZIP(), []int{3}
+}
 
 // Subscribed is sent once the subscription is live: every change after position will be delivered.
 type Subscribed struct {
@@ -516,7 +580,7 @@ type Subscribed struct {
 
 func (x *Subscribed) Reset() {
 	*x = Subscribed{}
-	mi := &file_live_v1_live_proto_msgTypes[3]
+	mi := &file_live_v1_live_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +592,7 @@ func (x *Subscribed) String() string {
 func (*Subscribed) ProtoMessage() {}
 
 func (x *Subscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[3]
+	mi := &file_live_v1_live_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +605,7 @@ func (x *Subscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribed.ProtoReflect.Descriptor instead.
 func (*Subscribed) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{3}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Subscribed) GetSubscription() uint64 {
@@ -595,7 +659,7 @@ type InitialRows struct {
 
 func (x *InitialRows) Reset() {
 	*x = InitialRows{}
-	mi := &file_live_v1_live_proto_msgTypes[4]
+	mi := &file_live_v1_live_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +671,7 @@ func (x *InitialRows) String() string {
 func (*InitialRows) ProtoMessage() {}
 
 func (x *InitialRows) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[4]
+	mi := &file_live_v1_live_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +684,7 @@ func (x *InitialRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitialRows.ProtoReflect.Descriptor instead.
 func (*InitialRows) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{4}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InitialRows) GetSubscription() uint64 {
@@ -681,7 +745,7 @@ type Changed struct {
 
 func (x *Changed) Reset() {
 	*x = Changed{}
-	mi := &file_live_v1_live_proto_msgTypes[5]
+	mi := &file_live_v1_live_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +757,7 @@ func (x *Changed) String() string {
 func (*Changed) ProtoMessage() {}
 
 func (x *Changed) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[5]
+	mi := &file_live_v1_live_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +770,7 @@ func (x *Changed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Changed.ProtoReflect.Descriptor instead.
 func (*Changed) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{5}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Changed) GetSubscriptions() []uint64 {
@@ -758,7 +822,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_live_v1_live_proto_msgTypes[6]
+	mi := &file_live_v1_live_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +834,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[6]
+	mi := &file_live_v1_live_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +847,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{6}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ended) GetSubscription() uint64 {
@@ -825,7 +889,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_live_v1_live_proto_msgTypes[7]
+	mi := &file_live_v1_live_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +901,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[7]
+	mi := &file_live_v1_live_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +914,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{7}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Progress) GetSubscriptions() []uint64 {
@@ -875,7 +939,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_live_v1_live_proto_msgTypes[8]
+	mi := &file_live_v1_live_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +951,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[8]
+	mi := &file_live_v1_live_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +964,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{8}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{9}
 }
 
 type ListResponse struct {
@@ -912,7 +976,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_live_v1_live_proto_msgTypes[9]
+	mi := &file_live_v1_live_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +988,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[9]
+	mi := &file_live_v1_live_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1001,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{9}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListResponse) GetQueries() []*LiveQuery {
@@ -968,7 +1032,7 @@ type LiveQuery struct {
 
 func (x *LiveQuery) Reset() {
 	*x = LiveQuery{}
-	mi := &file_live_v1_live_proto_msgTypes[10]
+	mi := &file_live_v1_live_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1044,7 @@ func (x *LiveQuery) String() string {
 func (*LiveQuery) ProtoMessage() {}
 
 func (x *LiveQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[10]
+	mi := &file_live_v1_live_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1057,7 @@ func (x *LiveQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveQuery.ProtoReflect.Descriptor instead.
 func (*LiveQuery) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{10}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LiveQuery) GetLiveId() string {
@@ -1096,7 +1160,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_live_v1_live_proto_msgTypes[11]
+	mi := &file_live_v1_live_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1172,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[11]
+	mi := &file_live_v1_live_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1185,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{11}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KillRequest) GetLiveId() string {
@@ -1139,7 +1203,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_live_v1_live_proto_msgTypes[12]
+	mi := &file_live_v1_live_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1215,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[12]
+	mi := &file_live_v1_live_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1228,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{12}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{13}
 }
 
 type NodeStatsRequest struct {
@@ -1175,7 +1239,7 @@ type NodeStatsRequest struct {
 
 func (x *NodeStatsRequest) Reset() {
 	*x = NodeStatsRequest{}
-	mi := &file_live_v1_live_proto_msgTypes[13]
+	mi := &file_live_v1_live_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1251,7 @@ func (x *NodeStatsRequest) String() string {
 func (*NodeStatsRequest) ProtoMessage() {}
 
 func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[13]
+	mi := &file_live_v1_live_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1264,7 @@ func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{13}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{14}
 }
 
 type NodeStatsResponse struct {
@@ -1212,7 +1276,7 @@ type NodeStatsResponse struct {
 
 func (x *NodeStatsResponse) Reset() {
 	*x = NodeStatsResponse{}
-	mi := &file_live_v1_live_proto_msgTypes[14]
+	mi := &file_live_v1_live_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1288,7 @@ func (x *NodeStatsResponse) String() string {
 func (*NodeStatsResponse) ProtoMessage() {}
 
 func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_live_v1_live_proto_msgTypes[14]
+	mi := &file_live_v1_live_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1301,7 @@ func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_live_v1_live_proto_rawDescGZIP(), []int{14}
+	return file_live_v1_live_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeStatsResponse) GetMetrics() map[string]string {
@@ -1251,12 +1315,13 @@ var File_live_v1_live_proto protoreflect.FileDescriptor
 
 const file_live_v1_live_proto_rawDesc = "" +
 	"\n" +
-	"\x12live/v1/live.proto\x12\alive.v1\x1a\x14query/v1/query.proto\"\x94\x01\n" +
+	"\x12live/v1/live.proto\x12\alive.v1\x1a\x14query/v1/query.proto\"\xaa\x01\n" +
 	"\x0eConnectRequest\x122\n" +
 	"\tsubscribe\x18\x01 \x01(\v2\x12.live.v1.SubscribeH\x00R\tsubscribe\x12\x1f\n" +
 	"\n" +
 	"next_batch\x18\x02 \x01(\x04H\x00R\tnextBatch\x12\"\n" +
-	"\vunsubscribe\x18\x03 \x01(\x04H\x00R\vunsubscribeB\t\n" +
+	"\vunsubscribe\x18\x03 \x01(\x04H\x00R\vunsubscribe\x12\x14\n" +
+	"\x05alive\x18\x04 \x01(\bR\x05aliveB\t\n" +
 	"\arequest\"\xc7\x03\n" +
 	"\tSubscribe\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\x04R\fsubscription\x12.\n" +
@@ -1274,7 +1339,7 @@ const file_live_v1_live_proto_rawDesc = "" +
 	"\foptions_json\x18\v \x01(\tR\voptionsJsonB\f\n" +
 	"\n" +
 	"_last_rowsB\v\n" +
-	"\t_from_seq\"\x93\x02\n" +
+	"\t_from_seq\"\xbb\x02\n" +
 	"\x0fConnectResponse\x125\n" +
 	"\n" +
 	"subscribed\x18\x01 \x01(\v2\x13.live.v1.SubscribedH\x00R\n" +
@@ -1282,8 +1347,10 @@ const file_live_v1_live_proto_rawDesc = "" +
 	"\finitial_rows\x18\x02 \x01(\v2\x14.live.v1.InitialRowsH\x00R\vinitialRows\x12,\n" +
 	"\achanged\x18\x03 \x01(\v2\x10.live.v1.ChangedH\x00R\achanged\x12&\n" +
 	"\x05ended\x18\x04 \x01(\v2\x0e.live.v1.EndedH\x00R\x05ended\x12/\n" +
-	"\bprogress\x18\x05 \x01(\v2\x11.live.v1.ProgressH\x00R\bprogressB\a\n" +
-	"\x05event\"\xac\x01\n" +
+	"\bprogress\x18\x05 \x01(\v2\x11.live.v1.ProgressH\x00R\bprogress\x12&\n" +
+	"\x05alive\x18\x06 \x01(\v2\x0e.live.v1.AliveH\x00R\x05aliveB\a\n" +
+	"\x05event\"\a\n" +
+	"\x05Alive\"\xac\x01\n" +
 	"\n" +
 	"Subscribed\x12\"\n" +
 	"\fsubscription\x18\x01 \x01(\x04R\fsubscription\x12\x1a\n" +
@@ -1370,53 +1437,55 @@ func file_live_v1_live_proto_rawDescGZIP() []byte {
 }
 
 var file_live_v1_live_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_live_v1_live_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_live_v1_live_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_live_v1_live_proto_goTypes = []any{
 	(Encoding)(0),               // 0: live.v1.Encoding
 	(Kind)(0),                   // 1: live.v1.Kind
 	(*ConnectRequest)(nil),      // 2: live.v1.ConnectRequest
 	(*Subscribe)(nil),           // 3: live.v1.Subscribe
 	(*ConnectResponse)(nil),     // 4: live.v1.ConnectResponse
-	(*Subscribed)(nil),          // 5: live.v1.Subscribed
-	(*InitialRows)(nil),         // 6: live.v1.InitialRows
-	(*Changed)(nil),             // 7: live.v1.Changed
-	(*Ended)(nil),               // 8: live.v1.Ended
-	(*Progress)(nil),            // 9: live.v1.Progress
-	(*ListRequest)(nil),         // 10: live.v1.ListRequest
-	(*ListResponse)(nil),        // 11: live.v1.ListResponse
-	(*LiveQuery)(nil),           // 12: live.v1.LiveQuery
-	(*KillRequest)(nil),         // 13: live.v1.KillRequest
-	(*KillResponse)(nil),        // 14: live.v1.KillResponse
-	(*NodeStatsRequest)(nil),    // 15: live.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),   // 16: live.v1.NodeStatsResponse
-	nil,                         // 17: live.v1.NodeStatsResponse.MetricsEntry
-	(*v1.SubscriptionPlan)(nil), // 18: query.v1.SubscriptionPlan
+	(*Alive)(nil),               // 5: live.v1.Alive
+	(*Subscribed)(nil),          // 6: live.v1.Subscribed
+	(*InitialRows)(nil),         // 7: live.v1.InitialRows
+	(*Changed)(nil),             // 8: live.v1.Changed
+	(*Ended)(nil),               // 9: live.v1.Ended
+	(*Progress)(nil),            // 10: live.v1.Progress
+	(*ListRequest)(nil),         // 11: live.v1.ListRequest
+	(*ListResponse)(nil),        // 12: live.v1.ListResponse
+	(*LiveQuery)(nil),           // 13: live.v1.LiveQuery
+	(*KillRequest)(nil),         // 14: live.v1.KillRequest
+	(*KillResponse)(nil),        // 15: live.v1.KillResponse
+	(*NodeStatsRequest)(nil),    // 16: live.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),   // 17: live.v1.NodeStatsResponse
+	nil,                         // 18: live.v1.NodeStatsResponse.MetricsEntry
+	(*v1.SubscriptionPlan)(nil), // 19: query.v1.SubscriptionPlan
 }
 var file_live_v1_live_proto_depIdxs = []int32{
 	3,  // 0: live.v1.ConnectRequest.subscribe:type_name -> live.v1.Subscribe
-	18, // 1: live.v1.Subscribe.plan:type_name -> query.v1.SubscriptionPlan
+	19, // 1: live.v1.Subscribe.plan:type_name -> query.v1.SubscriptionPlan
 	0,  // 2: live.v1.Subscribe.encoding:type_name -> live.v1.Encoding
-	5,  // 3: live.v1.ConnectResponse.subscribed:type_name -> live.v1.Subscribed
-	6,  // 4: live.v1.ConnectResponse.initial_rows:type_name -> live.v1.InitialRows
-	7,  // 5: live.v1.ConnectResponse.changed:type_name -> live.v1.Changed
-	8,  // 6: live.v1.ConnectResponse.ended:type_name -> live.v1.Ended
-	9,  // 7: live.v1.ConnectResponse.progress:type_name -> live.v1.Progress
-	1,  // 8: live.v1.Changed.kind:type_name -> live.v1.Kind
-	12, // 9: live.v1.ListResponse.queries:type_name -> live.v1.LiveQuery
-	17, // 10: live.v1.NodeStatsResponse.metrics:type_name -> live.v1.NodeStatsResponse.MetricsEntry
-	2,  // 11: live.v1.LiveService.Connect:input_type -> live.v1.ConnectRequest
-	10, // 12: live.v1.LiveService.List:input_type -> live.v1.ListRequest
-	13, // 13: live.v1.LiveService.Kill:input_type -> live.v1.KillRequest
-	15, // 14: live.v1.LiveService.NodeStats:input_type -> live.v1.NodeStatsRequest
-	4,  // 15: live.v1.LiveService.Connect:output_type -> live.v1.ConnectResponse
-	11, // 16: live.v1.LiveService.List:output_type -> live.v1.ListResponse
-	14, // 17: live.v1.LiveService.Kill:output_type -> live.v1.KillResponse
-	16, // 18: live.v1.LiveService.NodeStats:output_type -> live.v1.NodeStatsResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 3: live.v1.ConnectResponse.subscribed:type_name -> live.v1.Subscribed
+	7,  // 4: live.v1.ConnectResponse.initial_rows:type_name -> live.v1.InitialRows
+	8,  // 5: live.v1.ConnectResponse.changed:type_name -> live.v1.Changed
+	9,  // 6: live.v1.ConnectResponse.ended:type_name -> live.v1.Ended
+	10, // 7: live.v1.ConnectResponse.progress:type_name -> live.v1.Progress
+	5,  // 8: live.v1.ConnectResponse.alive:type_name -> live.v1.Alive
+	1,  // 9: live.v1.Changed.kind:type_name -> live.v1.Kind
+	13, // 10: live.v1.ListResponse.queries:type_name -> live.v1.LiveQuery
+	18, // 11: live.v1.NodeStatsResponse.metrics:type_name -> live.v1.NodeStatsResponse.MetricsEntry
+	2,  // 12: live.v1.LiveService.Connect:input_type -> live.v1.ConnectRequest
+	11, // 13: live.v1.LiveService.List:input_type -> live.v1.ListRequest
+	14, // 14: live.v1.LiveService.Kill:input_type -> live.v1.KillRequest
+	16, // 15: live.v1.LiveService.NodeStats:input_type -> live.v1.NodeStatsRequest
+	4,  // 16: live.v1.LiveService.Connect:output_type -> live.v1.ConnectResponse
+	12, // 17: live.v1.LiveService.List:output_type -> live.v1.ListResponse
+	15, // 18: live.v1.LiveService.Kill:output_type -> live.v1.KillResponse
+	17, // 19: live.v1.LiveService.NodeStats:output_type -> live.v1.NodeStatsResponse
+	16, // [16:20] is the sub-list for method output_type
+	12, // [12:16] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_live_v1_live_proto_init() }
@@ -1436,6 +1505,7 @@ func file_live_v1_live_proto_init() {
 		(*ConnectResponse_Changed)(nil),
 		(*ConnectResponse_Ended)(nil),
 		(*ConnectResponse_Progress)(nil),
+		(*ConnectResponse_Alive)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1443,7 +1513,7 @@ func file_live_v1_live_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_live_v1_live_proto_rawDesc), len(file_live_v1_live_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -83,6 +83,8 @@ type Client struct {
 	counts Counts
 
 	goroutines sync.WaitGroup
+	// ticker ticks every tickEvery until stopped.
+	ticker func() (ticks <-chan time.Time, stop func())
 }
 
 // Counts are totals since the start.
@@ -118,7 +120,12 @@ func New(cfg Config) *Client {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Client{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}, wake: make(chan struct{}, 1)}
+	return &Client{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}, wake: make(chan struct{}, 1), ticker: tickerOf}
+}
+
+func tickerOf() (<-chan time.Time, func()) {
+	t := time.NewTicker(tickEvery)
+	return t.C, t.Stop
 }
 
 // Start allows subscriptions. It opens nothing yet.
@@ -256,6 +263,11 @@ func (c *Client) adopt(ctx context.Context, s *stream) (*stream, error) {
 	s.node.current = s
 	c.goroutines.Go(s.receive)
 	c.goroutines.Go(func() { s.send(ctx) })
+	c.goroutines.Go(func() {
+		ticks, stop := c.ticker()
+		defer stop()
+		s.listen(ctx, ticks)
+	})
 	return s, nil
 }
 

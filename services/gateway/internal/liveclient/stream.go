@@ -22,6 +22,7 @@ type stream struct {
 	node   *node
 	rpc    grpc.BidiStreamingClient[livev1.ConnectRequest, livev1.ConnectResponse]
 	cancel context.CancelFunc
+	silence
 
 	mu       sync.Mutex               // guards what follows; never held while a sink is called
 	subs     map[uint64]*Subscription // nil once the stream is broken
@@ -94,6 +95,7 @@ func (s *stream) nextBatch(id uint64) error {
 
 // send is the only caller of rpc.Send. It ends with the stream.
 func (s *stream) send(ctx context.Context) {
+	first := true
 	for {
 		select {
 		case <-s.wake:
@@ -105,6 +107,7 @@ func (s *stream) send(ctx context.Context) {
 		s.outgoing = nil
 		s.mu.Unlock()
 		for _, m := range batch {
+			m.Alive, first = first, false
 			if s.rpc.Send(m) != nil {
 				s.cancel() // receive gets the reason
 				return
@@ -121,6 +124,7 @@ func (s *stream) receive() {
 			s.broken(err)
 			return
 		}
+		s.hear()
 		s.dispatch(ev)
 	}
 }
@@ -129,6 +133,9 @@ func (s *stream) receive() {
 // would.
 func (s *stream) broken(err error) {
 	s.cancel()
+	if s.cut.Load() {
+		err = errSilent
+	}
 	s.owner.forget(s)
 	s.owner.avoid(s.node)
 	s.mu.Lock()
@@ -162,6 +169,8 @@ func (s *stream) dispatch(ev *livev1.ConnectResponse) {
 				s.ended(f.sub, e.Ended)
 			}
 		}
+	case *livev1.ConnectResponse_Alive:
+		s.promise()
 	default: // from a newer live role
 		s.owner.log.Error("an event of unknown kind from the live role; cutting the stream", "node", s.node.addr)
 		s.cancel()

@@ -22,7 +22,7 @@ type stream struct {
 	addr   string
 	cancel context.CancelFunc
 	wake   chan struct{} // one token: requests may hold something
-	heard  atomic.Int64  // when the storage node last said something, in Unix nanoseconds
+	silent atomic.Int64  // how long the storage node has said nothing, in ticks of listenEvery
 
 	// The fields below belong to feed.mu.
 
@@ -128,7 +128,6 @@ func (s *stream) talk(ctx context.Context) error {
 			cancel(nil) // the receiver will not get anything either
 		}
 	})
-	s.heard.Store(time.Now().UnixNano())
 	helpers.Go(func() { s.listen(ctx, cancel) })
 	if err = s.receive(rpc); errors.Is(context.Cause(ctx), errSilent) {
 		err = errSilent
@@ -149,7 +148,8 @@ const (
 
 var errSilent = dberr.New(dberr.Unavailable, "the storage node says nothing any more")
 
-// listen ends the stream when the storage node has been silent for too long.
+// listen ends the stream when the storage node has been silent for too long. It counts ticks and does not look
+// at the clock: a process that was paused made none, and what it has not read yet waits in its socket.
 func (s *stream) listen(ctx context.Context, end context.CancelCauseFunc) {
 	tick := time.NewTicker(listenEvery)
 	defer tick.Stop()
@@ -159,8 +159,10 @@ func (s *stream) listen(ctx context.Context, end context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
-		silence := time.Since(time.Unix(0, s.heard.Load()))
-		if within := s.expects(); within > 0 && silence > within {
+		within, silence := s.expects(), time.Duration(s.silent.Add(1))*listenEvery
+		if within == 0 {
+			s.silent.Store(0)
+		} else if silence >= within {
 			end(errSilent)
 			return
 		}
@@ -222,7 +224,7 @@ func (s *stream) receive(rpc watchStream) error {
 		if err != nil {
 			return err
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.silent.Store(0)
 		switch e := m.GetEvent().(type) {
 		case *storagev1.WatchResponse_Started:
 			s.started(e.Started)

@@ -157,3 +157,9 @@ func (r *Role) Ended(t testing.TB, m *livev1.Ended) {
 	t.Helper()
 	r.send(t, &livev1.ConnectResponse{Event: &livev1.ConnectResponse_Ended{Ended: m}})
 }
+
+// Alive sends a sign of life.
+func (r *Role) Alive(t testing.TB) {
+	t.Helper()
+	r.send(t, &livev1.ConnectResponse{Event: &livev1.ConnectResponse_Alive{Alive: &livev1.Alive{}}})
+}
