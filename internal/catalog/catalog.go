@@ -217,6 +217,10 @@ type Table struct {
 	Access        AccessLevel
 	Options       TableOptions
 	NextColumnID  uint32
+	// PartitionColumnID is the column whose value chooses a row's partition, and Partitions their number: a
+	// partitioned SHARED table. Both are zero in others. See internal/partition.
+	PartitionColumnID uint32
+	Partitions        uint32
 
 	key    []int // positions of the key columns in Columns
 	byName map[string]int
@@ -239,6 +243,21 @@ func (t *Table) Index() *Table {
 
 // QualifiedName is namespace.name.
 func (t *Table) QualifiedName() string { return t.Namespace + "." + t.Name }
+
+// Partitioned reports whether the table's rows are spread by a column's value.
+func (t *Table) Partitioned() bool { return t.Partitions > 0 }
+
+// PartitionColumn is the column that chooses a row's partition, nil when the table is not partitioned.
+func (t *Table) PartitionColumn() *Column {
+	i, ok := t.byID[t.PartitionColumnID]
+	if !ok {
+		return nil
+	}
+	return &t.Columns[i]
+}
+
+// Owned reports whether keys and requests name the owner of a partition: a user, or a partition's name.
+func (t *Table) Owned() bool { return t.Kind.PerUser() || t.Partitioned() }
 
 // Key returns the key columns' positions in Columns: one, or several for a composite key. Never empty.
 func (t *Table) Key() []int { return t.key }

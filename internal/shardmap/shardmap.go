@@ -30,6 +30,12 @@ func TableSlot(tableID uint32) uint16 {
 	return slotOf(h)
 }
 
+// PartitionSlot is the slot of partition p of n of a shared table: the first as an unpartitioned table's, the
+// others at equal distances around the circle of slots, so that they spread over any number of shards.
+func PartitionSlot(tableID, p, n uint32) uint16 {
+	return uint16((uint32(TableSlot(tableID)) + p*Slots/n) % Slots)
+}
+
 const (
 	fnvOffset = 14695981039346656037
 	fnvPrime  = 1099511628211
@@ -54,3 +60,8 @@ func (m Map) User(userID string) uint32 { return m.ShardOf(UserSlot(userID)) }
 
 // Table returns the shard of a shared table.
 func (m Map) Table(tableID uint32) uint32 { return m.ShardOf(TableSlot(tableID)) }
+
+// TablePartition returns the shard of partition p of n of a shared table.
+func (m Map) TablePartition(tableID, p, n uint32) uint32 {
+	return m.ShardOf(PartitionSlot(tableID, p, n))
+}

@@ -160,8 +160,9 @@ func (s *Storage) node() *catalogv1.Node {
 		Status: catalogv1.NodeStatus_NODE_STATUS_ACTIVE, Format: entryFormat}
 }
 
-// entryFormat is the highest version of entries this program reads, in every group.
-const entryFormat = min(catalogstate.Format, command.Newest)
+// entryFormat is the newest version of the catalog's commands and of the shards' entries that this program reads. They
+// are numbered together: what raises one raises the number for both.
+const entryFormat = max(catalogstate.Format, command.Newest)
 
 // await waits for a group to be led by this node, the only voter.
 func (s *Storage) await(ctx context.Context, led <-chan struct{}, what string) error {

@@ -19,6 +19,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
@@ -103,6 +104,9 @@ func (n *node) restartStorage() {
 	n.rows = storagev1.NewStorageServiceClient(n.dial("storage")) // at once, not after the old connection's pause
 }
 
+// partitioned names a SHARED table that is partitioned, with one partition.
+const partitioned = "spread"
+
 // table creates a table of id, room, body.
 func (n *node) table(name string, kind catalog.TableKind) *catalog.Table {
 	n.t.Helper()
@@ -112,6 +116,9 @@ func (n *node) table(name string, kind catalog.TableKind) *catalog.Table {
 		{ID: 3, Name: "body", Type: catalog.Type{Kind: catalog.Text}}}, NextColumnID: 4}
 	if kind == catalog.StreamTable {
 		t.Options.TTLSeconds = 3600
+	}
+	if name == partitioned {
+		t.PartitionColumnID, t.Partitions = 1, 1
 	}
 	resp, err := n.catalog.Apply(n.t.Context(), &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_CreateTable{
 		CreateTable: &catalogv1.CreateTable{Table: catalog.TableToProto(t.Index())}}}})
@@ -131,34 +138,30 @@ func (n *node) user(id string) {
 	}
 }
 
-// partition is one user's rows of a table, or a shared table.
-type partition struct {
+// followed is one user's rows of a table, or a shared table.
+type followed struct {
 	n     *node
 	table *catalog.Table
 	user  string // who writes and subscribes
 }
 
-func (p *partition) owner() string {
-	if p.table.Kind.PerUser() {
-		return p.user
+func (p *followed) place() partition.Place {
+	if p.table.Partitioned() {
+		return partition.At(shardmap.Even(shards), p.table, 0)
 	}
-	return ""
+	return partition.Home(shardmap.Even(shards), p.table, p.user)
 }
 
-func (p *partition) shard() uint32 {
-	if p.table.Kind.PerUser() {
-		return shardmap.Even(shards).User(p.user)
-	}
-	return shardmap.Even(shards).Table(p.table.ID)
-}
+func (p *followed) owner() string { return p.place().Owner }
+func (p *followed) shard() uint32 { return p.place().Shard }
 
-func (p *partition) identity() *catalogv1.Identity {
+func (p *followed) identity() *catalogv1.Identity {
 	return &catalogv1.Identity{UserId: p.user, Role: catalogv1.Role_ROLE_USER}
 }
 
 // write writes one row and returns its _seq. expected is the _seq of the version that an UPDATE or DELETE
 // replaces.
-func (p *partition) write(op storagev1.Operation, id int64, room, body string, expected uint64) uint64 {
+func (p *followed) write(op storagev1.Operation, id int64, room, body string, expected uint64) uint64 {
 	p.n.t.Helper()
 	r := rowcodec.NewRow(p.table)
 	r.Put(0, datum.Int(id))
@@ -180,18 +183,18 @@ func (p *partition) write(op storagev1.Operation, id int64, room, body string, e
 	return resp.GetResults()[0].GetSeqs()[0]
 }
 
-func (p *partition) insert(id int64, room, body string) uint64 {
+func (p *followed) insert(id int64, room, body string) uint64 {
 	return p.write(storagev1.Operation_OPERATION_INSERT, id, room, body, 0)
 }
 
 // subscriber is one subscription on a stream of its own.
 type subscriber struct {
-	p      *partition
+	p      *followed
 	stream livev1.LiveService_ConnectClient
 	cancel context.CancelFunc
 }
 
-func (p *partition) subscribe(change func(*livev1.Subscribe)) *subscriber {
+func (p *followed) subscribe(change func(*livev1.Subscribe)) *subscriber {
 	p.n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	stream, err := p.n.subs.Connect(ctx)
@@ -261,7 +264,7 @@ func TestSubscribeAndWriteAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range writers {
 		n.user(fmt.Sprint("u", w))
-		p := &partition{n: n, table: table, user: fmt.Sprint("u", w)}
+		p := &followed{n: n, table: table, user: fmt.Sprint("u", w)}
 		wg.Go(func() {
 			for i := range rounds / writers {
 				s := p.subscribe(onlyChanges)
@@ -280,8 +283,9 @@ func TestSubscribeAndWriteAtOnce(t *testing.T) {
 func TestEveryKindOfTable(t *testing.T) {
 	n := start(t, live.Config{})
 	n.user("alice")
-	for name, kind := range map[string]catalog.TableKind{"mine": catalog.UserTable, "ours": catalog.SharedTable, "passing": catalog.StreamTable} {
-		p := &partition{n: n, table: n.table(name, kind), user: "alice"}
+	for name, kind := range map[string]catalog.TableKind{"mine": catalog.UserTable, "ours": catalog.SharedTable, "passing": catalog.StreamTable,
+		partitioned: catalog.SharedTable} {
+		p := &followed{n: n, table: n.table(name, kind), user: "alice"}
 		first := p.insert(1, "a", "one")
 		s := p.subscribe(withSnapshot)
 		if at := s.subscribed().GetPosition(); at < first {
@@ -312,7 +316,7 @@ func TestEveryKindOfTable(t *testing.T) {
 func TestStorageRestarts(t *testing.T) {
 	n := start(t, live.Config{})
 	n.user("alice")
-	p := &partition{n: n, table: n.table("messages", catalog.UserTable), user: "alice"}
+	p := &followed{n: n, table: n.table("messages", catalog.UserTable), user: "alice"}
 	s := p.subscribe(withSnapshot)
 	s.subscribed()
 	s.next()
@@ -341,7 +345,7 @@ func TestCopiesEqualTheTable(t *testing.T) {
 	var wg sync.WaitGroup
 	for u := range 3 {
 		n.user(fmt.Sprint("u", u))
-		p := &partition{n: n, table: table, user: fmt.Sprint("u", u)}
+		p := &followed{n: n, table: table, user: fmt.Sprint("u", u)}
 		final := make(chan map[int64]string, 2)
 		wg.Go(func() {
 			rows := p.writeAtRandom(rand.New(rand.NewPCG(uint64(u), 1)), steps)
@@ -364,7 +368,7 @@ func TestCopiesEqualTheTable(t *testing.T) {
 }
 
 // writeAtRandom returns the rows at the end, as room/body by id.
-func (p *partition) writeAtRandom(rnd *rand.Rand, steps int) map[int64]string {
+func (p *followed) writeAtRandom(rnd *rand.Rand, steps int) map[int64]string {
 	rows, seqs := map[int64]string{}, map[int64]uint64{}
 	for i := range steps {
 		id, room, body := int64(rnd.IntN(100)), fmt.Sprint("r", rnd.IntN(3)), fmt.Sprint(i)
@@ -385,7 +389,7 @@ func (p *partition) writeAtRandom(rnd *rand.Rand, steps int) map[int64]string {
 
 // keeper keeps a copy of one room.
 type keeper struct {
-	p    *partition
+	p    *followed
 	rnd  *rand.Rand
 	room string
 	rows map[int64]string

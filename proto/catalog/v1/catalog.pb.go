@@ -760,14 +760,17 @@ type Table struct {
 	// Starts at 1, rises with every effective ALTER.
 	SchemaVersion uint32 `protobuf:"varint,6,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
 	// The user who created it.
-	Owner         string        `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
-	CreatedAtUs   int64         `protobuf:"varint,8,opt,name=created_at_us,json=createdAtUs,proto3" json:"created_at_us,omitempty"`
-	UpdatedAtUs   int64         `protobuf:"varint,9,opt,name=updated_at_us,json=updatedAtUs,proto3" json:"updated_at_us,omitempty"`
-	AccessLevel   AccessLevel   `protobuf:"varint,10,opt,name=access_level,json=accessLevel,proto3,enum=catalog.v1.AccessLevel" json:"access_level,omitempty"`
-	Options       *TableOptions `protobuf:"bytes,11,opt,name=options,proto3" json:"options,omitempty"`
-	NextColumnId  uint32        `protobuf:"varint,12,opt,name=next_column_id,json=nextColumnId,proto3" json:"next_column_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Owner        string        `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
+	CreatedAtUs  int64         `protobuf:"varint,8,opt,name=created_at_us,json=createdAtUs,proto3" json:"created_at_us,omitempty"`
+	UpdatedAtUs  int64         `protobuf:"varint,9,opt,name=updated_at_us,json=updatedAtUs,proto3" json:"updated_at_us,omitempty"`
+	AccessLevel  AccessLevel   `protobuf:"varint,10,opt,name=access_level,json=accessLevel,proto3,enum=catalog.v1.AccessLevel" json:"access_level,omitempty"`
+	Options      *TableOptions `protobuf:"bytes,11,opt,name=options,proto3" json:"options,omitempty"`
+	NextColumnId uint32        `protobuf:"varint,12,opt,name=next_column_id,json=nextColumnId,proto3" json:"next_column_id,omitempty"`
+	// SHARED tables whose rows are spread by the hash of a column's value; zero in others. Nodes that read format 3.
+	PartitionColumnId uint32 `protobuf:"varint,13,opt,name=partition_column_id,json=partitionColumnId,proto3" json:"partition_column_id,omitempty"`
+	Partitions        uint32 `protobuf:"varint,14,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Table) Reset() {
@@ -880,6 +883,20 @@ func (x *Table) GetOptions() *TableOptions {
 func (x *Table) GetNextColumnId() uint32 {
 	if x != nil {
 		return x.NextColumnId
+	}
+	return 0
+}
+
+func (x *Table) GetPartitionColumnId() uint32 {
+	if x != nil {
+		return x.PartitionColumnId
+	}
+	return 0
+}
+
+func (x *Table) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
 	}
 	return 0
 }
@@ -3489,7 +3506,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"primaryKey\x12-\n" +
 	"\adefault\x18\x06 \x01(\v2\x13.catalog.v1.DefaultR\adefault\x12\x16\n" +
 	"\x06hidden\x18\a \x01(\bR\x06hidden\x12\x16\n" +
-	"\x06unique\x18\b \x01(\bR\x06unique\"\xbd\x03\n" +
+	"\x06unique\x18\b \x01(\bR\x06unique\"\x8d\x04\n" +
 	"\x05Table\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3503,7 +3520,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\faccess_level\x18\n" +
 	" \x01(\x0e2\x17.catalog.v1.AccessLevelR\vaccessLevel\x122\n" +
 	"\aoptions\x18\v \x01(\v2\x18.catalog.v1.TableOptionsR\aoptions\x12$\n" +
-	"\x0enext_column_id\x18\f \x01(\rR\fnextColumnId\"\x88\x03\n" +
+	"\x0enext_column_id\x18\f \x01(\rR\fnextColumnId\x12.\n" +
+	"\x13partition_column_id\x18\r \x01(\rR\x11partitionColumnId\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x0e \x01(\rR\n" +
+	"partitions\"\x88\x03\n" +
 	"\fTableOptions\x12\x1d\n" +
 	"\n" +
 	"storage_id\x18\x01 \x01(\tR\tstorageId\x12(\n" +

@@ -6,6 +6,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/feed"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/match"
@@ -147,6 +148,11 @@ func (st *Stream) Subscribe(req *livev1.Subscribe, t *catalog.Table) error {
 	return nil
 }
 
+func isPartition(t *catalog.Table, name string) bool {
+	_, ok := partition.Parse(t, name)
+	return ok
+}
+
 // make checks a request and builds the subscription.
 func (st *Stream) make(req *livev1.Subscribe, t *catalog.Table) (*Subscription, error) {
 	plan, hub := req.GetPlan(), st.hub
@@ -154,7 +160,9 @@ func (st *Stream) make(req *livev1.Subscribe, t *catalog.Table) (*Subscription, 
 	switch {
 	case t.Kind.PerUser() && (plan.GetUserId() == "" || plan.GetUserId() != identity.UserID):
 		return nil, dberr.New(dberr.PermissionDenied, "the rows of another user of %s cannot be subscribed to", t.QualifiedName())
-	case !t.Kind.PerUser() && plan.GetUserId() != "":
+	case t.Partitioned() && !isPartition(t, plan.GetUserId()):
+		return nil, dberr.New(dberr.InvalidArgument, "%s is partitioned, and the subscription names none of its partitions", t.QualifiedName())
+	case !t.Owned() && plan.GetUserId() != "":
 		return nil, dberr.New(dberr.InvalidArgument, "%s is a shared table and has no partition of a user", t.QualifiedName())
 	case req.GetLastRows() > LastRowsMax:
 		return nil, dberr.New(dberr.LimitExceeded, "last_rows %d is more than allowed (%d)", req.GetLastRows(), LastRowsMax)

@@ -3,6 +3,7 @@ package ddl
 import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 )
 
@@ -31,7 +32,10 @@ func define(id catalog.Identity, namespace string, s *sqlfront.CreateTable) (*ca
 		t.Columns[i].ID = uint32(i + 1)
 	}
 	t.NextColumnID = uint32(len(t.Columns) + 1)
-	return t.Index(), nil
+	if c, ok := t.Index().Column(s.PartitionBy); ok && s.Partitions > 0 {
+		t.PartitionColumnID, t.Partitions = c.ID, s.Partitions
+	}
+	return t, partition.Check(t)
 }
 
 // kindOf applies the default: SHARED, except for a plain or service user in the namespace of their own

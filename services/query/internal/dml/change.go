@@ -11,6 +11,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
@@ -21,25 +22,15 @@ import (
 
 // Update executes UPDATE.
 func (w *Writer) Update(ctx context.Context, env plan.Env, s *sqlfront.Update) (*Result, error) {
-	var result *Result
-	err := retry(ctx, func() (err error) {
-		result, err = w.updateOnce(ctx, &env, s)
-		return err
-	})
-	return result, err
+	return statement(ctx, func(sent *sending) (*Result, error) { return w.updateOnce(ctx, &env, s, sent) })
 }
 
 // Delete executes DELETE.
 func (w *Writer) Delete(ctx context.Context, env plan.Env, s *sqlfront.Delete) (*Result, error) {
-	var result *Result
-	err := retry(ctx, func() (err error) {
-		result, err = w.deleteOnce(ctx, &env, s)
-		return err
-	})
-	return result, err
+	return statement(ctx, func(sent *sending) (*Result, error) { return w.deleteOnce(ctx, &env, s, sent) })
 }
 
-func (w *Writer) updateOnce(ctx context.Context, env *plan.Env, s *sqlfront.Update) (*Result, error) {
+func (w *Writer) updateOnce(ctx context.Context, env *plan.Env, s *sqlfront.Update, sent *sending) (*Result, error) {
 	c, err := w.newChange(env, s.Table, s.Alias, s.Tree, s.Where, s.Returning)
 	if err != nil {
 		return nil, err
@@ -51,7 +42,7 @@ func (w *Writer) updateOnce(ctx context.Context, env *plan.Env, s *sqlfront.Upda
 	if err != nil {
 		return nil, err
 	}
-	b := c.newBatch(storagev1.Operation_OPERATION_UPDATE)
+	b := c.batch(storagev1.Operation_OPERATION_UPDATE)
 	apply := func(row *storedRow, computed []datum.Datum) error { return w.set(env, b, row, sets, computed) }
 	if c.engine {
 		err = w.throughEngine(ctx, env, c, sets, allColumns(c.table), apply)
@@ -61,15 +52,15 @@ func (w *Writer) updateOnce(ctx context.Context, env *plan.Env, s *sqlfront.Upda
 	if err != nil {
 		return nil, err
 	}
-	return w.send(ctx, env, b, "Updated", c.returning)
+	return w.send(ctx, env, b, sent, "Updated", c.returning)
 }
 
-func (w *Writer) deleteOnce(ctx context.Context, env *plan.Env, s *sqlfront.Delete) (*Result, error) {
+func (w *Writer) deleteOnce(ctx context.Context, env *plan.Env, s *sqlfront.Delete, sent *sending) (*Result, error) {
 	c, err := w.newChange(env, s.Table, s.Alias, s.Tree, s.Where, s.Returning)
 	if err != nil {
 		return nil, err
 	}
-	b := c.newBatch(storagev1.Operation_OPERATION_DELETE)
+	b := c.batch(storagev1.Operation_OPERATION_DELETE)
 	apply := func(row *storedRow, _ []datum.Datum) error {
 		b.row = row.row
 		return b.addExpecting(row.seq)
@@ -82,7 +73,7 @@ func (w *Writer) deleteOnce(ctx context.Context, env *plan.Env, s *sqlfront.Dele
 	if err != nil {
 		return nil, err
 	}
-	return w.send(ctx, env, b, "Deleted", c.returning)
+	return w.send(ctx, env, b, sent, "Deleted", c.returning)
 }
 
 // change is an UPDATE or DELETE bound to its table.
@@ -97,6 +88,13 @@ type change struct {
 	returning *returning
 	// engine says that WHERE or a value needs the query engine.
 	engine bool
+	scope  []uint32 // see batch.scope
+}
+
+func (c *change) batch(op storagev1.Operation) *batch {
+	b := c.newBatch(op)
+	b.scope = c.scope
+	return b
 }
 
 func (w *Writer) newChange(env *plan.Env, name sqlfront.Name, alias string, tree *sqlfront.Tree, where *sqlfront.Node, list []*sqlfront.Node) (*change, error) {
@@ -116,6 +114,12 @@ func (w *Writer) newChange(env *plan.Env, name sqlfront.Name, alias string, tree
 	}
 	if dberr.Is(err, dberr.Unsupported) {
 		c.engine, err = true, nil
+	}
+	if err == nil && t.Partitioned() {
+		var all bool
+		if c.scope, all, err = partition.Matching(t, c.filter); !all && c.scope == nil {
+			c.scope = []uint32{}
+		}
 	}
 	if err == nil && list != nil {
 		c.returning, err = newReturning(t, name, alias, tree, list, env)
@@ -187,9 +191,9 @@ func (w *Writer) set(env *plan.Env, b *batch, old *storedRow, sets []assignment,
 		a := &sets[i]
 		v, err := w.assigned(env, b.table, a, old, computed)
 		if err != nil {
-			return cellError(err, &b.table.Columns[a.position], len(b.write.Rows)+1)
+			return cellError(err, &b.table.Columns[a.position], b.rows+1)
 		}
-		if err := b.put(a.position, v, len(b.write.Rows)+1); err != nil {
+		if err := b.put(a.position, v, b.rows+1); err != nil {
 			return err
 		}
 		changed = changed || !datum.Equal(b.row.Values[a.position], old.row.Values[a.position])
@@ -220,7 +224,7 @@ func (w *Writer) scan(ctx context.Context, env *plan.Env, c *change, filter *exp
 		req.ColumnIds = append(req.ColumnIds, c.table.Columns[p].ID)
 	}
 	req.ColumnIds = append(req.ColumnIds, catalog.SeqColumnID)
-	rows, err := w.Runner.ScanPartition(ctx, c.id, c.table, req)
+	rows, err := w.Runner.ScanTable(ctx, c.id, c.table, req)
 	if err != nil {
 		return err
 	}

@@ -38,15 +38,10 @@ func (p *PreparedInsert) valid(state *catalogview.State, namespace string) bool 
 
 // Insert executes INSERT. slot, when given, keeps the prepared form between calls with the same text.
 func (w *Writer) Insert(ctx context.Context, env plan.Env, s *sqlfront.Insert, slot *atomic.Pointer[PreparedInsert]) (*Result, error) {
-	var result *Result
-	err := retry(ctx, func() (err error) {
-		result, err = w.insertOnce(ctx, &env, s, slot)
-		return err
-	})
-	return result, err
+	return statement(ctx, func(sent *sending) (*Result, error) { return w.insertOnce(ctx, &env, s, slot, sent) })
 }
 
-func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Insert, slot *atomic.Pointer[PreparedInsert]) (*Result, error) {
+func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Insert, slot *atomic.Pointer[PreparedInsert], sent *sending) (*Result, error) {
 	state := w.Catalog.State()
 	var p *PreparedInsert
 	if slot != nil {
@@ -67,7 +62,7 @@ func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Inse
 	}
 	b := tg.newBatch(storagev1.Operation_OPERATION_INSERT)
 	if s.DoNothing {
-		b.write.OnConflict = storagev1.OnConflict_ON_CONFLICT_DO_NOTHING
+		b.setOnConflict(storagev1.OnConflict_ON_CONFLICT_DO_NOTHING)
 	}
 	switch {
 	case s.Select != nil:
@@ -80,7 +75,7 @@ func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Inse
 	if err != nil {
 		return nil, err
 	}
-	return w.send(ctx, env, b, "Inserted", p.returning)
+	return w.send(ctx, env, b, sent, "Inserted", p.returning)
 }
 
 // prepare binds an INSERT to the newest version of its table.

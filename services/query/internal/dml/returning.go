@@ -103,18 +103,27 @@ func resultColumn(alias string, n *sqlfront.Node, p *predicate.Program, t *catal
 }
 
 // build computes the rows. written is nil when nothing was.
-func (r *returning) build(env *plan.Env, written *storagev1.TableWriteResult, deleted bool) (arrow.RecordBatch, error) {
+func (r *returning) build(env *plan.Env, written []*storagev1.TableWriteResult, deleted bool) (arrow.RecordBatch, error) {
 	b := rowbatch.NewBuilder(memory.DefaultAllocator, r.schema, r.columns)
 	defer b.Release()
+	for _, part := range written {
+		if err := r.appendTo(b, env, part, deleted); err != nil {
+			return nil, err
+		}
+	}
+	return b.NewBatch(), nil
+}
+
+func (r *returning) appendTo(b *rowbatch.Builder, env *plan.Env, written *storagev1.TableWriteResult, deleted bool) error {
 	if n := len(written.GetRows()); n != len(written.GetSeqs()) {
-		return nil, dberr.New(dberr.Internal, "the storage role returned %d rows for %d versions", n, len(written.GetSeqs()))
+		return dberr.New(dberr.Internal, "the storage role returned %d rows for %d versions", n, len(written.GetSeqs()))
 	}
 	row := newStoredRow(r.table)
 	row.deleted = deleted
 	penv := predicateEnv(env)
 	for i, encoded := range written.GetRows() {
 		if err := rowcodec.Decode(encoded, r.table, &row.row); err != nil {
-			return nil, err
+			return err
 		}
 		row.seq = written.GetSeqs()[i]
 		for j, p := range r.programs {
@@ -123,15 +132,15 @@ func (r *returning) build(env *plan.Env, written *storagev1.TableWriteResult, de
 				v, err = datum.Convert(v, r.columns[j].Type)
 			}
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if err := b.Append(j, v); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		b.EndRow()
 	}
-	return b.NewBatch(), nil
+	return nil
 }
 
 // storedRow is a row as expressions see it.

@@ -50,8 +50,8 @@ type received struct {
 
 // answer is what one batch waits for: an error of ours, or its lane's next response.
 type answer struct {
-	err  error
-	lane *lane
+	err   error
+	lanes []*lane
 }
 
 // Wait returns when every goroutine of ended streams is gone. Call it after the server has stopped.
@@ -138,14 +138,23 @@ func (f *forwarder) send(ctx context.Context, req *queryv1.WriteStreamRequest) a
 	if err != nil {
 		return answer{err: err}
 	}
-	l := f.lanes[b.shard]
-	if l == nil {
-		l = &lane{storage: f.streams.Storage, shard: b.shard}
-		f.lanes[b.shard] = l
-	}
 	f.batches++
-	l.send(ctx, b.request(f.id.Part(f.batches), false))
-	return answer{lane: l}
+	var a answer
+	for _, p := range b.parts {
+		l := f.lane(p.place.Shard)
+		l.send(ctx, b.request(p, f.id.Part(f.batches), false))
+		a.lanes = append(a.lanes, l)
+	}
+	return a
+}
+
+func (f *forwarder) lane(shard uint32) *lane {
+	l := f.lanes[shard]
+	if l == nil {
+		l = &lane{storage: f.streams.Storage, shard: shard}
+		f.lanes[shard] = l
+	}
+	return l
 }
 
 func (f *forwarder) close() {
@@ -171,19 +180,40 @@ func acknowledge(ctx context.Context, client clientStream, answers <-chan answer
 		if a.err != nil {
 			resp.Error = dberr.ToMessage(a.err)
 		} else {
-			written, err := a.lane.receive(ctx)
-			if err != nil {
+			if err := a.collect(ctx, resp); err != nil {
 				return err
-			}
-			if resp.Error = written.GetError(); resp.Error == nil {
-				w := written.GetResponse()
-				resp.Rows, resp.Durability, resp.Position = affected(w), w.GetDurability(), w.GetPosition()
 			}
 		}
 		if err := client.Send(resp); err != nil {
 			return err
 		}
 	}
+}
+
+// collect adds up the answers of a batch's parts. A part that failed is the batch's error; of others that were
+// written its message tells.
+func (a *answer) collect(ctx context.Context, resp *queryv1.WriteStreamResponse) error {
+	done := 0
+	for _, l := range a.lanes {
+		written, err := l.receive(ctx)
+		if err != nil {
+			return err
+		}
+		if written.GetError() != nil {
+			resp.Error = written.GetError()
+			continue
+		}
+		w := written.GetResponse()
+		done++
+		resp.Rows, resp.Durability, resp.Position = resp.GetRows()+affected(w), w.GetDurability(), w.GetPosition()
+	}
+	if len(a.lanes) > 1 {
+		resp.Position = 0 // each shard has its own
+	}
+	if resp.GetError() != nil && done > 0 {
+		resp.Error = dberr.ToMessage(partly(dberr.FromMessage(resp.GetError()), done))
+	}
+	return nil
 }
 
 func affected(w *storagev1.WriteResponse) uint64 {
@@ -314,7 +344,7 @@ func (b *batch) addRecord(r arrow.RecordBatch, positions, from []int) error {
 				field = from[i]
 			}
 			v := rowbatch.DatumAt(r.Column(field), row, columns[field].Type)
-			if err := b.put(p, v, len(b.write.Rows)+1); err != nil {
+			if err := b.put(p, v, b.rows+1); err != nil {
 				return err
 			}
 		}

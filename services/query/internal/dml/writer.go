@@ -1,7 +1,6 @@
 package dml
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
-	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
@@ -60,34 +58,6 @@ func table(state *catalogview.State, namespace string, name sqlfront.Name) (*cat
 	return t, nil
 }
 
-// send writes a batch and builds the statement's result. A batch without rows is not sent, unless an earlier
-// attempt of the request may be the reason that nothing is left to write: storage knows, and if it has not
-// seen that attempt it refuses it from now on.
-func (w *Writer) send(ctx context.Context, env *plan.Env, b *batch, verb string, ret *returning) (*Result, error) {
-	result := &Result{Verb: verb, Durability: durabilityOf(b.table)}
-	var written *storagev1.TableWriteResult
-	if empty := len(b.write.Rows) == 0; !empty || requestid.Repeated(ctx) && b.table.Kind != catalog.StreamTable {
-		req := b.request(requestid.From(ctx), ret != nil)
-		req.Fence = empty
-		resp, err := w.Storage.Write(ctx, req)
-		if err != nil {
-			return nil, err
-		}
-		if len(resp.GetResults()) != 1 {
-			return nil, dberr.New(dberr.Internal, "the storage role answered one write with %d results", len(resp.GetResults()))
-		}
-		written = resp.GetResults()[0]
-		result.Rows, result.Durability, result.Position = written.GetRowsAffected(), resp.GetDurability(), resp.GetPosition()
-	}
-	if ret == nil {
-		return result, nil
-	}
-	var err error
-	result.Returning, err = ret.build(env, written, b.write.Operation == storagev1.Operation_OPERATION_DELETE)
-	return result, err
-}
-
-// durabilityOf is what a write that changed nothing reports: what a write of the table would have.
 func durabilityOf(t *catalog.Table) storagev1.Durability {
 	if t.Kind == catalog.StreamTable {
 		return storagev1.Durability_DURABILITY_MEMORY

@@ -126,15 +126,17 @@ func (r *Runner) Explain(_ context.Context, env plan.Env, sel *sqlfront.Select) 
 	return b.Explain(state.Shards.Shards()), nil
 }
 
-// ScanPartition reads the caller's partition of a table; the request holds what to read, and is
-// addressed here. UPDATE and DELETE read with it what they are going to write, so a changed schema is
-// their matter.
-func (r *Runner) ScanPartition(ctx context.Context, id catalog.Identity, t *catalog.Table, req *storagev1.ScanRequest) (*storageclient.Reader, error) {
+// ScanTable reads what the caller sees of a table; the request holds what to read, and is addressed here. UPDATE
+// and DELETE read with it what they are going to write, so a changed schema is their matter.
+func (r *Runner) ScanTable(ctx context.Context, id catalog.Identity, t *catalog.Table, what *storagev1.ScanRequest) (Source, error) {
 	if err := access.Read(id, t); err != nil {
 		return nil, err
 	}
-	storageclient.Address(req, r.Catalog.State(), id, t)
-	return r.Storage.Scan(ctx, req)
+	reqs, err := storageclient.Address(what, r.Catalog.State(), id, t)
+	if err != nil {
+		return nil, err
+	}
+	return r.read(ctx, reqs)
 }
 
 // retry runs f again while it fails because the catalog moved on.
@@ -174,7 +176,15 @@ func (r *Runner) bind(state *catalogview.State, env *plan.Env, sel *sqlfront.Sel
 			return nil, err
 		}
 	}
-	return p.Bind(env)
+	b, err := p.Bind(env)
+	if err != nil || b.Kind != plan.FastScan || p.Spread == nil {
+		return b, err
+	}
+	reqs, err := requests(&b.Scans[0], nil, state, env)
+	if err == nil && len(reqs) != 1 {
+		return p.Spread.Bind(env)
+	}
+	return b, err
 }
 
 // open starts a bound plan.
@@ -206,13 +216,29 @@ func (e *explained) Next(ctx context.Context) (arrow.RecordBatch, error) {
 	return batch, err
 }
 
-// request is the scan of one table.
-func request(s *plan.BoundScan, columns []uint32, state *catalogview.State, env *plan.Env) *storagev1.ScanRequest {
-	req := &storagev1.ScanRequest{ColumnIds: columns, Filter: s.Filter, Order: s.Order, Limit: s.Limit, Offset: s.Offset,
-		IncludeDeleted: s.IncludeDeleted, NowUs: env.NowUS, Consistency: env.Consistency, MaxStalenessMs: env.MaxStalenessMS}
-	storageclient.Address(req, state, env.Identity, s.Table)
-	if s.AllUsers {
-		req.AllUsers, req.UserId, req.Shard = true, "", 0
+// requests are the scans of one table.
+func requests(s *plan.BoundScan, columns []uint32, state *catalogview.State, env *plan.Env) ([]*storagev1.ScanRequest, error) {
+	what := &storagev1.ScanRequest{ColumnIds: columns, Filter: s.Filter, Order: s.Order, Limit: s.Limit, Offset: s.Offset,
+		IncludeDeleted: s.IncludeDeleted, NowUs: env.NowUS, Consistency: env.Consistency, MaxStalenessMs: env.MaxStalenessMS,
+		AllUsers: s.AllUsers}
+	return storageclient.Address(what, state, env.Identity, s.Table)
+}
+
+// Source is batches being read from storage.
+type Source interface {
+	// Next returns the next batch, which the caller releases, or io.EOF.
+	Next(ctx context.Context) (arrow.RecordBatch, error)
+	// Release ends the reading; it must be called.
+	Release()
+}
+
+// read runs scans: one as it is, several at the same time, in no particular order.
+func (r *Runner) read(ctx context.Context, reqs []*storagev1.ScanRequest) (Source, error) {
+	switch len(reqs) {
+	case 0:
+		return &fixed{}, nil
+	case 1:
+		return r.Storage.Scan(ctx, reqs[0])
 	}
-	return req
+	return r.scatter(ctx, reqs), nil
 }

@@ -49,7 +49,14 @@ func (r *Runner) openFast(ctx context.Context, state *catalogview.State, env *pl
 	if s.Empty {
 		return &fixed{schema: schema}, nil
 	}
-	rows, err := r.Storage.Scan(ctx, request(s, columnIDs(s.Columns), state, env))
+	reqs, err := requests(s, columnIDs(s.Columns), state, env)
+	if err != nil {
+		return nil, err
+	}
+	if len(reqs) != 1 {
+		return nil, dberr.New(dberr.Internal, "a fast plan of %s takes %d scans", s.Table.QualifiedName(), len(reqs))
+	}
+	rows, err := r.Storage.Scan(ctx, reqs[0])
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +73,11 @@ func (r *Runner) count(ctx context.Context, state *catalogview.State, env *plan.
 	if err != nil {
 		return nil, err
 	}
-	rows, err := r.Storage.Scan(ctx, request(&b.Scans[0], nil, state, env))
+	reqs, err := requests(&b.Scans[0], nil, state, env)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := r.read(ctx, reqs)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +154,11 @@ func (r *Runner) passThrough(ctx context.Context, env plan.Env, sel *sqlfront.Se
 			return err
 		}
 		s := &b.Scans[0]
-		raw, err := r.Storage.ScanRaw(ctx, request(s, columnIDs(s.Columns), state, &env))
+		reqs, err := requests(s, columnIDs(s.Columns), state, &env)
+		if err != nil || len(reqs) != 1 {
+			return err
+		}
+		raw, err := r.Storage.ScanRaw(ctx, reqs[0])
 		if err != nil {
 			return err
 		}

@@ -341,7 +341,7 @@ func (f *fixture) query(t testing.TB, sql string, params ...datum.Datum) ([]stri
 	return f.run(t.Context(), sel, params...)
 }
 
-func readAll(ctx context.Context, rows Rows) ([]string, error) {
+func readAll(ctx context.Context, rows Source) ([]string, error) {
 	var out []string
 	for {
 		b, err := rows.Next(ctx)
@@ -354,8 +354,8 @@ func readAll(ctx context.Context, rows Rows) ([]string, error) {
 		for i := range int(b.NumRows()) {
 			var cells []string
 			for c := range int(b.NumCols()) {
-				d := rowbatch.DatumAt(b.Column(c), i, rowbatch.TypeOf(rows.Schema().Field(c)))
-				cells = append(cells, datum.FormatText(d, rowbatch.TypeOf(rows.Schema().Field(c))))
+				d := rowbatch.DatumAt(b.Column(c), i, rowbatch.TypeOf(b.Schema().Field(c)))
+				cells = append(cells, datum.FormatText(d, rowbatch.TypeOf(b.Schema().Field(c))))
 			}
 			out = append(out, strings.Join(cells, "|"))
 		}

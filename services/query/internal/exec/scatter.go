@@ -10,7 +10,6 @@ import (
 
 	"github.com/apache/arrow-go/v18/arrow"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
@@ -21,35 +20,24 @@ import (
 // snapshot there.
 const scatterMax = 8
 
-// scatter is one table of all users: a scan of each shard, several at a time, in no particular order.
+// scatter is one table read by several scans, some at a time, in no particular order.
 type scatter struct {
 	storage *storageclient.Client
 	ctx     context.Context // of the scans
 	cancel  context.CancelCauseFunc
-	batches chan arrow.RecordBatch // closed when every shard was read
+	batches chan arrow.RecordBatch // closed when every scan was read
 	readers sync.WaitGroup
-	audit   func(rows int64)
-	rows    int64 // handed over
 }
 
 // scatter starts reading.
-func (r *Runner) scatter(ctx context.Context, state *catalogview.State, env *plan.Env, s *plan.BoundScan, ids []uint32) *scatter {
-	shards := state.Shards.Shards()
+func (r *Runner) scatter(ctx context.Context, reqs []*storagev1.ScanRequest) *scatter {
 	out := &scatter{storage: r.Storage, batches: make(chan arrow.RecordBatch)}
-	id, table := env.Identity, s.Table
-	out.audit = func(rows int64) {
-		r.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "rows of all users were read",
-			slog.String("user", id.UserID), slog.String("role", id.Role.String()), slog.String("table", table.QualifiedName()),
-			slog.Uint64("shards", uint64(shards)), slog.Int64("rows", rows))
-	}
 	out.ctx, out.cancel = context.WithCancelCause(ctx)
 	var next atomic.Uint32
-	for range min(shards, scatterMax) {
+	for range min(len(reqs), scatterMax) {
 		out.readers.Go(func() {
-			for shard := next.Add(1) - 1; shard < shards; shard = next.Add(1) - 1 {
-				req := request(s, ids, state, env)
-				req.Shard = shard
-				if err := out.shard(req); err != nil {
+			for i := int(next.Add(1)) - 1; i < len(reqs); i = int(next.Add(1)) - 1 {
+				if err := out.scan(reqs[i]); err != nil {
 					out.cancel(err)
 					return
 				}
@@ -63,8 +51,8 @@ func (r *Runner) scatter(ctx context.Context, state *catalogview.State, env *pla
 	return out
 }
 
-// shard reads one shard to its end.
-func (s *scatter) shard(req *storagev1.ScanRequest) error {
+// scan reads one scan to its end.
+func (s *scatter) scan(req *storagev1.ScanRequest) error {
 	rows, err := s.storage.Scan(s.ctx, req)
 	if err != nil {
 		return err
@@ -87,13 +75,12 @@ func (s *scatter) shard(req *storagev1.ScanRequest) error {
 	}
 }
 
-// Next returns some shard's next batch. The first shard that fails ends the scan with its error: rows of
-// the others alone would be a wrong answer.
+// Next returns some scan's next batch. The first that fails ends all with its error: rows of the others alone would be
+// a wrong answer.
 func (s *scatter) Next(ctx context.Context) (arrow.RecordBatch, error) {
 	select {
 	case batch, more := <-s.batches:
 		if more {
-			s.rows += batch.NumRows()
 			return batch, nil
 		}
 		if err := context.Cause(s.ctx); err != nil {
@@ -111,5 +98,33 @@ func (s *scatter) Release() {
 	for batch := range s.batches {
 		batch.Release()
 	}
-	s.audit(s.rows)
+}
+
+// audited is a scatter whose end is logged: somebody read rows of other users.
+type audited struct {
+	*scatter
+	rows int64 // handed over
+	log  func(rows int64)
+}
+
+func (r *Runner) audited(ctx context.Context, env *plan.Env, s *plan.BoundScan, reqs []*storagev1.ScanRequest) *audited {
+	id, table := env.Identity, s.Table
+	return &audited{scatter: r.scatter(ctx, reqs), log: func(rows int64) {
+		r.Logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "rows of all users were read",
+			slog.String("user", id.UserID), slog.String("role", id.Role.String()), slog.String("table", table.QualifiedName()),
+			slog.Int("shards", len(reqs)), slog.Int64("rows", rows))
+	}}
+}
+
+func (a *audited) Next(ctx context.Context) (arrow.RecordBatch, error) {
+	batch, err := a.scatter.Next(ctx)
+	if err == nil {
+		a.rows += batch.NumRows()
+	}
+	return batch, err
+}
+
+func (a *audited) Release() {
+	a.scatter.Release()
+	a.log(a.rows)
 }

@@ -47,14 +47,14 @@ func (r *Runner) engineTable(state *catalogview.State, env *plan.Env, s *plan.Bo
 		for i, c := range columns {
 			ids[i] = s.EngineColumns()[c].ID
 		}
-		if s.AllUsers {
-			return r.scatter(ctx, state, env, s, ids), nil
-		}
-		rows, err := r.Storage.Scan(ctx, request(s, ids, state, env))
+		reqs, err := requests(s, ids, state, env)
 		if err != nil {
 			return nil, err
 		}
-		return rows, nil
+		if s.AllUsers {
+			return r.audited(ctx, env, s, reqs), nil
+		}
+		return r.read(ctx, reqs)
 	}
 	return t
 }

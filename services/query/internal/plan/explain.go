@@ -6,6 +6,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 )
 
@@ -43,6 +44,9 @@ func (b *BoundScan) explain(first, below string, shards uint32) []string {
 	if b.AllUsers {
 		add("all users, shards: %d", shards)
 	}
+	if b.Table != nil && b.Table.Partitioned() {
+		add("%s", b.showPartitions())
+	}
 	if b.Filter != nil {
 		add("filter %s", b.show(b.Filter))
 	}
@@ -63,6 +67,14 @@ func (b *BoundScan) explain(first, below string, shards uint32) []string {
 		add("offset %d", b.Offset)
 	}
 	return out
+}
+
+func (b *BoundScan) showPartitions() string {
+	chosen, all, err := partition.Matching(b.Table, b.Filter)
+	if all || err != nil {
+		return fmt.Sprintf("all %d partitions", b.Table.Partitions)
+	}
+	return fmt.Sprintf("partitions: %d of %d", len(chosen), b.Table.Partitions)
 }
 
 func (b *BoundScan) showOrder() string {

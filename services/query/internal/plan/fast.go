@@ -4,6 +4,7 @@ import (
 	pg "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 )
 
 // fast plans a SELECT that the storage role can answer alone: columns of one table, conditions it
@@ -37,7 +38,22 @@ func (p *planning) fast(q *pg.SelectStmt) (*Plan, error) {
 	if plan := p.fastCount(q, scan); plan != nil {
 		return plan, nil
 	}
+	if scan.Table.Partitioned() && !p.inOnePartition(scan) {
+		return nil, nil
+	}
 	return p.fastScan(q, scan, s), nil
+}
+
+// inOnePartition reports whether the conditions choose one partition of a partitioned table: several have no
+// common order and no common limit.
+func (p *planning) inOnePartition(scan *Scan) bool {
+	b := BoundScan{Scan: scan}
+	filter, err := b.filter(p.params)
+	if err != nil {
+		return false
+	}
+	chosen, all, err := partition.Matching(scan.Table, filter)
+	return err == nil && !all && len(chosen) == 1
 }
 
 func (p *planning) fastScan(q *pg.SelectStmt, scan *Scan, s *scope) *Plan {

@@ -17,7 +17,7 @@ func (p *planning) cutScan(q *pg.SelectStmt, s *scope) {
 	simple := !someTarget(q, isSubLinkOrWindow) && !has(q.GetWhereClause(), isSubLinkOrWindow)
 	// Rows of several shards arrive as they come: across users only ORDER BY orders.
 	if len(q.GetSortClause()) == 0 && !scan.AllUsers {
-		if simple {
+		if simple && !scan.Spreads() {
 			scan.Ordered = true // a filter and a projection keep the scan's order
 		} else {
 			p.sortByKey(q, scan)
@@ -30,7 +30,7 @@ func (p *planning) cutScan(q *pg.SelectStmt, s *scope) {
 	if !ok || !p.countable(q.GetLimitCount()) || !p.countable(q.GetLimitOffset()) {
 		return
 	}
-	scan.Order, scan.limit, scan.offset, scan.cut, scan.Ordered = by, q.GetLimitCount(), q.GetLimitOffset(), true, !scan.AllUsers
+	scan.Order, scan.limit, scan.offset, scan.cut, scan.Ordered = by, q.GetLimitCount(), q.GetLimitOffset(), true, !scan.Spreads()
 	scan.limit, scan.offset = sqlfront.Clone(scan.limit), cloned(scan.offset)
 }
 

@@ -49,6 +49,10 @@ type Plan struct {
 	// expression. For engine plans it may be shorter than the result.
 	Output []Output
 
+	// Spread is the engine's plan of the same statement, for a fast plan whose table is partitioned and whose
+	// parameters choose several partitions or none. Nil in other plans.
+	Spread *Plan
+
 	// params says what each of the engine's parameters is: the number of one of the statement's, or one
 	// of paramUser and the following.
 	params []int
@@ -110,6 +114,9 @@ type BoundScan struct {
 	Limit, Offset uint64
 	Empty         bool
 }
+
+// Spreads reports whether the rows come from several scans, so in no order.
+func (s *Scan) Spreads() bool { return s.AllUsers || s.Table != nil && s.Table.Partitioned() }
 
 // Bind computes filters and limits from the parameters and gives the engine the statement's user, role
 // and time.

@@ -39,8 +39,15 @@ func (pl *Planner) Plan(state *catalogview.State, env *Env, sel *sqlfront.Select
 	if p := pl.cache.get(key, state); p != nil {
 		return p, nil
 	}
-	p := &planning{state: state, systems: pl.systems, namespace: env.Namespace, tree: sel.Tree, params: env.Params}
-	made, err := p.plan(sel)
+	begin := func() *planning {
+		return &planning{state: state, systems: pl.systems, namespace: env.Namespace, tree: sel.Tree, params: env.Params}
+	}
+	made, err := begin().plan(sel)
+	if err == nil && made.Kind == FastScan && made.Scans[0].Table.Partitioned() {
+		if made.Spread, err = begin().engine(sel.Tree.Stmt.GetSelectStmt()); err == nil {
+			made.Spread.locate = made.locate
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

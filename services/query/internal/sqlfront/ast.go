@@ -104,6 +104,9 @@ type CreateTable struct {
 	// SeedGrammar is set when the statement has no WITH clause: a SHARED table is then open to every
 	// authenticated user by default, and private otherwise (spec 5.5).
 	SeedGrammar bool
+	// PartitionBy is the column of PARTITION BY HASH, and Partitions their number; empty and 0 without the clause.
+	PartitionBy string
+	Partitions  uint32
 }
 
 // DropTable is DROP [USER|SHARED|STREAM] TABLE [IF EXISTS] name.

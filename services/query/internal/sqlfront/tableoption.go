@@ -6,6 +6,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 )
 
 const (
@@ -67,10 +68,45 @@ func (t *tableReader) clause(clause string) (err error) {
 	case "use_user_storage":
 		t.pos++
 		err = t.userStorage()
+	case "partition":
+		t.pos++
+		err = t.partitionBy()
 	default:
 		return t.unexpected("a clause of CREATE TABLE")
 	}
 	return err
+}
+
+// partitionBy reads BY HASH (column) PARTITIONS n.
+func (t *tableReader) partitionBy() error {
+	if err := t.expect("by"); err != nil {
+		return err
+	}
+	if w := t.word(0); w == "range" || w == "list" || w == "key" {
+		return t.fail(dberr.Unsupported, 0, "PARTITION BY %s is not supported: use PARTITION BY HASH (column) PARTITIONS n", strings.ToUpper(w))
+	}
+	if err := t.expect("hash"); err != nil {
+		return err
+	}
+	columns, err := t.columnList()
+	if err != nil {
+		return err
+	}
+	if len(columns) != 1 {
+		return t.fail(dberr.Unsupported, -1, "PARTITION BY HASH takes one column")
+	}
+	if err := t.expect("partitions"); err != nil {
+		return err
+	}
+	n, err := t.positive("PARTITIONS")
+	if err != nil {
+		return err
+	}
+	if n > partition.Max {
+		return t.fail(dberr.InvalidSQL, -1, "PARTITIONS %d: a table has 1 to %d partitions", n, partition.Max)
+	}
+	t.s.PartitionBy, t.s.Partitions = t.s.Columns[columns[0]].Name, uint32(n)
+	return nil
 }
 
 // setKind applies TYPE and TABLE_TYPE, which must not contradict the word before TABLE.

@@ -14,8 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog"
-	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
@@ -68,18 +66,6 @@ func (c *Client) Write(ctx context.Context, req *storagev1.WriteRequest) (*stora
 // WriteStream opens a stream of writes at the leader of a shard. It breaks when another one leads.
 func (c *Client) WriteStream(ctx context.Context, shard uint32) (grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse], error) {
 	return storagev1.NewStorageServiceClient(c.shards.Shard(shard)).WriteStream(ctx)
-}
-
-// Address fills in the partition of t that the caller sees: its own of a USER or STREAM table, the only
-// one of a SHARED table.
-func Address(req *storagev1.ScanRequest, state *catalogview.State, id catalog.Identity, t *catalog.Table) {
-	req.Identity = catalog.IdentityToProto(id)
-	req.TableId, req.SchemaVersion, req.CatalogVersion = t.ID, t.SchemaVersion, state.Version
-	if t.Kind.PerUser() {
-		req.Shard, req.UserId = state.Shards.User(id.UserID), id.UserID
-	} else {
-		req.Shard = state.Shards.Table(t.ID)
-	}
 }
 
 // Scan opens a scan. Opening is tried again while the storage role is unavailable; once the scan has

@@ -6,6 +6,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
@@ -67,17 +68,35 @@ func (p *Planner) Bind(id catalog.Identity, namespace string, s *sqlfront.Select
 	if err := access.Read(id, t); err != nil {
 		return nil, err
 	}
-	plan := &queryv1.SubscriptionPlan{Identity: catalog.IdentityToProto(id), Shard: state.Shards.Table(t.ID), TableId: t.ID,
+	plan := &queryv1.SubscriptionPlan{Identity: catalog.IdentityToProto(id), TableId: t.ID,
 		SchemaVersion: t.SchemaVersion, Sql: text, Namespace: t.Namespace, Table: t.Name, CatalogVersion: state.Version}
-	if t.Kind.PerUser() {
-		plan.Shard, plan.UserId = state.Shards.User(id.UserID), id.UserID
-	}
 	var err error
 	if plan.ColumnIds, err = projection(t, stmt.GetTargetList(), alias(ref)); err != nil {
 		return nil, err
 	}
-	plan.Filter, err = filter(t, s, alias(ref))
+	if plan.Filter, err = filter(t, s, alias(ref)); err != nil {
+		return nil, err
+	}
+	place, err := place(state, id, t, plan.GetFilter())
+	plan.Shard, plan.UserId = place.Shard, place.Owner
 	return plan, err
+}
+
+// place is the partition that is subscribed to: positions are of one shard, so there is only one.
+func place(state *catalogview.State, id catalog.Identity, t *catalog.Table, filter *exprv1.Expr) (partition.Place, error) {
+	if !t.Partitioned() {
+		return partition.Home(state.Shards, t, id.UserID), nil
+	}
+	chosen, all, err := partition.Matching(t, filter)
+	if err != nil {
+		return partition.Place{}, err
+	}
+	if all || len(chosen) != 1 {
+		name := t.PartitionColumn().Name
+		return partition.Place{}, dberr.New(dberr.Unsupported, "a subscription follows one partition of a partitioned table: "+
+			"its WHERE must say which by \"%s = value\", AND-ed with the rest", name)
+	}
+	return partition.At(state.Shards, t, chosen[0]), nil
 }
 
 // filter compiles WHERE once here, so that what the live role cannot evaluate is refused at once

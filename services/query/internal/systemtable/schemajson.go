@@ -98,6 +98,11 @@ func optionsJSON(t *catalog.Table) string {
 	case catalog.StreamTable:
 		out = fmt.Appendf(out, `STREAM","ttl_seconds":%d,"ephemeral":%t,"max_buffer":%d`, o.TTLSeconds, o.Ephemeral, o.MaxBufferRows)
 	}
+	if t.Partitioned() {
+		out = append(out, `,"partition_by":`...)
+		out = celljson.AppendJSONText(out, t.PartitionColumn().Name)
+		out = fmt.Appendf(out, `,"partitions":%d`, t.Partitions)
+	}
 	if o.DeletedRetentionHours > 0 {
 		out = fmt.Appendf(out, `,"deleted_retention_hours":%d`, o.DeletedRetentionHours)
 	}

@@ -20,13 +20,19 @@ const (
 	FormatTables = 1
 	// FormatNodes brought nodes, placements, request ids and VerifyCatalog.
 	FormatNodes = 2
+	// FormatPartitions brought partitioned tables, whose rows are in other places than an older node thinks.
+	FormatPartitions = 3
 	// Format is the newest, for Node.format.
-	Format = FormatNodes
+	Format = FormatPartitions
 )
 
 // formatOf is what a node must read to apply a command.
 func formatOf(c *catalogv1.Command) uint32 {
 	switch k := c.GetCommand().(type) {
+	case *catalogv1.Command_CreateTable:
+		if k.CreateTable.GetTable().GetPartitions() > 0 {
+			return FormatPartitions
+		}
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes

@@ -198,6 +198,11 @@ func TestNothingIsWrittenThatSomeNodeCannotRead(t *testing.T) {
 	if got := a.state.ReadByAll(7); got != 2 {
 		t.Errorf("nodes of format 2 read %d", got)
 	}
+	partitioned := `create_table { table { namespace: "app" name: "rooms" kind: TABLE_KIND_SHARED partition_column_id: 1 partitions: 4
+		columns { name: "room" type { kind: TYPE_KIND_TEXT } primary_key: true not_null: true } } }`
+	if _, err := NewService(a.state, leading{}, nil, nil).Apply(t.Context(), &catalogv1.ApplyRequest{Command: text(t, partitioned, 8)}); !dberr.Is(err, dberr.Unsupported) {
+		t.Errorf("a partitioned table beside nodes of format 2: %v", err)
+	}
 	m := a.state.model.Load().clone()
 	m.nodes[3] = &catalogv1.Node{NodeId: 3, Role: "storage", ServerId: "n3"}
 	a.state.model.Store(m)

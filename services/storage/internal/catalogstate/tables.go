@@ -6,6 +6,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
 
@@ -115,15 +116,18 @@ func (t *transaction) createTable(c *catalogv1.CreateTable) (*catalogv1.ApplyRes
 	if err := checkTable(p); err != nil {
 		return nil, err
 	}
+	for i, col := range p.GetColumns() {
+		col.Id = uint32(i) + 1
+	}
+	p.NextColumnId = uint32(len(p.GetColumns())) + 1
+	if err := checkPartitions(p); err != nil {
+		return nil, err
+	}
 	meta := t.bucket(bucketMeta)
 	p.Id = uint32(number(meta, keyNextTable)) + 1 // never reused: rows of a dropped table may still be there
 	if err := putNumber(meta, keyNextTable, uint64(p.GetId())); err != nil {
 		return nil, err
 	}
-	for i, col := range p.GetColumns() {
-		col.Id = uint32(i) + 1
-	}
-	p.NextColumnId = uint32(len(p.GetColumns())) + 1
 	p.SchemaVersion = 1
 	p.CreatedAtUs, p.UpdatedAtUs = t.now, t.now
 	t.edit().putTable(p)
@@ -152,6 +156,14 @@ func checkTable(p *catalogv1.Table) error {
 		p.AccessLevel = catalogv1.AccessLevel_ACCESS_LEVEL_PRIVATE
 	}
 	return checkColumns(p)
+}
+
+// checkPartitions runs when the columns have their ids.
+func checkPartitions(p *catalogv1.Table) error {
+	if err := partition.Check(catalog.TableFromProto(p)); err != nil {
+		return refuse(dberr.CodeOf(err), "%s", err.Error())
+	}
+	return nil
 }
 
 func checkColumns(p *catalogv1.Table) error {

@@ -38,7 +38,7 @@ const (
 	version1 = 1
 	// VersionRequests brought request ids and Verify.
 	VersionRequests = 2
-	// Newest is the highest version this program reads.
+	// Newest is the highest version this program reads. Version 3, of the catalog, changed no entry of a shard.
 	Newest = VersionRequests
 )
 

@@ -6,6 +6,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -24,6 +25,17 @@ func authorizeAll(t *catalog.Table, req *storagev1.ScanRequest) error {
 		return dberr.New(dberr.InvalidArgument, "scan: either one user's rows or those of all users")
 	case role < catalog.RoleService || role > catalog.RoleSystem:
 		return dberr.New(dberr.PermissionDenied, "scan: reading across users needs the role service, dba or system, not %s", role)
+	}
+	return nil
+}
+
+// authorizePartitioned: a scan of a partitioned table names one of its partitions, or reads all that the shard has.
+func authorizePartitioned(t *catalog.Table, req *storagev1.ScanRequest) error {
+	if req.GetAllUsers() && req.GetUserId() == "" {
+		return nil
+	}
+	if _, ok := partition.Parse(t, req.GetUserId()); !ok || req.GetAllUsers() {
+		return dberr.New(dberr.InvalidArgument, "scan: %s is partitioned: either one of its partitions or all of them", t.QualifiedName())
 	}
 	return nil
 }
@@ -92,7 +104,7 @@ func (p *plan) byOwnerAndKey(order []*exprv1.OrderBy) bool {
 	if len(order) == 0 {
 		return true
 	}
-	if order[0].GetColumnId() != catalog.UserIDColumnID {
+	if order[0].GetColumnId() != catalog.UserIDColumnID || !p.table.Kind.PerUser() {
 		return false
 	}
 	for i, column := range p.table.Key() {

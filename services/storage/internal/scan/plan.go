@@ -86,6 +86,8 @@ func (s *Server) plan(req *storagev1.ScanRequest) (*plan, error) {
 // checked. No role reads another user's by naming them: EXECUTE AS changes the identity.
 func authorize(t *catalog.Table, req *storagev1.ScanRequest) error {
 	switch {
+	case t.Partitioned():
+		return authorizePartitioned(t, req)
 	case req.GetAllUsers():
 		return authorizeAll(t, req)
 	case t.Kind.PerUser() && (req.GetUserId() == "" || req.GetUserId() != req.GetIdentity().GetUserId()):

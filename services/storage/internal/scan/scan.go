@@ -139,7 +139,7 @@ func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if p.req.GetAllUsers() {
+	if p.req.GetAllUsers() && p.table.Kind.PerUser() {
 		return &ownedRows{storedRows: stored, shards: s.shards, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
 	}
 	return stored, position, nil

@@ -62,7 +62,7 @@ func (d *decider) item(it *item) error {
 	if err != nil {
 		return err
 	}
-	row := command.Row{Shared: !it.table.Kind.PerUser(), Table: it.table.ID, SchemaVersion: it.table.SchemaVersion, Key: it.key, Row: it.row}
+	row := command.Row{Shared: !it.table.Owned(), Table: it.table.ID, SchemaVersion: it.table.SchemaVersion, Key: it.key, Row: it.row}
 	switch it.op {
 	case storagev1.Operation_OPERATION_INSERT:
 		if cur.live {
@@ -218,7 +218,7 @@ func (d *decider) oldUnique(it *item, cur *current, columns []int) ([][]byte, er
 		return nil, err
 	}
 	user := ""
-	if it.table.Kind.PerUser() {
+	if it.table.Owned() {
 		user = d.user
 	}
 	return uniqueKeys(d.shard, it.table, user, &row, columns)

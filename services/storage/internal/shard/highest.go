@@ -120,7 +120,7 @@ func (d *decider) isNew(it *item) (bool, error) {
 		return false, nil
 	}
 	p := keyPartition{table: it.table.ID}
-	if it.table.Kind.PerUser() {
+	if it.table.Owned() {
 		p.user = d.user
 	}
 	key := intKey(it.key)

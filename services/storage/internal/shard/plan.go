@@ -6,6 +6,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
@@ -90,18 +91,30 @@ func (p *planner) table(req *storagev1.WriteRequest, w *storagev1.TableWrite) (*
 		return nil, dberr.New(dberr.SchemaChanged, "%s has schema version %d, the statement was bound to %d",
 			t.QualifiedName(), t.SchemaVersion, w.GetSchemaVersion())
 	}
-	want := p.shards.Table(t.ID)
-	if t.Kind.PerUser() {
-		user := req.GetIdentity().GetUserId()
-		if user == "" || req.GetUserId() != user {
-			return nil, dberr.New(dberr.PermissionDenied, "rows of %s belong to another user", t.QualifiedName())
-		}
-		want = p.shards.User(user)
+	place, err := p.place(t, req)
+	if err != nil {
+		return nil, err
 	}
-	if want != p.shard {
-		return nil, dberr.New(dberr.InvalidArgument, "rows of %s belong to shard %d, not %d", t.QualifiedName(), want, p.shard)
+	if place.Shard != p.shard {
+		return nil, dberr.New(dberr.InvalidArgument, "rows of %s belong to shard %d, not %d", t.QualifiedName(), place.Shard, p.shard)
 	}
 	return t, nil
+}
+
+// place is where the request's rows of t belong: the caller's own partition, or the one of a shared table it names.
+func (p *planner) place(t *catalog.Table, req *storagev1.WriteRequest) (partition.Place, error) {
+	if t.Partitioned() {
+		n, ok := partition.Parse(t, req.GetUserId())
+		if !ok {
+			return partition.Place{}, dberr.New(dberr.InvalidArgument, "%s is partitioned, and the write names none of its partitions", t.QualifiedName())
+		}
+		return partition.At(p.shards, t, n), nil
+	}
+	user := req.GetIdentity().GetUserId()
+	if t.Kind.PerUser() && (user == "" || req.GetUserId() != user) {
+		return partition.Place{}, dberr.New(dberr.PermissionDenied, "rows of %s belong to another user", t.QualifiedName())
+	}
+	return partition.Home(p.shards, t, user), nil
 }
 
 func (p *planner) addWrite(n int, t *catalog.Table, w *storagev1.TableWrite) error {
@@ -171,9 +184,9 @@ func (p *planner) complete(it *item, row *rowcodec.Row, uniques []int) error {
 	return err
 }
 
-// owner is the user in the keys of t's rows.
+// owner is the owner in the keys of t's rows.
 func (p *planner) owner(t *catalog.Table) string {
-	if t.Kind.PerUser() {
+	if t.Owned() {
 		return p.plan.user
 	}
 	return ""
@@ -189,11 +202,32 @@ func (p *planner) rowKey(t *catalog.Table, row *rowcodec.Row, ordinal int) ([]by
 		}
 		key = append(key, row.Values[i])
 	}
+	if t.Partitioned() {
+		if err := p.inPartition(t, row); err != nil {
+			return nil, err
+		}
+	}
 	k := keycodec.AppendRowKey(nil, p.shard, t.ID, p.owner(t), key)
 	if len(k) > keyBytesMax {
 		return nil, keyTooLong(t)
 	}
 	return k, nil
+}
+
+// inPartition refuses a row whose value belongs to another partition: there its key would not be unique, and
+// nobody would look for it here.
+func (p *planner) inPartition(t *catalog.Table, row *rowcodec.Row) error {
+	for i := range t.Columns {
+		if t.Columns[i].ID != t.PartitionColumnID {
+			continue
+		}
+		n, err := partition.Of(t, row.Values[i])
+		if err == nil && partition.Name(n) != p.plan.user {
+			err = dberr.New(dberr.InvalidArgument, "a row of %s belongs to partition %d, and came to another", t.QualifiedName(), n)
+		}
+		return err
+	}
+	return dberr.New(dberr.Internal, "%s has no partition column", t.QualifiedName())
 }
 
 func keyTooLong(t *catalog.Table) error {

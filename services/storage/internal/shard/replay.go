@@ -54,7 +54,7 @@ func (s *Shard) writtenRows(req *storagev1.WriteRequest, table uint32, first uin
 		return nil, dberr.New(dberr.TableNotFound, "table %d does not exist any more; the write was done before", table)
 	}
 	user := ""
-	if t.Kind.PerUser() {
+	if t.Owned() {
 		user = req.GetUserId()
 	}
 	for len(shown) < n {

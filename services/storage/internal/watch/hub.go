@@ -39,7 +39,7 @@ type Unlogged interface {
 	Forget(table uint32, user string)
 }
 
-type partition struct {
+type subject struct {
 	table uint32
 	user  string
 }
@@ -59,14 +59,14 @@ type Hub struct {
 	position uint64
 	// inBatch is set between the first Publish of a batch and its Advance.
 	inBatch bool
-	watches map[partition][]*watch
+	watches map[subject][]*watch
 	touched []*session // have something to send since the last Advance
 	closed  error
 }
 
 // NewHub makes a hub for a shard whose state has been applied up to position; log reads its change log.
 func NewHub(shard uint32, position uint64, log History) *Hub {
-	return &Hub{shard: shard, position: max(position, changelog.Beginning), log: log, watches: map[partition][]*watch{}}
+	return &Hub{shard: shard, position: max(position, changelog.Beginning), log: log, watches: map[subject][]*watch{}}
 }
 
 // ServeUnlogged connects the shard's STREAM tables; call it before the hub is used.
@@ -114,12 +114,12 @@ func (h *Hub) HoldProgress() (release func()) {
 func (h *Hub) Watched(table uint32, user string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.watches[partition{table, user}]) > 0
+	return len(h.watches[subject{table, user}]) > 0
 }
 
 // DropTable ends every watch on a table with NotFound.
 func (h *Hub) DropTable(table uint32) {
-	h.endWhere(func(p partition) bool { return p.table == table },
+	h.endWhere(func(p subject) bool { return p.table == table },
 		dberr.New(dberr.NotFound, "the table was dropped"))
 }
 
@@ -129,7 +129,7 @@ func (h *Hub) Close(err error) {
 	h.mu.Lock()
 	h.closed = err
 	h.mu.Unlock()
-	h.endWhere(func(partition) bool { return true }, err)
+	h.endWhere(func(subject) bool { return true }, err)
 }
 
 // Open accepts watches again, for a shard that has been applied up to position.
@@ -141,9 +141,9 @@ func (h *Hub) Open(position uint64) {
 	h.position = max(h.position, position)
 }
 
-func (h *Hub) endWhere(match func(partition) bool, err error) {
+func (h *Hub) endWhere(match func(subject) bool, err error) {
 	h.mu.Lock()
-	var ended []partition
+	var ended []subject
 	for p, ws := range h.watches {
 		if !match(p) {
 			continue
@@ -167,7 +167,7 @@ func (h *Hub) endWhere(match func(partition) bool, err error) {
 
 // offer queues ch for the partition's watches.
 func (h *Hub) offer(table uint32, user string, ch *storagev1.Change) {
-	for _, w := range h.watches[partition{table, user}] {
+	for _, w := range h.watches[subject{table, user}] {
 		w.offer(ch)
 		h.touch(w)
 	}

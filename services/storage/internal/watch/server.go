@@ -8,6 +8,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
@@ -145,7 +146,7 @@ func (v *Server) open(a *storagev1.WatchAdd) (*watch, error) {
 		return nil, dberr.New(dberr.Unsupported, "watch: shard %d serves no STREAM tables", a.GetShard())
 	}
 	return &watch{id: a.GetWatchId(), hub: h, unlogged: unlogged,
-		partition: partition{table: t.ID, user: a.GetUserId()}}, nil
+		partition: subject{table: t.ID, user: a.GetUserId()}}, nil
 }
 
 // authorize lets an identity watch its own partitions and shared ones, whose access level the query role
@@ -154,6 +155,10 @@ func authorize(t *catalog.Table, a *storagev1.WatchAdd) error {
 	switch {
 	case t.Kind.PerUser() && (a.GetUserId() == "" || a.GetUserId() != a.GetIdentity().GetUserId()):
 		return dberr.New(dberr.PermissionDenied, "watch: the rows of another user of %s cannot be watched", t.QualifiedName())
+	case t.Partitioned():
+		if _, ok := partition.Parse(t, a.GetUserId()); !ok {
+			return dberr.New(dberr.InvalidArgument, "watch: %s is partitioned, and the watch names none of its partitions", t.QualifiedName())
+		}
 	case !t.Kind.PerUser() && a.GetUserId() != "":
 		return dberr.New(dberr.InvalidArgument, "watch: %s is a shared table and has no partition of a user", t.QualifiedName())
 	}

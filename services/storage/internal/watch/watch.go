@@ -11,7 +11,7 @@ import (
 // session.mu, the others to hub.mu.
 type watch struct {
 	id        uint64
-	partition partition
+	partition subject
 	hub       *Hub
 	session   *session
 	// unlogged: a STREAM table, whose history is in memory.
