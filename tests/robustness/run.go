@@ -91,7 +91,7 @@ func (r *run) setUp(ctx context.Context) error {
 	defer cancel()
 	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
 		"CREATE USER TABLE IF NOT EXISTS " + r.namespace + ".mine (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
-		"CREATE SHARED TABLE IF NOT EXISTS " + r.namespace + ".ours (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)"}
+		"CREATE SHARED TABLE IF NOT EXISTS " + r.namespace + ".ours (id BIGINT PRIMARY KEY, v BIGINT NOT NULL) PARTITION BY HASH (id) PARTITIONS 1"}
 	for i := range usersPerRun {
 		user := fmt.Sprintf("%s_u%d", r.namespace, i)
 		statements = append(statements, "CREATE USER '"+user+"' WITH PASSWORD '"+password+"'")
