@@ -21,6 +21,8 @@ USERS ?= 100000
 RUNS ?= 120
 TARGET ?= cluster
 TIMES ?= 9
+# The version an upgrade starts from.
+FROM ?= $(shell git describe --tags --abbrev=0 2>/dev/null)
 FUZZTIME ?= 10m
 
 .PHONY: help
@@ -114,6 +116,16 @@ robustness: build ## random load on a cluster while it is being broken, RUNS tim
 .PHONY: planted
 planted: build ## plant a bug of each kind and show that the robustness runs catch it
 	tests/planted.sh bin
+
+.PHONY: upgrade
+upgrade: build ## replace a cluster's nodes of the version FROM (the last tag) by the present ones, under load, and back
+	@[ -n '$(FROM)' ] || { echo "no tag is here to upgrade from: give a commit, make upgrade FROM=23cb657, or fetch the tags"; exit 1; }
+	@git rev-parse --quiet --verify '$(FROM)^{commit}' >/dev/null || { echo "FROM=$(FROM) is no commit here"; exit 1; }
+	@old=$$(mktemp -d); trap 'git worktree remove --force "$$old/src" 2>/dev/null || true; rm -rf "$$old"' EXIT; trap 'exit 1' INT TERM; \
+	  git worktree add --quiet --detach "$$old/src" '$(FROM)'; \
+	  for r in storage query live gateway; do \
+	    (cd "$$old/src" && go build -tags $(TAGS) -ldflags "-X main.version=$$(git describe --tags --always)" -o "$$old/bin/kalamdb-$$r" ./services/$$r/cmd/$$r); done; \
+	  go run -tags $(TAGS) ./tests/cmd/upgrade -from "$$old/bin" -to bin $(ARGS)
 
 .PHONY: failover
 failover: build ## break a shard's leader in seven ways, TIMES each, and report the pauses (root; hosts and disks of their own)

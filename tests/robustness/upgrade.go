@@ -13,6 +13,9 @@ import (
 // replaceTimeout bounds one node's restart, on a machine that is busy with the whole cluster.
 const replaceTimeout = 3 * time.Minute
 
+// mixedFor is how long clients use each mixture of versions before the next node is replaced.
+const mixedFor = 2 * time.Second
+
 // Upgrade replaces the programs of a cluster's nodes while clients use it.
 type Upgrade struct {
 	*Cluster
@@ -38,12 +41,14 @@ type UpgradeReport struct {
 	*Report
 	// Replaced nodes, and the tables that were made and used in between.
 	Replaced, Tables int
-	Errors           *Errors
+	// Late is how often such a table was not yet known to the query node that was asked.
+	Late   int
+	Errors *Errors
 }
 
 func (r *UpgradeReport) String() string {
-	return fmt.Sprintf("%d nodes replaced, %d tables made between; %d operations (%d unknown), %d events, %d resumes, longest write gap %v; errors: %s",
-		r.Replaced, r.Tables, r.Operations, r.Unknown, r.Events, r.Resumes, r.LongestGap.Round(time.Millisecond), r.Errors)
+	return fmt.Sprintf("%d nodes replaced, %d tables made between (%d times not known yet); %d operations (%d unknown), %d events, %d resumes, longest write gap %v; errors: %s",
+		r.Replaced, r.Tables, r.Late, r.Operations, r.Unknown, r.Events, r.Resumes, r.LongestGap.Round(time.Millisecond), r.Errors)
 }
 
 // undisturbed is a cluster on which load brings no faults with it.
@@ -108,8 +113,10 @@ func (r *run) during(ctx context.Context, what func(context.Context) error) erro
 	}
 	if err != nil {
 		stopFollowing()
+		<-following
+		return err
 	}
-	return errors.Join(err, <-following)
+	return <-following
 }
 
 // replaceAll replaces the nodes of all roles, in order.
@@ -124,13 +131,14 @@ func (u *Upgrade) replaceAll(ctx context.Context, pass Pass, r *run, out *Upgrad
 				return err
 			}
 			out.Replaced++
-			if err := u.useMixed(ctx, r); err != nil {
+			if err := u.useMixed(ctx, r, out); err != nil {
 				return fmt.Errorf("after %s was replaced: %w", n.Name, err)
 			}
 			out.Tables++
 			if err := u.verify(ctx, r); err != nil {
 				return fmt.Errorf("after %s was replaced: %w", n.Name, err)
 			}
+			pause(ctx, mixedFor)
 			u.Log("%s: %s runs %s, after %.1f s; errors so far: %s", pass.Name, n.Name, pass.Version, time.Since(began).Seconds(), out.Errors)
 		}
 	}

@@ -147,14 +147,14 @@ func versionOf(ctx context.Context, folder string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("ask kalamdb-%s in %s for its version: %w", role, folder, err)
 		}
-		words := strings.Fields(string(out))
-		if len(words) == 0 {
+		words := strings.Fields(string(out)) // name, version, (how it was built)
+		if len(words) < 2 {
 			return "", fmt.Errorf("kalamdb-%s in %s tells no version", role, folder)
 		}
-		if last := words[len(words)-1]; version == "" {
-			version = last
-		} else if version != last {
-			return "", fmt.Errorf("the binaries in %s are of the versions %s and %s", folder, version, last)
+		if version == "" {
+			version = words[1]
+		} else if version != words[1] {
+			return "", fmt.Errorf("the binaries in %s are of the versions %s and %s", folder, version, words[1])
 		}
 	}
 	return version, nil
