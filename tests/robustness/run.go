@@ -53,7 +53,7 @@ func (r *Report) String() string {
 // run, so runs may follow each other on one cluster.
 func Run(ctx context.Context, target Target, opt Options) (*Report, error) {
 	r := &run{target: target, opt: opt, gateways: NewGateways(target.Gateways()), began: time.Now(),
-		namespace: fmt.Sprintf("rb%x", opt.Seed)}
+		namespace: fmt.Sprintf("rb%x", opt.Seed), spread: " PARTITION BY HASH (id) PARTITIONS 1"}
 	if err := r.setUp(ctx); err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
 	}
@@ -72,6 +72,7 @@ type run struct {
 	gateways   *Gateways
 	began      time.Time
 	namespace  string
+	spread     string // how the shared table is partitioned, as SQL
 	partitions []*Partition
 
 	mu     sync.Mutex
@@ -91,7 +92,7 @@ func (r *run) setUp(ctx context.Context) error {
 	defer cancel()
 	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
 		"CREATE USER TABLE IF NOT EXISTS " + r.namespace + ".mine (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
-		"CREATE SHARED TABLE IF NOT EXISTS " + r.namespace + ".ours (id BIGINT PRIMARY KEY, v BIGINT NOT NULL) PARTITION BY HASH (id) PARTITIONS 1"}
+		"CREATE SHARED TABLE IF NOT EXISTS " + r.namespace + ".ours (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + r.spread}
 	for i := range usersPerRun {
 		user := fmt.Sprintf("%s_u%d", r.namespace, i)
 		statements = append(statements, "CREATE USER '"+user+"' WITH PASSWORD '"+password+"'")
