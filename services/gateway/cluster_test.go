@@ -67,8 +67,8 @@ func TestDrainDelay(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	stopped := make(chan error, 1)
 	go func() { stopped <- b.gateway.Stop(ctx) }()
-	for b.gateway.ready.Load() {
-		time.Sleep(time.Millisecond)
+	for status := 200; status == 200; { // asked as a balancer asks
+		status, _ = get(t, "http://"+b.gateway.OpsAddr().String()+"/ready")
 	}
 	if err := b.gateway.Ready(t.Context()); !dberr.Is(err, dberr.Unavailable) {
 		t.Errorf("ready while stopping: %v", err)
