@@ -50,6 +50,9 @@ const prefix = "\x00p"
 // Name is what owns the rows of partition p in keys.
 func Name(p uint32) string { return prefix + strconv.FormatUint(uint64(p), 10) }
 
+// IsName reports whether an owner is a partition of some table, not a user.
+func IsName(owner string) bool { return strings.HasPrefix(owner, prefix) }
+
 // Parse reads a name of a partition of t. Only what Name makes is one.
 func Parse(t *catalog.Table, name string) (p uint32, ok bool) {
 	digits, ok := strings.CutPrefix(name, prefix)

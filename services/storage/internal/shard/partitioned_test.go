@@ -73,4 +73,13 @@ func TestPartitionsOfASharedTable(t *testing.T) {
 	if n.shard.Position() != before {
 		t.Error("a refused write left something")
 	}
+	again := request("bob", &storagev1.TableWrite{TableId: roomsID, SchemaVersion: 1, Operation: storagev1.Operation_OPERATION_INSERT,
+		Rows: [][]byte{all.encode(roomsID, datum.Text("blue"), datum.Int(2))}})
+	again.UserId, again.RequestId, again.ReturnRows = of("blue"), []byte("0123456789abcdef"), true
+	for range 2 { // the second answers from memory
+		resp, err := n.shard.Write(context.Background(), again)
+		if err != nil || resp.GetResults()[0].GetRowsAffected() != 1 || len(resp.GetResults()[0].GetRows()) != 1 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+	}
 }

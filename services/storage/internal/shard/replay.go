@@ -2,6 +2,7 @@ package shard
 
 import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
@@ -21,7 +22,7 @@ func (s *Shard) replay(req *storagev1.WriteRequest, done *keycodec.Request) (*Pe
 	if len(done.Counts) != len(req.GetWrites()) {
 		return nil, dberr.New(dberr.InvalidArgument, "the request id was used for another write, of %d tables instead of %d", len(done.Counts), len(req.GetWrites()))
 	}
-	if req.GetUserId() != "" && req.GetUserId() != req.GetIdentity().GetUserId() {
+	if owner := req.GetUserId(); owner != "" && owner != req.GetIdentity().GetUserId() && !partition.IsName(owner) {
 		return nil, dberr.New(dberr.PermissionDenied, "the request's rows belong to another user")
 	}
 	p := &Pending{shard: s, first: done.FirstSeq, returns: req.GetReturnRows(), done: closed, affected: make([]int, len(done.Counts))}
