@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -330,6 +331,35 @@ func TestBasicIsALogin(t *testing.T) {
 		t.Errorf("a remembered password: %v", err)
 	}
 	b.login("alice", "alice secret") // Login's callers ask themselves
+}
+
+// All clients of an account come at once to a gateway that has just started: bcrypt runs once, not for each.
+func TestWaitersShareAProof(t *testing.T) {
+	b := newBench(t)
+	const clients = 5
+	for range cap(b.turns) {
+		b.turns <- struct{}{}
+	}
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			if _, err := b.Basic(t.Context(), "alice", "alice secret", remote); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for waiting := 0; waiting < clients; runtime.Gosched() {
+		b.waiting.Lock()
+		waiting = b.waiters
+		b.waiting.Unlock()
+	}
+	for range cap(b.turns) {
+		<-b.turns
+	}
+	wg.Wait()
+	if n := b.catalog.Logins(); n > cap(b.turns) {
+		t.Errorf("%d clients that waited made %d logins, %d run at once", clients, n, cap(b.turns))
+	}
 }
 
 func TestOneNetworkDoesNotTakeEveryPlace(t *testing.T) {

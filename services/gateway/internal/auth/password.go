@@ -54,18 +54,22 @@ func (s *Service) checkPassword(ctx context.Context, user, password string, remo
 		return nil, err
 	}
 	defer leave()
-	return s.checkSlowly(ctx, user, password, remote)
+	return s.checkSlowly(ctx, user, password, remote, always)
 }
 
 // checkSlowly runs bcrypt. It reads the account again: the wait may have been long enough for others
-// to lock it, and then no further guess is answered.
-func (s *Service) checkSlowly(ctx context.Context, user, password string, remote netip.Addr) (*catalogv1.User, error) {
+// to lock it, and then no further guess is answered; or to prove the same password, as when all clients of one
+// account come at once to a gateway that has just started: one of them pays, the others have waited for it.
+func (s *Service) checkSlowly(ctx context.Context, user, password string, remote netip.Addr, always bool) (*catalogv1.User, error) {
 	u, err := s.account(ctx, user)
 	if err != nil {
 		return nil, err
 	}
 	if u != nil && s.locked(u) {
 		return nil, errLocked
+	}
+	if u != nil && !always && s.passwords.Contains(s.credentialMAC(u, password)) {
+		return u, s.standing(u, remote)
 	}
 	if s.absent(u, remote) {
 		return nil, s.refuseStranger(ctx, user, password, u)
