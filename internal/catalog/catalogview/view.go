@@ -4,6 +4,7 @@ package catalogview
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
 
@@ -67,6 +69,9 @@ type View struct {
 
 	stop context.CancelFunc
 	done chan struct{}
+
+	// ticker is silence.Ticker, but in tests.
+	ticker func() (ticks <-chan time.Time, stop func())
 }
 
 // Event tells a hook what changed; exactly one field is set.
@@ -83,7 +88,7 @@ type Event struct {
 // New makes a view over a connection to the storage role.
 func New(conn grpc.ClientConnInterface, log *slog.Logger) *View {
 	return &View{client: catalogv1.NewCatalogServiceClient(conn), log: log, changed: make(chan struct{}),
-		users: expirable.NewLRU[string, *catalogv1.User](usersMax, nil, userTTL), done: make(chan struct{})}
+		users: expirable.NewLRU[string, *catalogv1.User](usersMax, nil, userTTL), done: make(chan struct{}), ticker: silence.Ticker}
 }
 
 // OnChange calls f for every later event, in order. Register before Start; f must not block.
@@ -179,15 +184,42 @@ func (v *View) follow(ctx context.Context) {
 	}
 }
 
+// watch follows one storage node until it breaks the watch, or says nothing any more.
 func (v *View) watch(ctx context.Context) error {
-	stream, err := v.client.Watch(ctx, &catalogv1.WatchRequest{})
+	ctx, cancel := context.WithCancelCause(ctx)
+	stream, err := v.client.Watch(ctx, &catalogv1.WatchRequest{Alive: true})
 	if err != nil {
+		cancel(nil)
 		return err
 	}
+	var heard silence.Meter
+	var listener sync.WaitGroup
+	listener.Go(func() {
+		ticks, stop := v.ticker()
+		defer stop()
+		if heard.Listen(ctx, ticks) {
+			cancel(silence.Err)
+		}
+	})
+	err = v.receive(stream, &heard)
+	if errors.Is(context.Cause(ctx), silence.Err) {
+		err = silence.Err
+	}
+	cancel(nil)
+	listener.Wait()
+	return err
+}
+
+func (v *View) receive(stream grpc.ServerStreamingClient[catalogv1.WatchResponse], heard *silence.Meter) error {
 	for {
 		m, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		heard.Hear()
+		if m.GetAlive() != nil {
+			heard.Promise()
+			continue
 		}
 		if err := v.check(m); err != nil {
 			return err

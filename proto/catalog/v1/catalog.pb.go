@@ -2950,7 +2950,9 @@ func (x *ApplyResponse) GetUser() *User {
 }
 
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The watcher knows Alive, and wants one every second.
+	Alive         bool `protobuf:"varint,1,opt,name=alive,proto3" json:"alive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2985,6 +2987,13 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
+func (x *WatchRequest) GetAlive() bool {
+	if x != nil {
+		return x.Alive
+	}
+	return false
+}
+
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Catalog version (the Raft index of the last command contained).
@@ -3000,6 +3009,7 @@ type WatchResponse struct {
 	//	*WatchResponse_NodeChanged
 	//	*WatchResponse_NodeRemoved
 	//	*WatchResponse_PlacementChanged
+	//	*WatchResponse_Alive
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3130,6 +3140,15 @@ func (x *WatchResponse) GetPlacementChanged() *Placement {
 	return nil
 }
 
+func (x *WatchResponse) GetAlive() *Alive {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Alive); ok {
+			return x.Alive
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -3172,6 +3191,11 @@ type WatchResponse_PlacementChanged struct {
 	PlacementChanged *Placement `protobuf:"bytes,10,opt,name=placement_changed,json=placementChanged,proto3,oneof"`
 }
 
+type WatchResponse_Alive struct {
+	// Only to a watcher that asked for it. It has no version and changes nothing.
+	Alive *Alive `protobuf:"bytes,11,opt,name=alive,proto3,oneof"`
+}
+
 func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
 
 func (*WatchResponse_NamespaceCreated) isWatchResponse_Event() {}
@@ -3189,6 +3213,46 @@ func (*WatchResponse_NodeChanged) isWatchResponse_Event() {}
 func (*WatchResponse_NodeRemoved) isWatchResponse_Event() {}
 
 func (*WatchResponse_PlacementChanged) isWatchResponse_Event() {}
+
+func (*WatchResponse_Alive) isWatchResponse_Event() {}
+
+// Alive says that the node is there and has nothing new: one that is paused, or behind a network that swallows
+// everything, closes no connection.
+type Alive struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alive) Reset() {
+	*x = Alive{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alive) ProtoMessage() {}
+
+func (x *Alive) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alive.ProtoReflect.Descriptor instead.
+func (*Alive) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+}
 
 type Snapshot struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -3208,7 +3272,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3220,7 +3284,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3233,7 +3297,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -3294,7 +3358,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3370,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3383,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -3339,7 +3403,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3415,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3428,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -3385,7 +3449,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3461,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3474,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -3437,7 +3501,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3513,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3526,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -3685,8 +3749,9 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
-	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\"\x0e\n" +
-	"\fWatchRequest\"\x83\x04\n" +
+	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\"$\n" +
+	"\fWatchRequest\x12\x14\n" +
+	"\x05alive\x18\x01 \x01(\bR\x05alive\"\xae\x04\n" +
 	"\rWatchResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x122\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x14.catalog.v1.SnapshotH\x00R\bsnapshot\x12D\n" +
@@ -3698,8 +3763,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\fnode_changed\x18\b \x01(\v2\x10.catalog.v1.NodeH\x00R\vnodeChanged\x12#\n" +
 	"\fnode_removed\x18\t \x01(\rH\x00R\vnodeRemoved\x12D\n" +
 	"\x11placement_changed\x18\n" +
-	" \x01(\v2\x15.catalog.v1.PlacementH\x00R\x10placementChangedB\a\n" +
-	"\x05event\"\xb1\x02\n" +
+	" \x01(\v2\x15.catalog.v1.PlacementH\x00R\x10placementChanged\x12)\n" +
+	"\x05alive\x18\v \x01(\v2\x11.catalog.v1.AliveH\x00R\x05aliveB\a\n" +
+	"\x05event\"\a\n" +
+	"\x05Alive\"\xb1\x02\n" +
 	"\bSnapshot\x125\n" +
 	"\n" +
 	"namespaces\x18\x01 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
@@ -3801,7 +3868,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
@@ -3844,11 +3911,12 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*ApplyResponse)(nil),     // 38: catalog.v1.ApplyResponse
 	(*WatchRequest)(nil),      // 39: catalog.v1.WatchRequest
 	(*WatchResponse)(nil),     // 40: catalog.v1.WatchResponse
-	(*Snapshot)(nil),          // 41: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 42: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 43: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 44: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 45: catalog.v1.ListUsersResponse
+	(*Alive)(nil),             // 41: catalog.v1.Alive
+	(*Snapshot)(nil),          // 42: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 43: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 44: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 45: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 46: catalog.v1.ListUsersResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -3892,30 +3960,31 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	22, // 38: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
 	11, // 39: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
 	14, // 40: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	41, // 41: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	42, // 41: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
 	13, // 42: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
 	11, // 43: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
 	22, // 44: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
 	24, // 45: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	13, // 46: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	11, // 47: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	22, // 48: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	24, // 49: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	14, // 50: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	14, // 51: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	15, // 52: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	39, // 53: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	42, // 54: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	44, // 55: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	38, // 56: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	40, // 57: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	43, // 58: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	45, // 59: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	56, // [56:60] is the sub-list for method output_type
-	52, // [52:56] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	41, // 46: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	13, // 47: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	11, // 48: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	22, // 49: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	24, // 50: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	14, // 51: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	14, // 52: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	15, // 53: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	39, // 54: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	43, // 55: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	45, // 56: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	38, // 57: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	40, // 58: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	44, // 59: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	46, // 60: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	57, // [57:61] is the sub-list for method output_type
+	53, // [53:57] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -3954,6 +4023,7 @@ func file_catalog_v1_catalog_proto_init() {
 		(*WatchResponse_NodeChanged)(nil),
 		(*WatchResponse_NodeRemoved)(nil),
 		(*WatchResponse_PlacementChanged)(nil),
+		(*WatchResponse_Alive)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3961,7 +4031,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

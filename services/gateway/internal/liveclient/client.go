@@ -21,6 +21,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 )
 
@@ -83,7 +84,7 @@ type Client struct {
 	counts Counts
 
 	goroutines sync.WaitGroup
-	// ticker ticks every tickEvery until stopped.
+	// ticker is silence.Ticker, but in tests.
 	ticker func() (ticks <-chan time.Time, stop func())
 }
 
@@ -120,12 +121,7 @@ func New(cfg Config) *Client {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Client{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}, wake: make(chan struct{}, 1), ticker: tickerOf}
-}
-
-func tickerOf() (<-chan time.Time, func()) {
-	t := time.NewTicker(tickEvery)
-	return t.C, t.Stop
+	return &Client{cfg: cfg, log: cfg.Logger, nodes: map[string]*node{}, wake: make(chan struct{}, 1), ticker: silence.Ticker}
 }
 
 // Start allows subscriptions. It opens nothing yet.
@@ -263,11 +259,7 @@ func (c *Client) adopt(ctx context.Context, s *stream) (*stream, error) {
 	s.node.current = s
 	c.goroutines.Go(s.receive)
 	c.goroutines.Go(func() { s.send(ctx) })
-	c.goroutines.Go(func() {
-		ticks, stop := c.ticker()
-		defer stop()
-		s.listen(ctx, ticks)
-	})
+	c.goroutines.Go(func() { s.listen(ctx) })
 	return s, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/liveclient/fakelive"
 )
@@ -46,7 +47,7 @@ func TestASilentLiveNodeIsLeft(t *testing.T) {
 	}
 	wantChange(t, q, 60)
 	wantPosition(t, sub, 60)
-	tick(silentTicks) // the node says nothing, and closes nothing
+	tick(silence.Ticks) // the node says nothing, and closes nothing
 	moved := roles["b"].Next(t).GetSubscribe()
 	if moved.GetFromSeq() != 60 {
 		t.Fatalf("moved to position %d", moved.GetFromSeq())
@@ -66,12 +67,12 @@ func TestWhoSpeaksIsNotLeft(t *testing.T) {
 	id := a.Subscribe(t).GetSubscription()
 	a.Subscribed(t, &livev1.Subscribed{Subscription: id, Position: 50})
 	next(t, q)
-	tick(3 * silentTicks) // an older node, which gives no signs of life
+	tick(3 * silence.Ticks) // an older node, which gives no signs of life
 	a.Alive(t)
 	for seq := uint64(60); seq < 70; seq++ {
 		a.Changed(t, &livev1.Changed{Subscriptions: []uint64{id}, Seq: seq})
 		wantChange(t, q, seq)
-		tick(silentTicks - 2) // the last of a round may count in the next one
+		tick(silence.Ticks - 2) // the last of a round may count in the next one
 	}
 	if counts, _, _ := c.Stats(); counts.Broken != 0 {
 		t.Errorf("%d streams broke", counts.Broken)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
 )
 
@@ -22,7 +24,8 @@ type stream struct {
 	node   *node
 	rpc    grpc.BidiStreamingClient[livev1.ConnectRequest, livev1.ConnectResponse]
 	cancel context.CancelFunc
-	silence
+	heard  silence.Meter
+	cut    atomic.Bool // because nothing was heard
 
 	mu       sync.Mutex               // guards what follows; never held while a sink is called
 	subs     map[uint64]*Subscription // nil once the stream is broken
@@ -116,6 +119,16 @@ func (s *stream) send(ctx context.Context) {
 	}
 }
 
+// listen ends the stream when the live node says nothing any more.
+func (s *stream) listen(ctx context.Context) {
+	ticks, stop := s.owner.ticker()
+	defer stop()
+	if s.heard.Listen(ctx, ticks) {
+		s.cut.Store(true)
+		s.cancel()
+	}
+}
+
 // receive hands out events until the stream breaks.
 func (s *stream) receive() {
 	for {
@@ -124,7 +137,7 @@ func (s *stream) receive() {
 			s.broken(err)
 			return
 		}
-		s.hear()
+		s.heard.Hear()
 		s.dispatch(ev)
 	}
 }
@@ -134,7 +147,7 @@ func (s *stream) receive() {
 func (s *stream) broken(err error) {
 	s.cancel()
 	if s.cut.Load() {
-		err = errSilent
+		err = silence.Err
 	}
 	s.owner.forget(s)
 	s.owner.avoid(s.node)
@@ -170,7 +183,7 @@ func (s *stream) dispatch(ev *livev1.ConnectResponse) {
 			}
 		}
 	case *livev1.ConnectResponse_Alive:
-		s.promise()
+		s.heard.Promise()
 	default: // from a newer live role
 		s.owner.log.Error("an event of unknown kind from the live role; cutting the stream", "node", s.node.addr)
 		s.cancel()

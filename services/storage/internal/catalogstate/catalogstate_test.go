@@ -285,7 +285,7 @@ func TestAWatcherSeesSnapshotAndChangesWithoutAGap(t *testing.T) {
 				cancel()
 			}
 			return nil
-		})
+		}, nil)
 	}()
 	for i := range namespaces {
 		if i == namespaces/2 {

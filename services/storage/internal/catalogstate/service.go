@@ -120,11 +120,17 @@ func (s *Service) failure(err error) error {
 
 // Watch streams the catalog as this replica knows it, leader or not: whoever watches ignores what is older than
 // what it has.
-func (s *Service) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
+func (s *Service) Watch(req *catalogv1.WatchRequest, stream grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
 	if id, _ := s.state.Cluster(); id == "" {
 		return dberr.New(dberr.Unavailable, "this node has no catalog yet")
 	}
-	return s.state.Watch(stream.Context(), stream.Send)
+	var ticks <-chan time.Time // of an older watcher: never
+	if req.GetAlive() {
+		t := time.NewTicker(aliveEvery)
+		defer t.Stop()
+		ticks = t.C
+	}
+	return s.state.Watch(stream.Context(), stream.Send, ticks)
 }
 
 // GetUser reads one user, as of now: a dropped or demoted account is seen as such at once.

@@ -2,6 +2,7 @@ package catalogstate
 
 import (
 	"context"
+	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -35,9 +36,12 @@ func (w *watcher) end(err error) {
 	close(w.events)
 }
 
-// Watch sends the catalog as it is and then every change in commit order, until ctx ends, send fails or
-// the watcher is too slow.
-func (s *State) Watch(ctx context.Context, send func(*catalogv1.WatchResponse) error) error {
+// aliveEvery is how often a watcher that asked for it hears something; it gives up after 2.5 s.
+const aliveEvery = time.Second
+
+// Watch sends the catalog as it is and then every change in commit order, and an Alive at each tick, until ctx
+// ends, send fails or the watcher is too slow.
+func (s *State) Watch(ctx context.Context, send func(*catalogv1.WatchResponse) error, ticks <-chan time.Time) error {
 	w := &watcher{events: make(chan *catalogv1.WatchResponse, watchQueueMax)}
 	s.mu.Lock()
 	first := s.model.Load().snapshot() // with registering, under the lock that orders events
@@ -54,6 +58,10 @@ func (s *State) Watch(ctx context.Context, send func(*catalogv1.WatchResponse) e
 				return w.err
 			}
 			if err := send(e); err != nil {
+				return err
+			}
+		case <-ticks:
+			if err := send(&catalogv1.WatchResponse{Event: &catalogv1.WatchResponse_Alive{Alive: &catalogv1.Alive{}}}); err != nil {
 				return err
 			}
 		case <-ctx.Done():
