@@ -18,7 +18,6 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/config"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/telemetry"
 )
 
@@ -49,8 +48,7 @@ type Program struct {
 	// OwnOperations: a role serves the operations' port itself.
 	OwnOperations bool
 
-	warnings []string                             // of the settings, for the log, which is opened later
-	waiting  func(context.Context, time.Duration) // a test's, in place of wait
+	warnings []string // of the settings, for the log, which is opened later
 }
 
 // Readier is a Role that can say why it cannot do its work now.
@@ -149,19 +147,9 @@ func (p *Program) run(ctx context.Context, out io.Writer) error {
 	}
 	err = h.Wait(ctx)
 	ready.started.Store(false)
-	stop := context.WithoutCancel(ctx)
-	if err == nil && !p.OwnOperations { // whoever still sends here is told to stop first
-		p.wait(stop, time.Duration(p.Server.DrainDelay))
-	}
-	return errors.Join(err, h.Stop(stop, time.Duration(p.Server.ShutdownTimeout)))
-}
-
-func (p *Program) wait(ctx context.Context, d time.Duration) {
-	if p.waiting != nil {
-		p.waiting(ctx, d)
-		return
-	}
-	_ = pause.For(ctx, d) // stopping goes on either way
+	// No balancer stands before the roles that other nodes call: those hear of the stop from the first role to stop, and
+	// call elsewhere. What waits for balancers is the gateway's Stop.
+	return errors.Join(err, h.Stop(context.WithoutCancel(ctx), time.Duration(p.Server.ShutdownTimeout)))
 }
 
 // serveOperations serves from before the roles start: what takes long can be looked at.

@@ -130,21 +130,23 @@ func TestLifeOfAProgram(t *testing.T) {
 	}
 }
 
-// Between the withdrawal of readiness and the first role's stop lies the drain delay, in which all is served.
-func TestDrainDelay(t *testing.T) {
-	started, stopping := make(chan struct{}), make(chan struct{})
-	d := &door{starting: func() { close(started) }, stopping: func() { close(stopping) }}
-	p, s := newProgram(t, d)
+// A program stops being ready, and answers its operators, before its first role stops. It does not wait for balancers:
+// the role that has them does.
+func TestStopBeginsAtOnce(t *testing.T) {
+	started := make(chan struct{})
+	var p *Program
+	stopping := func() {
+		if code, _ := status(t, p, "/readyz"); code != 503 {
+			t.Errorf("ready while it stops: %d", code)
+		}
+		if code, _ := status(t, p, "/healthz"); code != 200 {
+			t.Errorf("does not live while it stops: %d", code)
+		}
+	}
+	var s *testSettings
+	p, s = newProgram(t, &door{starting: func() { close(started) }, stopping: stopping})
 	s.Server.DrainDelay = config.Duration(24 * time.Hour)
 	ctx, end := context.WithCancel(t.Context())
-	stop, cut := context.WithCancel(context.Background())
-	defer cut()
-	p.waiting = func(_ context.Context, delay time.Duration) {
-		if delay != 24*time.Hour {
-			t.Errorf("waits %v", delay)
-		}
-		<-stop.Done()
-	}
 	done := make(chan error, 1)
 	go func() { done <- p.execute(ctx, nil, io.Discard) }()
 	<-started
@@ -154,31 +156,15 @@ func TestDrainDelay(t *testing.T) {
 		}
 	}
 	end()
-	for {
-		if code, _ := status(t, p, "/readyz"); code == 503 {
-			break
-		}
-	}
-	if code, _ := status(t, p, "/healthz"); code != 200 {
-		t.Errorf("does not live while it drains: %d", code)
-	}
-	select {
-	case <-stopping:
-		t.Error("a role stops before the delay has passed")
-	default:
-	}
-	cut()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	<-stopping
 }
 
 func TestARoleThatDiesEndsTheProgram(t *testing.T) {
 	var events []string
 	r := &fakeRole{name: "disk", events: &events, failed: make(chan struct{}), err: errors.New("input/output error")}
-	p, s := newProgram(t, r)
-	s.Server.DrainDelay = config.Duration(24 * time.Hour) // nobody is waited for
+	p, _ := newProgram(t, r)
 	close(r.failed)
 	if err := p.execute(t.Context(), nil, io.Discard); err == nil || !strings.Contains(err.Error(), "disk: input/output error") {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ type Server struct {
 	OpsPort         uint16          `toml:"ops_port" env:"KALAMDB_OPS_PORT" doc:"port of metrics, readiness and pprof"`
 	PublicOrigin    string          `toml:"public_origin" doc:"what clients reach the server as, e.g. https://db.example"`
 	Workers         int             `toml:"workers" doc:"processors the program uses; 0 means all it may"`
-	DrainDelay      config.Duration `toml:"drain_delay" doc:"how long to go on serving after readiness is withdrawn, before stopping"`
+	DrainDelay      config.Duration `toml:"drain_delay" doc:"how long a gateway goes on serving after readiness is withdrawn, before it stops: load balancers need a while to notice"`
 	ShutdownTimeout config.Duration `toml:"shutdown_timeout" doc:"how long a clean stop may take before what still runs is cut"`
 }
 

@@ -31,7 +31,7 @@ ports:
   - {name: grpc, containerPort: {{ include "kalamdb.port.grpc" .root }}}
   {{- end }}
 # Alive: the process answers. Ready: it can do its work now. SIGTERM is all that a stop takes: the process stops being
-# ready, serves on for server.drain_delay, and hands over leadership and clients (no preStop is needed).
+# ready, a gateway serves on for server.drain_delay, and leadership and clients are handed over (no preStop is needed).
 startupProbe:
   httpGet: {path: /healthz, port: ops}
   periodSeconds: 2
