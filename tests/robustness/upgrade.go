@@ -88,11 +88,12 @@ func (r *run) during(ctx context.Context, what func(context.Context) error) erro
 	random := rand.New(rand.NewPCG(r.opt.Seed, 1))
 	var followers []func() error
 	var begun []chan struct{}
+	var whole []*subscriber
 	for _, p := range r.partitions {
 		for _, s := range r.subscribers(p, targets, random.Uint64()) {
 			followers = append(followers, func() error { return s.run(follow) })
 			if s.sub.Whole {
-				begun = append(begun, s.begun)
+				begun, whole = append(begun, s.begun), append(whole, s)
 			}
 		}
 	}
@@ -104,7 +105,13 @@ func (r *run) during(ctx context.Context, what func(context.Context) error) erro
 	if err == nil {
 		err = runAll(
 			func() error { defer stopLoad(); return r.load(load, random) },
-			func() error { defer stopLoad(); return what(load) })
+			func() error {
+				defer stopLoad()
+				if err := waitResumable(load, whole); err != nil {
+					return err
+				}
+				return what(load)
+			})
 	}
 	timer := time.AfterFunc(settleTimeout, stopFollowing)
 	defer timer.Stop()
@@ -117,6 +124,22 @@ func (r *run) during(ctx context.Context, what func(context.Context) error) erro
 		return err
 	}
 	return <-following
+}
+
+// waitResumable waits until subscriptions have a position: one that is cut off before has to begin again, and would
+// then not have seen everything from the first write.
+func waitResumable(ctx context.Context, all []*subscriber) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for _, s := range all {
+		for s.reached.Load() == 0 {
+			if ctx.Err() != nil {
+				return fmt.Errorf("%s: nothing arrived in time", s.sub.Name)
+			}
+			pause(ctx, reopenPause)
+		}
+	}
+	return nil
 }
 
 // replaceAll replaces the nodes of all roles, in order.
