@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// pauseMin is the pause before the second attempt; it doubles up to pauseMax. A hint is followed at
-	// once, hintsMax times: after that the hints go in a circle.
+	// pauseMin is the pause before the second attempt; it doubles up to pauseMax, which is what a failover takes longer
+	// than its election. A hint is followed at once, hintsMax times: after that the hints go in a circle.
 	pauseMin = 5 * time.Millisecond
-	pauseMax = 250 * time.Millisecond
+	pauseMax = 100 * time.Millisecond
 	hintsMax = 4
 )
 

@@ -20,7 +20,7 @@ const (
 	laneRetryFor = 15 * time.Second
 	// lanePauseMin is the pause before the second attempt; it doubles up to lanePauseMax.
 	lanePauseMin = 5 * time.Millisecond
-	lanePauseMax = 250 * time.Millisecond
+	lanePauseMax = 100 * time.Millisecond
 )
 
 type storageStream = grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse]

@@ -25,7 +25,7 @@ const (
 	openFor = 15 * time.Second
 	// retryPauseMin is the pause before the second attempt; it doubles up to retryPauseMax.
 	retryPauseMin = 5 * time.Millisecond
-	retryPauseMax = 250 * time.Millisecond
+	retryPauseMax = 100 * time.Millisecond
 	// firstMessageWithin is how long the first replica may take to begin its answer before another one is asked;
 	// each further attempt gets twice the time, up to firstMessageMax. Sorting what fits into a storage node's
 	// memory takes less than that.

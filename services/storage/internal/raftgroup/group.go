@@ -146,6 +146,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 	}
 	g.work.Go(func() { g.followLeadership(notices) })
 	g.work.Go(g.watchLogBytes)
+	g.work.Go(g.watchHangUps)
 	g.electAlone()
 	return g, nil
 }

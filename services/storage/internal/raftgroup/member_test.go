@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +60,11 @@ type party struct {
 	faults *rpcnet.Faults
 	nodes  map[string]*peer
 
-	mu  sync.Mutex
-	off string // the node that isolate cut off
+	heartbeat time.Duration
+
+	mu   sync.Mutex
+	off  string // the node that isolate cut off
+	gone string // the node whose process is no more: its address refuses
 }
 
 // isolate cuts a node off. Faults closes the connections it knows; one that is being dialled meanwhile is closed
@@ -93,11 +97,14 @@ type view struct {
 
 func (v view) DialContext(ctx context.Context, addr string) (net.Conn, error) {
 	c, err := v.Network.DialContext(ctx, addr)
+	v.party.mu.Lock()
+	defer v.party.mu.Unlock()
+	if gone := v.party.gone; err != nil && gone != "" && addr == gone+"/raft" {
+		return nil, fmt.Errorf("dial %s: %w", addr, syscall.ECONNREFUSED)
+	}
 	if err != nil {
 		return nil, err
 	}
-	v.party.mu.Lock()
-	defer v.party.mu.Unlock()
 	if off := v.party.off; off != "" && (v.node == off || addr == off+"/raft") {
 		return nil, errors.Join(errors.New("cut off while dialling"), c.Close())
 	}
@@ -113,7 +120,11 @@ type peer struct {
 }
 
 func newParty(t *testing.T, ids ...string) *party {
-	p := &party{t: t, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}}
+	return newPartyWith(t, 300*time.Millisecond, ids...)
+}
+
+func newPartyWith(t *testing.T, heartbeat time.Duration, ids ...string) *party {
+	p := &party{t: t, heartbeat: heartbeat, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}}
 	t.Cleanup(func() {
 		p.heal()
 		for id, n := range p.nodes { // a log closes after its group
@@ -152,7 +163,7 @@ func (p *party) open(node, server string, first bool) *peer {
 	n.state = &sharedState{}
 	n.group, err = Open(p.t.Context(), Config{Group: 3, State: n.state, Log: n.log, Mux: n.mux, FS: n.fs, SpoolDir: "spool",
 		Bootstrap: first, OnLead: func(uint64) {}, OnFollow: func() {}, Logger: discard,
-		Settings: Settings{HeartbeatTimeout: 300 * time.Millisecond, TrailingLogs: 4}})
+		Settings: Settings{HeartbeatTimeout: p.heartbeat, TrailingLogs: 4}})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -85,7 +85,8 @@ func (m *Mux) ServerID() string { return m.server }
 func (m *Mux) layer(group uint32) *layer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{}), kept: map[*keptConn]struct{}{}}
+	l := &layer{mux: m, group: group, conns: make(chan net.Conn), done: make(chan struct{}), kept: map[*keptConn]struct{}{},
+		hungUp: make(chan struct{}, 1)}
 	m.layers[group] = l
 	return l
 }
@@ -174,6 +175,8 @@ type layer struct {
 	group uint32
 	conns chan net.Conn
 	done  chan struct{}
+	// hungUp holds a token when a connection that others opened has ended.
+	hungUp chan struct{}
 
 	// mu guards kept: the connections of both directions, which Raft would leave open.
 	mu     sync.Mutex
@@ -185,7 +188,7 @@ type layer struct {
 func (l *layer) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return l.keep(c)
+		return l.keep(c, true)
 	case <-l.done:
 		return nil, net.ErrClosed
 	case <-l.mux.done:
@@ -193,14 +196,14 @@ func (l *layer) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *layer) keep(c net.Conn) (net.Conn, error) {
+func (l *layer) keep(c net.Conn, accepted bool) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		_ = c.Close()
 		return nil, net.ErrClosed
 	}
-	k := &keptConn{Conn: c, layer: l}
+	k := &keptConn{Conn: c, layer: l, accepted: accepted}
 	l.kept[k] = struct{}{}
 	return k, nil
 }
@@ -208,13 +211,20 @@ func (l *layer) keep(c net.Conn) (net.Conn, error) {
 // keptConn leaves its layer when it is closed.
 type keptConn struct {
 	net.Conn
-	layer *layer
+	layer    *layer
+	accepted bool
 }
 
 func (c *keptConn) Close() error {
 	c.layer.mu.Lock()
 	delete(c.layer.kept, c)
 	c.layer.mu.Unlock()
+	if c.accepted {
+		select {
+		case c.layer.hungUp <- struct{}{}:
+		default:
+		}
+	}
 	return c.Conn.Close()
 }
 
@@ -275,7 +285,7 @@ func (l *layer) Dial(server raft.ServerAddress, timeout time.Duration) (net.Conn
 			err = c.SetWriteDeadline(time.Time{})
 		}
 		if err == nil {
-			return l.keep(c)
+			return l.keep(c, false)
 		}
 	}
 	_ = c.Close()
