@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/pprof"
+	"strings"
 	"sync"
 	"time"
 )
@@ -73,6 +75,15 @@ func (h *Host) watch(r Role) {
 	}()
 }
 
+// stacks says what runs, each kind once: the reason why a stop hangs is known only there.
+func stacks() string {
+	var b strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
+		return err.Error()
+	}
+	return b.String()
+}
+
 // Wait returns when ctx ends (nil) or a role dies (its error).
 func (h *Host) Wait(ctx context.Context) error {
 	select {
@@ -94,6 +105,9 @@ func (h *Host) Stop(ctx context.Context, within time.Duration) error {
 		r := h.roles[i]
 		if err := r.Stop(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", r.Name(), err))
+		}
+		if ctx.Err() != nil {
+			h.log.WarnContext(ctx, "stopping took all its time", "role", r.Name(), "running", stacks())
 		}
 		h.log.InfoContext(ctx, "role stopped", "role", r.Name())
 	}
