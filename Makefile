@@ -109,8 +109,13 @@ demo: build ## load real chat data and show what the database does (DATA=folder,
 crash: build ## kill -9 the server under load, ROUNDS times, and check that nothing is lost
 	go run -tags $(TAGS) ./tests/cmd/crash -rounds $(ROUNDS) -server bin/kalamdb
 
+.PHONY: build-faults
+build-faults: build # a storage node whose clock tests can turn; nobody runs it otherwise
+	@mkdir -p bin/faults
+	go build -tags $(TAGS),faults -ldflags '$(LDFLAGS)' -o bin/faults/kalamdb-storage ./services/storage/cmd/storage
+
 .PHONY: robustness
-robustness: build ## random load on a cluster while it is being broken, RUNS times 30 s, histories checked (TARGET=netns, as root: a real network)
+robustness: build-faults ## random load on a cluster while it is being broken, RUNS times 30 s, histories checked (TARGET=netns, as root: a real network)
 	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target $(TARGET) -runs $(RUNS) $(ARGS)
 
 .PHONY: planted
@@ -144,7 +149,7 @@ fuzz: toolchain ## every fuzz target for FUZZTIME each
 	tests/fuzz.sh $(FUZZTIME)
 
 .PHONY: smoke
-smoke: build ## short runs of the heavy targets
+smoke: build-faults ## short runs of the heavy targets
 	go run -tags $(TAGS) ./tests/cmd/crash -rounds 2 -server bin/kalamdb
 	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target cluster -runs 1 -duration 15s
 	tests/fuzz.sh 5s

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,6 +69,7 @@ type Cluster struct {
 
 	mu    sync.Mutex
 	nodes []*Node // in order of start
+	spare []*Node // storage nodes that were taken out: their addresses are used again
 }
 
 // Start starts every node and returns when all gateways serve.
@@ -156,9 +158,12 @@ func (c *Cluster) add(ctx context.Context, role string, number int) (*Node, erro
 	return n, nil
 }
 
-// AddStorage starts another storage node.
+// AddStorage starts another storage node, with an empty disk.
 func (c *Cluster) AddStorage(ctx context.Context) (*Node, error) {
-	n, err := c.add(ctx, "storage", len(c.Role("storage"))+1)
+	n, err := c.takeSpare()
+	if n == nil && err == nil {
+		n, err = c.add(ctx, "storage", len(c.Role("storage"))+1)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +171,28 @@ func (c *Cluster) AddStorage(ctx context.Context) (*Node, error) {
 		return nil, err
 	}
 	return n, n.WaitReady(ctx)
+}
+
+func (c *Cluster) takeSpare() (*Node, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.spare) == 0 {
+		return nil, nil
+	}
+	n := c.spare[len(c.spare)-1]
+	if err := n.Wipe(); err != nil {
+		return nil, err
+	}
+	c.spare, c.nodes = c.spare[:len(c.spare)-1], append(c.nodes, n)
+	return n, nil
+}
+
+// TakeOut forgets a storage node that was stopped.
+func (c *Cluster) TakeOut(n *Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = slices.DeleteFunc(c.nodes, func(o *Node) bool { return o == n })
+	c.spare = append(c.spare, n)
 }
 
 // Nodes are all nodes, in order of start.
@@ -249,7 +276,7 @@ func (c *Cluster) env(n *Node) []string {
 		"KALAMDB_RATE_LIMIT_MAX_AUTH_REQUESTS_PER_IP_PER_SEC=0",
 		"KALAMDB_RATE_LIMIT_MAX_QUERIES_PER_SEC=0", "KALAMDB_RATE_LIMIT_MAX_SUBSCRIPTIONS_PER_USER=1000")
 	if n.Role == "storage" {
-		env = append(env, fmt.Sprintf("KALAMDB_CLUSTER_NODE_ID=%d", n.number), "KALAMDB_DATA_DIR="+n.data)
+		env = append(env, fmt.Sprintf("KALAMDB_CLUSTER_NODE_ID=%d", n.number), "KALAMDB_DATA_DIR="+n.data, "FAULTS_CLOCK_FILE="+n.clock())
 	}
 	return append(env, c.opt.Env...)
 }

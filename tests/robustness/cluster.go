@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/tests/clusterproc"
+	"github.com/kalamdb/kalamdb-go/tests/disks"
 )
 
 // Cluster is a cluster of real processes that can be broken.
@@ -15,6 +17,13 @@ type Cluster struct {
 	*clusterproc.Cluster
 	// OnNetwork: every node has a host of its own, whose network can be broken.
 	OnNetwork bool
+	// Disks are the storage nodes' own, by name; those that have none are missing.
+	Disks map[string]*disks.Disk
+	// Clocks: storage nodes were built with the tag faults, so their clocks can be turned.
+	Clocks bool
+
+	once   sync.Once
+	asking *Gateways
 }
 
 // Root is root's password.
@@ -35,11 +44,18 @@ func (c *Cluster) Faults() []Fault {
 		{Name: "step-down", Weight: 2, Do: c.statement("CLUSTER STEPDOWN")},
 		{Name: "rebalance", Weight: 1, Do: c.statement("CLUSTER REBALANCE")},
 		{Name: "snapshot", Weight: 1, Do: c.statement("CLUSTER SNAPSHOT")},
+		{Name: "join-and-leave", Weight: 1, Do: c.joinAndLeave},
 	}
-	if !c.OnNetwork {
-		return faults
+	if c.Clocks {
+		faults = append(faults, Fault{Name: "clock-jump", Weight: 2, Do: c.clockJump})
 	}
-	return append(faults, c.networkFaults()...)
+	if len(c.Disks) > 0 {
+		faults = append(faults, c.diskFaults()...)
+	}
+	if c.OnNetwork {
+		faults = append(faults, c.networkFaults()...)
+	}
+	return faults
 }
 
 func (c *Cluster) pick(role string, random *rand.Rand) *clusterproc.Node {
@@ -96,14 +112,7 @@ func (c *Cluster) wipeStorage(ctx context.Context, random *rand.Rand) error {
 // statement runs an operator's statement; that it cannot be done right now is not a fault of the cluster.
 func (c *Cluster) statement(sql string) func(context.Context, *rand.Rand) error {
 	return func(ctx context.Context, _ *rand.Rand) error {
-		ctx, cancel := context.WithTimeout(ctx, statementTimeout)
-		defer cancel()
-		cl, err := NewGateways(c.Gateways()).Dial("root", c.Root())
-		if err != nil {
-			return err
-		}
-		defer cl.Close()
-		if _, err := cl.Exec(ctx, sql); err != nil && !explained(err) {
+		if err := c.run(ctx, sql); err != nil && !explained(err) {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 		return nil
@@ -173,6 +182,12 @@ func (c *Cluster) Heal(ctx context.Context) error {
 	var errs []error
 	for _, n := range c.Nodes() {
 		errs = append(errs, n.Resume())
+	}
+	for _, d := range c.Disks {
+		errs = append(errs, d.Thaw(ctx), d.Free())
+	}
+	for _, n := range c.Role("storage") {
+		errs = append(errs, n.SetClock(0))
 	}
 	if c.OnNetwork {
 		errs = append(errs, c.Network().Heal(ctx))

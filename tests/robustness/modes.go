@@ -10,14 +10,11 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
-	"github.com/kalamdb/kalamdb-go/tests/disks"
 )
 
 // Failures is a cluster on hosts and disks of its own, for Failover.
 type Failures struct {
 	*Cluster
-	// Disks are the storage nodes', by name.
-	Disks map[string]*disks.Disk
 	// Shards of the cluster.
 	Shards uint32
 }
@@ -93,13 +90,4 @@ func (f *Failures) Break(ctx context.Context, mode, name string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// Heal mends disks, network and processes.
-func (f *Failures) Heal(ctx context.Context) error {
-	var errs []error
-	for _, d := range f.Disks {
-		errs = append(errs, d.Thaw(ctx), d.Free())
-	}
-	return errors.Join(append(errs, f.Cluster.Heal(ctx))...)
 }

@@ -29,14 +29,7 @@ func (c *Cluster) waitWhole(ctx context.Context) error {
 // askWhole asks system.cluster_groups: as many replicas of each group as there are storage nodes, up to
 // three, and every one knows a leader and has applied what is committed.
 func (c *Cluster) askWhole(ctx context.Context) error {
-	call, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	cl, err := NewGateways(c.Gateways()).Dial("root", c.Root())
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	res, err := cl.Exec(call, "SELECT group_id, COUNT(*), MIN(CASE WHEN current_leader IS NULL THEN 0 ELSE 1 END), MAX(committed) - MIN(last_applied) FROM system.cluster_groups GROUP BY group_id")
+	rows, err := c.ask(ctx, "SELECT group_id, COUNT(*), MIN(CASE WHEN current_leader IS NULL THEN 0 ELSE 1 END), MAX(committed) - MIN(last_applied) FROM system.cluster_groups GROUP BY group_id")
 	if err != nil {
 		if explained(err) || dberr.Is(err, dberr.TableNotFound) {
 			return err
@@ -44,7 +37,7 @@ func (c *Cluster) askWhole(ctx context.Context) error {
 		return fmt.Errorf("ask for the groups: %w", err)
 	}
 	want := int64(min(3, len(c.Role("storage"))))
-	for _, r := range res.Rows {
+	for _, r := range rows {
 		if n, _ := r[1].(int64); n < want {
 			return fmt.Errorf("group %v has %d of %d replicas", r[0], n, want)
 		}
@@ -52,8 +45,30 @@ func (c *Cluster) askWhole(ctx context.Context) error {
 			return fmt.Errorf("a replica of group %v knows no leader", r[0])
 		}
 	}
-	if len(res.Rows) == 0 {
+	if len(rows) == 0 {
 		return errors.New("no group is shown")
 	}
 	return nil
+}
+
+// ask runs a statement as root, through any gateway.
+func (c *Cluster) ask(ctx context.Context, sql string) ([][]any, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	cl, err := c.clients().Dial("root", c.Root())
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
+	res, err := cl.Exec(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	return res.Rows, nil
+}
+
+// clients goes round the gateways from one question to the next: one of them may be down.
+func (c *Cluster) clients() *Gateways {
+	c.once.Do(func() { c.asking = NewGateways(c.Gateways()) })
+	return c.asking
 }

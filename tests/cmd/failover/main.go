@@ -62,9 +62,10 @@ func run(ctx context.Context, bin string, times int, only string) (err error) {
 		return err
 	}
 	defer network.Close(whole)
-	target := &robustness.Failures{Disks: map[string]*disks.Disk{}, Shards: shards}
+	own := map[string]*disks.Disk{}
+	target := &robustness.Failures{Shards: shards}
 	defer func() {
-		for _, d := range target.Disks {
+		for _, d := range own {
 			err = errors.Join(err, d.Close(whole))
 		}
 		if err == nil {
@@ -79,15 +80,15 @@ func run(ctx context.Context, bin string, times int, only string) (err error) {
 		if err != nil {
 			return err
 		}
-		target.Disks[name] = d
+		own[name] = d
 	}
 	c, err := clusterproc.Start(ctx, clusterproc.Options{Bin: bin, Dir: dir, Network: network, Storage: storageNodes,
-		DataDir: func(node string) string { return filepath.Join(target.Disks[node].Path, "data") }})
+		DataDir: func(node string) string { return filepath.Join(own[node].Path, "data") }})
 	if err != nil {
 		return err
 	}
 	defer c.Kill()
-	target.Cluster = &robustness.Cluster{Cluster: c, OnNetwork: true}
+	target.Cluster = &robustness.Cluster{Cluster: c, OnNetwork: true, Disks: own}
 	gaps, err := robustness.Failover(ctx, oneMode{target, only}, times, func(mode string, g robustness.Gap) {
 		fmt.Printf("  %-14s writes stood still for %v, changes for %v\n", mode, g.Write.Round(time.Millisecond), g.Subscription.Round(time.Millisecond))
 	})

@@ -4,13 +4,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/tests/clusterproc"
+	"github.com/kalamdb/kalamdb-go/tests/disks"
 	"github.com/kalamdb/kalamdb-go/tests/hosts"
 	"github.com/kalamdb/kalamdb-go/tests/robustness"
 )
@@ -26,6 +30,8 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano())&0xffffffffff, "seed of the first run; each further run's is one higher")
 	flag.StringVar(&o.keep, "keep", "", "folder for logs and histories of failed runs; empty makes one")
 	flag.StringVar(&o.faults, "faults", "", "comma separated names of the faults to use, -name to leave one out; empty means all")
+	flag.StringVar(&o.network, "network", "kdbr", "name of the network of target netns; two at the same time need two")
+	flag.IntVar(&o.number, "number", 77, "its addresses, 10.77.<number>")
 	flag.Parse()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "robustness: FAILED:", err)
@@ -35,7 +41,8 @@ func main() {
 
 type options struct {
 	target, binaries, keep, faults string
-	runs                           int
+	network                        string
+	number, runs                   int
 	duration                       time.Duration
 	seed                           uint64
 }
@@ -56,42 +63,94 @@ func run(ctx context.Context, o options) (err error) {
 			err = stopErr
 		}
 	}()
+	var sum totals
 	for i := range o.runs {
 		seed := o.seed + uint64(i)
 		report, err := robustness.Run(ctx, target, robustness.Options{Seed: seed, Duration: o.duration, Dir: o.keep, Faults: o.faults})
 		if report != nil {
 			fmt.Printf("  run %d/%d seed %d: %s\n", i+1, o.runs, seed, report)
+			sum.add(report)
 		}
 		if err != nil {
 			return fmt.Errorf("seed %d: %w", seed, err)
 		}
 	}
-	fmt.Printf("robustness: passed: %d runs\n", o.runs)
+	fmt.Printf("robustness: passed: %d runs, %s\n", o.runs, &sum)
 	return nil
 }
 
+// storageNodes of a cluster under test, and diskMegabytes of each of their disks.
+const (
+	storageNodes  = 3
+	diskMegabytes = 2048
+)
+
 // startCluster starts three storage nodes and two of every other role.
-func startCluster(ctx context.Context, o options) (robustness.Target, func() error, error) {
-	opt := clusterproc.Options{Bin: o.binaries, Dir: o.keep}
-	if o.target == "netns" {
-		network, err := hosts.New(ctx, "kdbr", 77)
+func startCluster(ctx context.Context, o options) (_ robustness.Target, stop func() error, err error) {
+	opt := clusterproc.Options{Bin: o.binaries, Dir: o.keep, Storage: storageNodes}
+	target := &robustness.Cluster{OnNetwork: o.target == "netns"}
+	whole := context.WithoutCancel(ctx)
+	if faulty := filepath.Join(o.binaries, "faults"); exists(filepath.Join(faulty, "kalamdb-storage")) {
+		target.Clocks = true
+		opt.BinOf = func(node string) string {
+			if strings.HasPrefix(node, "storage-") {
+				return faulty
+			}
+			return o.binaries
+		}
+	}
+	release := func() error {
+		var errs []error
+		for _, d := range target.Disks {
+			errs = append(errs, d.Close(whole))
+		}
+		if opt.Network != nil {
+			opt.Network.Close(whole)
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
 		if err != nil {
+			err = errors.Join(err, release())
+		}
+	}()
+	if target.OnNetwork {
+		if opt.Network, err = hosts.New(ctx, o.network, o.number); err != nil {
 			return nil, nil, err
 		}
-		opt.Network = network
+		if target.Disks, err = makeDisks(ctx, o.keep); err != nil {
+			return nil, nil, err
+		}
+		opt.DataDir = func(node string) string {
+			if d := target.Disks[node]; d != nil {
+				return filepath.Join(d.Path, "data")
+			}
+			return filepath.Join(o.keep, node, "data")
+		}
 	}
-	c, err := clusterproc.Start(ctx, opt)
-	if err != nil {
+	if target.Cluster, err = clusterproc.Start(ctx, opt); err != nil {
 		return nil, nil, err
 	}
-	stop := func() error {
-		err := c.Stop()
-		if opt.Network != nil {
-			opt.Network.Close(context.WithoutCancel(ctx))
+	return target, func() error { return errors.Join(target.Stop(), release()) }, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// makeDisks makes one for each storage node the cluster starts with.
+func makeDisks(ctx context.Context, dir string) (map[string]*disks.Disk, error) {
+	out := map[string]*disks.Disk{}
+	for i := range storageNodes {
+		name := fmt.Sprintf("storage-%d", i+1)
+		d, err := disks.New(ctx, filepath.Join(dir, name+".disk"), filepath.Join(dir, name+"-disk"), diskMegabytes)
+		if err != nil {
+			return out, err
 		}
-		return err
+		out[name] = d
 	}
-	return &robustness.Cluster{Cluster: c, OnNetwork: opt.Network != nil}, stop, nil
+	return out, nil
 }
 
 func start(ctx context.Context, o options) (robustness.Target, func() error, error) {
