@@ -42,12 +42,16 @@ func (s *service) Describe(ctx context.Context, req *queryv1.DescribeRequest) (*
 }
 
 // PlanSubscription binds a subscription's SQL.
-func (s *service) PlanSubscription(_ context.Context, req *queryv1.PlanSubscriptionRequest) (*queryv1.PlanSubscriptionResponse, error) {
+func (s *service) PlanSubscription(ctx context.Context, req *queryv1.PlanSubscriptionRequest) (resp *queryv1.PlanSubscriptionResponse, err error) {
 	namespace := req.GetNamespace()
 	if namespace == "" {
 		namespace = statement.DefaultNamespace
 	}
-	return s.q.subscriptions.Plan(catalog.IdentityFromProto(req.GetIdentity()), namespace, req.GetSql())
+	err = s.q.view.CatchUp(ctx, func() error {
+		resp, err = s.q.subscriptions.Plan(catalog.IdentityFromProto(req.GetIdentity()), namespace, req.GetSql())
+		return err
+	})
+	return resp, err
 }
 
 // flightService streams results without a row limit.

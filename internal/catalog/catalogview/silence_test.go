@@ -19,6 +19,8 @@ type fakeStorage struct {
 	catalogv1.UnimplementedCatalogServiceServer
 	watches chan *catalogv1.WatchRequest
 	events  chan *catalogv1.WatchResponse
+	asked   chan struct{} // of the newest version
+	newest  chan uint64
 }
 
 func (f *fakeStorage) Watch(req *catalogv1.WatchRequest, stream grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
@@ -64,7 +66,8 @@ func setUp(t *testing.T) (v *View, a, b *fakeStorage, events chan Event, tick fu
 	t.Helper()
 	network, conn := rpcnet.NewLocal(), &inTurn{}
 	serve := func(addr string) *fakeStorage {
-		f := &fakeStorage{watches: make(chan *catalogv1.WatchRequest, 100), events: make(chan *catalogv1.WatchResponse)}
+		f := &fakeStorage{watches: make(chan *catalogv1.WatchRequest, 100), events: make(chan *catalogv1.WatchResponse),
+			asked: make(chan struct{}, 100), newest: make(chan uint64)}
 		s, err := rpcnet.NewServer(network, addr, rpcnet.ServerOptions{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)

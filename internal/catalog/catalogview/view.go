@@ -62,6 +62,7 @@ type View struct {
 	log    *slog.Logger
 	state  atomic.Pointer[State]
 	users  *expirable.LRU[string, *catalogv1.User]
+	newest versions
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
@@ -88,7 +89,8 @@ type Event struct {
 // New makes a view over a connection to the storage role.
 func New(conn grpc.ClientConnInterface, log *slog.Logger) *View {
 	return &View{client: catalogv1.NewCatalogServiceClient(conn), log: log, changed: make(chan struct{}),
-		users: expirable.NewLRU[string, *catalogv1.User](usersMax, nil, userTTL), done: make(chan struct{}), ticker: silence.Ticker}
+		users: expirable.NewLRU[string, *catalogv1.User](usersMax, nil, userTTL), newest: versions{now: time.Now},
+		done: make(chan struct{}), ticker: silence.Ticker}
 }
 
 // OnChange calls f for every later event, in order. Register before Start; f must not block.

@@ -3396,7 +3396,9 @@ func (x *GetUserRequest) GetUserId() string {
 type GetUserResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent when there is no such user (dropped users are returned, with deleted_at_us).
-	User          *User `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	User *User `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// The catalog version as of the read: what was acknowledged before the call is in it. Zero from an older node.
+	Version       uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3436,6 +3438,13 @@ func (x *GetUserResponse) GetUser() *User {
 		return x.User
 	}
 	return nil
+}
+
+func (x *GetUserResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 type ListUsersRequest struct {
@@ -3781,9 +3790,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"placements\x12-\n" +
 	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\")\n" +
 	"\x0eGetUserRequest\x12\x17\n" +
-	"\auser_id\x18\x01 \x01(\tR\x06userId\"7\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"Q\n" +
 	"\x0fGetUserResponse\x12$\n" +
-	"\x04user\x18\x01 \x01(\v2\x10.catalog.v1.UserR\x04user\"L\n" +
+	"\x04user\x18\x01 \x01(\v2\x10.catalog.v1.UserR\x04user\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\"L\n" +
 	"\x10ListUsersRequest\x12\"\n" +
 	"\rafter_user_id\x18\x01 \x01(\tR\vafterUserId\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"V\n" +

@@ -134,7 +134,11 @@ func (f *forwarder) send(ctx context.Context, req *queryv1.WriteStreamRequest) a
 		first := catalog.IdentityFromProto(req.GetIdentity())
 		f.user = &first
 	}
-	b, err := f.streams.decode(ctx, *f.user, req)
+	var b *batch
+	err := f.streams.Catalog.CatchUp(ctx, func() (err error) {
+		b, err = f.streams.decode(ctx, *f.user, req)
+		return err
+	})
 	if err != nil {
 		return answer{err: err}
 	}

@@ -11,6 +11,20 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
+// dispatchCurrent executes one statement, once more when it found something missing that another node has made by now.
+// What the catalog's leader itself answers is not asked for twice.
+func (e *Executor) dispatchCurrent(ctx context.Context, c *call, s sqlfront.Statement) (result *queryv1.StatementResult, err error) {
+	switch s.(type) {
+	case *sqlfront.CreateNamespace, *sqlfront.DropNamespace, *sqlfront.CreateTable, *sqlfront.DropTable:
+		return e.dispatch(ctx, c, s)
+	}
+	err = e.Catalog.CatchUp(ctx, func() error {
+		result, err = e.dispatch(ctx, c, s)
+		return err
+	})
+	return result, err
+}
+
 // dispatch executes one statement. Only USE changes c.
 func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) (*queryv1.StatementResult, error) {
 	switch s := s.(type) {

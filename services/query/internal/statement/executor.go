@@ -181,7 +181,7 @@ func (e *Executor) run(ctx context.Context, c *call, s sqlfront.Statement) (*que
 	began := e.Now()
 	ctx, cancel := e.withTimeout(ctx)
 	defer cancel()
-	result, err := e.dispatch(ctx, c, s)
+	result, err := e.dispatchCurrent(ctx, c, s)
 	err = timeoutError(ctx, err)
 	if e.Observe != nil {
 		e.Observe(s.Command(), e.Now().Sub(began), err)

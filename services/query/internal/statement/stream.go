@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/apache/arrow-go/v18/arrow"
+	"github.com/apache/arrow-go/v18/arrow/flight"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -53,11 +54,41 @@ func (e *Executor) Stream(ctx context.Context, t *queryv1.StatementTicket, to Se
 	began := e.Now()
 	ctx, cancel := e.withTimeout(ctx)
 	defer cancel()
-	err = timeoutError(ctx, e.send(ctx, t, to))
+	err = timeoutError(ctx, e.sendCurrent(ctx, t, to))
 	if e.Observe != nil {
 		e.Observe("STREAM", e.Now().Sub(began), err)
 	}
 	return err
+}
+
+// sendCurrent is send, once more when it found something missing that another node has made by now. A stream that has
+// begun is not begun again.
+func (e *Executor) sendCurrent(ctx context.Context, t *queryv1.StatementTicket, to Sender) error {
+	begun := &begunSender{Sender: to}
+	var late error // of a stream that had begun
+	err := e.Catalog.CatchUp(ctx, func() error {
+		err := e.send(ctx, t, begun)
+		if begun.yes {
+			late, err = err, nil
+		}
+		return err
+	})
+	if late != nil {
+		return late
+	}
+	return err
+}
+
+// begunSender notes whether anything was sent.
+type begunSender struct {
+	Sender
+	yes bool
+}
+
+// Send is the sender's.
+func (b *begunSender) Send(data *flight.FlightData) error {
+	b.yes = true
+	return b.Sender.Send(data)
 }
 
 func (e *Executor) send(ctx context.Context, t *queryv1.StatementTicket, to Sender) error {
@@ -122,20 +153,28 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 func (e *Executor) Describe(ctx context.Context, t *queryv1.StatementTicket) (*arrow.Schema, error) {
 	ctx, cancel := e.withTimeout(ctx)
 	defer cancel()
+	var schema *arrow.Schema
+	err := e.Catalog.CatchUp(ctx, func() (err error) {
+		schema, err = e.schema(ctx, t)
+		return err
+	})
+	return schema, timeoutError(ctx, err)
+}
+
+func (e *Executor) schema(ctx context.Context, t *queryv1.StatementTicket) (*arrow.Schema, error) {
 	c, s, err := e.ticket(ctx, t)
 	if err != nil {
-		return nil, timeoutError(ctx, err)
+		return nil, err
 	}
 	if query, ok := s.(*sqlfront.Select); ok {
-		schema, err := e.Runner.Describe(ctx, c.env(e.Now()), query)
-		return schema, timeoutError(ctx, err)
+		return e.Runner.Describe(ctx, c.env(e.Now()), query)
 	}
 	rows, err := e.listing(ctx, c, s)
 	if errors.Is(err, errNoRows) {
 		return arrow.NewSchema(nil, nil), nil
 	}
 	if err != nil {
-		return nil, timeoutError(ctx, err)
+		return nil, err
 	}
 	defer rows.Release()
 	return rows.Schema(), nil

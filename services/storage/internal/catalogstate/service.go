@@ -142,7 +142,7 @@ func (s *Service) GetUser(ctx context.Context, req *catalogv1.GetUserRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &catalogv1.GetUserResponse{User: u}, nil
+	return &catalogv1.GetUserResponse{User: u, Version: s.state.Version()}, nil
 }
 
 // ListUsers pages through users by id.
