@@ -85,9 +85,11 @@ type Config struct {
 	SnapshotBytes      int64           `toml:"snapshot_bytes" doc:"bytes after which the log is truncated"`
 	TrailingLogs       uint64          `toml:"trailing_logs" doc:"entries kept when the log is truncated"`
 
-	// Now is the clock; nil means time.Now. Rand makes UUIDs and ULIDs; nil means crypto/rand.
-	Now  func() time.Time `toml:"-"`
-	Rand io.Reader        `toml:"-"`
+	// Now is the clock; nil means time.Now. Steady is one that does not jump, for how long ago something was heard; nil
+	// means Now, as the values of time.Now carry a steady reading too. Rand makes UUIDs and ULIDs; nil means crypto/rand.
+	Now    func() time.Time `toml:"-"`
+	Steady func() time.Time `toml:"-"`
+	Rand   io.Reader        `toml:"-"`
 	// Metrics registers the role's metrics; nil means none.
 	Metrics prometheus.Registerer `toml:"-"`
 	Logger  *slog.Logger          `toml:"-"`
@@ -110,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Steady == nil {
+		c.Steady = c.Now
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -36,7 +36,7 @@ func (s *Storage) identify(context.Context) error {
 	s.identity = id
 	s.peers = rpcnet.NewPool(s.net)
 	s.meeting = rendezvous.New(rendezvous.Config{Self: s.node(), ClusterID: id.ClusterID, Seeds: s.cfg.Join,
-		Expect: s.cfg.BootstrapExpect, Hello: s.hello, Now: s.cfg.Now, Log: s.cfg.Logger})
+		Expect: s.cfg.BootstrapExpect, Hello: s.hello, Now: s.cfg.Steady, Log: s.cfg.Logger})
 	return nil
 }
 

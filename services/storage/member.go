@@ -92,7 +92,7 @@ func (s *Storage) nodeReport() (*clusterv1.NodeReport, error) {
 	r := &s.reporter
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := s.cfg.Now()
+	now := s.cfg.Steady()
 	if r.bytes == nil {
 		r.began, r.at, r.bytes, r.applied = now, now, map[uint32]uint64{}, map[uint32]uint64{}
 	}

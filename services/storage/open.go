@@ -80,10 +80,10 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 	}
 	s.commands = catalogstate.NewService(s.catalog, &s.catalogGroup, s.cfg.Now, s.failure.done)
 	s.directory = directory.New(directory.Config{Catalog: s.catalog, Commands: s.commands, Group: &s.catalogGroup,
-		Self: s.ServerID, Now: s.cfg.Now, HeartbeatInterval: time.Duration(s.cfg.HeartbeatInterval),
+		Self: s.ServerID, Now: s.cfg.Steady, HeartbeatInterval: time.Duration(s.cfg.HeartbeatInterval),
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
-		Now: s.cfg.Now, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
+		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
 	s.leadership.controller = s.controller
 	return nil
 }

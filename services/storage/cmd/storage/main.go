@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/host"
 	"github.com/kalamdb/kalamdb-go/internal/membership"
@@ -49,6 +50,6 @@ func (s *settings) roles(_ context.Context, tel *telemetry.Telemetry) ([]host.Ro
 	c.RaftAddr, c.RaftAdvertiseAddr = s.Cluster.RaftListenAddr, s.Cluster.RaftAdvertiseAddr
 	c.Join, c.BootstrapExpect, c.ReplicationFactor = s.Cluster.Join, s.Cluster.BootstrapExpect, s.Cluster.ReplicationFactor
 	c.OfflineAfter, c.ReplaceAfter, c.HeartbeatInterval = s.Cluster.OfflineAfter, s.Cluster.ReplaceAfter, s.Cluster.HeartbeatInterval
-	c.Logger, c.Metrics, c.Now = tel.Logger, tel.Registry, clock
+	c.Logger, c.Metrics, c.Now, c.Steady = tel.Logger, tel.Registry, clock, time.Now
 	return []host.Role{storage.New(c, network)}, nil
 }

@@ -178,7 +178,7 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 		err = g.bootstrap(conf, g.log, store)
 	}
 	if err == nil {
-		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, g.log, store, g.snapshots, g.transport)
+		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, g.log, store, g.snapshots, transport{g.transport})
 	}
 	if err != nil {
 		return dberr.New(dberr.Unavailable, "start group %d: %w", g.cfg.Group, errors.Join(err, g.transport.Close()))
