@@ -41,6 +41,8 @@ type fakeStorage struct {
 	storagev1.UnimplementedStorageServiceServer
 	catalogv1.UnimplementedCatalogServiceServer
 	tables []*catalog.Table
+	// late, when set, is closed by GetUser; only then does the watch tell of the tables.
+	late chan struct{}
 
 	mu     sync.Mutex
 	writes []*storagev1.WriteRequest
@@ -52,10 +54,22 @@ type fakeStorage struct {
 func (f *fakeStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
 	snapshot := &catalogv1.Snapshot{Shards: 4}
 	for _, t := range f.tables {
-		snapshot.Tables = append(snapshot.Tables, catalog.TableToProto(t))
+		if f.late == nil {
+			snapshot.Tables = append(snapshot.Tables, catalog.TableToProto(t))
+		}
 	}
 	if err := out.Send(&catalogv1.WatchResponse{Version: 1, Event: &catalogv1.WatchResponse_Snapshot{Snapshot: snapshot}}); err != nil {
 		return err
+	}
+	select {
+	case <-f.late: // never, when nil
+		for _, t := range f.tables {
+			m := &catalogv1.WatchResponse{Version: 2, Event: &catalogv1.WatchResponse_TableChanged{TableChanged: catalog.TableToProto(t)}}
+			if err := out.Send(m); err != nil {
+				return err
+			}
+		}
+	case <-out.Context().Done():
 	}
 	<-out.Context().Done()
 	return nil
@@ -64,6 +78,10 @@ func (f *fakeStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingS
 func (f *fakeStorage) GetUser(_ context.Context, req *catalogv1.GetUserRequest) (*catalogv1.GetUserResponse, error) {
 	if req.GetUserId() == "boss" {
 		return &catalogv1.GetUserResponse{User: &catalogv1.User{UserId: "boss", Role: catalogv1.Role_ROLE_SYSTEM}}, nil
+	}
+	if f.late != nil {
+		close(f.late) // asked once
+		return &catalogv1.GetUserResponse{Version: 2}, nil
 	}
 	return &catalogv1.GetUserResponse{}, nil
 }
@@ -228,6 +246,18 @@ func TestRowStreamAnswersInOrder(t *testing.T) {
 		if w.GetUserId() != "alice" || w.GetIdentity().GetUserId() != "alice" {
 			t.Errorf("a batch went to %q as %v", w.GetUserId(), w.GetIdentity())
 		}
+	}
+}
+
+func TestRowStreamFindsWhatAnotherNodeMade(t *testing.T) {
+	client := startStreams(t, &fakeStorage{tables: []*catalog.Table{notes()}, late: make(chan struct{})})
+	req := rowSet("app.notes", 1, 2)
+	req.Identity = aliceUser
+	if err := client.Send(req); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := client.Recv(); err != nil || got.GetError() != nil || got.GetRows() != 2 {
+		t.Errorf("got %v, %v, want 2 rows", got, err)
 	}
 }
 
