@@ -56,6 +56,19 @@ func TestWhatAnotherNodeMadeIsFoundOnceTheViewHasIt(t *testing.T) {
 	}
 }
 
+func TestAViewThatDoesNotCatchUpAnswersWhatItFound(t *testing.T) {
+	v, a, _, _, _ := setUp(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // the request's, as its caller has no patience
+	defer cancel()
+	runs, done := 0, make(chan error, 1)
+	go func() { done <- v.CatchUp(ctx, lookUp(v, &runs)) }()
+	<-a.asked
+	a.newest <- 11 // the watch never says so
+	if err := <-done; !errors.Is(err, errMissing) || runs != 1 {
+		t.Errorf("%v after %d runs, want %v after 1", err, runs, errMissing)
+	}
+}
+
 func TestWhatDoesNotExistIsLookedUpOnce(t *testing.T) {
 	v, a, _, _, _ := setUp(t)
 	for _, newest := range []uint64{10, 0} { // nothing newer; nobody who knows
