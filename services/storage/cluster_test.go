@@ -474,3 +474,31 @@ func TestStopDoesNotWaitForWatchers(t *testing.T) {
 		t.Fatalf("stop: %v, %v", err, ctx.Err())
 	}
 }
+
+// A node that joins says that it is there while it waits for its catalog: otherwise it is offline before its turn comes,
+// and then nobody gives it anything.
+func TestAJoiningNodeIsHeardWhileItWaits(t *testing.T) {
+	c := newCluster(t, 4)
+	c.start(1, 2, 3)
+	c.until("three voters of every group", spread(3))
+	leader := c.nodes[c.leaderOf(0)].node
+	leader.controller.Follow() // placement is busy
+	started := make(chan struct{})
+	go func() {
+		defer close(started)
+		c.start(4)
+	}()
+	c.until("node 4 was heard for longer than a silent node stays active", func(s *clusterv1.StatusResponse) bool {
+		for _, n := range s.GetNodes() {
+			if n.GetNode().GetNodeId() == 4 && n.GetReport().GetUptimeMs() > 1500 {
+				if n.GetNode().GetStatus() != catalogv1.NodeStatus_NODE_STATUS_ACTIVE {
+					t.Error("it is not active")
+				}
+				return true
+			}
+		}
+		return false
+	})
+	leader.controller.Lead(t.Context())
+	<-started
+}

@@ -75,6 +75,18 @@ func (s *Storage) report(ctx context.Context) {
 	}
 }
 
+// reportMeanwhile reports until the result is called: a node that nobody hears of is given nothing, the catalog it waits
+// for neither.
+func (s *Storage) reportMeanwhile(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var reporting sync.WaitGroup
+	reporting.Go(func() { s.report(ctx) })
+	return func() {
+		cancel()
+		reporting.Wait()
+	}
+}
+
 func (s *Storage) heartbeat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
@@ -109,7 +121,11 @@ func (s *Storage) nodeReport() (*clusterv1.NodeReport, error) {
 		return nil, err
 	}
 	seconds := now.Sub(r.at).Seconds()
-	for _, rep := range s.replicas.All() {
+	var replicas []*replica.Replica
+	if s.replicas != nil { // not while the node waits for its catalog
+		replicas = s.replicas.All()
+	}
+	for _, rep := range replicas {
 		group, applied := replica.FirstShardGroup+rep.Shard.ID(), rep.Shard.Applied()
 		if r.count%bytesEvery == 0 || r.bytes[group] == 0 {
 			if r.bytes[group], err = s.shardBytes(rep.Shard.ID()); err != nil {

@@ -133,6 +133,12 @@ func (s *Storage) initCluster(ctx context.Context) error {
 
 // awaitCatalog returns when the others have sent the catalog, at least as it is known elsewhere.
 func (s *Storage) awaitCatalog(ctx context.Context) error {
+	if id, _ := s.catalog.Cluster(); id == "" {
+		if err := s.startRouter(ctx); err != nil {
+			return err
+		}
+		defer s.reportMeanwhile(ctx)()
+	}
 	for {
 		moved := s.catalog.Moved()
 		if id, _ := s.catalog.Cluster(); id != "" {

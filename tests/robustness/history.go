@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
 // keysMax is the number of keys of a partition: ids 0 to keysMax-1.
@@ -69,8 +71,9 @@ type Operation struct {
 	Position uint64 `json:",omitempty"`
 	// Got is what a Read found.
 	Got State
-	// Error is what an Unknown outcome came with.
-	Error string `json:",omitempty"`
+	// Error is what an Unknown outcome came with, and Code its code.
+	Error string     `json:",omitempty"`
+	Code  dberr.Code `json:",omitempty"`
 }
 
 func (o *Operation) String() string {

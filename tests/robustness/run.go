@@ -39,13 +39,15 @@ type Options struct {
 // Report is what a run did.
 type Report struct {
 	Operations, Unknown, Events, Resumes int
+	// UnknownBy counts operations of unknown outcome by the code of their error.
+	UnknownBy map[dberr.Code]int
 	Faults                               []string
 	// LongestGap is the longest time without an acknowledged write in any partition.
 	LongestGap time.Duration
 }
 
 func (r *Report) String() string {
-	return fmt.Sprintf("%d operations (%d unknown), %d events, %d resumes, longest write gap %v, faults: %s", r.Operations, r.Unknown,
+	return fmt.Sprintf("%d operations (%d unknown: %v), %d events, %d resumes, longest write gap %v, faults: %s", r.Operations, r.Unknown, r.UnknownBy,
 		r.Events, r.Resumes, r.LongestGap.Round(time.Millisecond), strings.Join(r.Faults, " "))
 }
 
@@ -311,7 +313,7 @@ func (r *run) check() error {
 
 func (r *run) report() *Report {
 	r.mu.Lock()
-	out := &Report{Faults: append([]string(nil), r.faults...)}
+	out := &Report{Faults: append([]string(nil), r.faults...), UnknownBy: map[dberr.Code]int{}}
 	r.mu.Unlock()
 	for _, p := range r.partitions {
 		ops := p.Recorder.Operations()
@@ -319,6 +321,7 @@ func (r *run) report() *Report {
 		for i := range ops {
 			if ops[i].Outcome == Unknown {
 				out.Unknown++
+				out.UnknownBy[ops[i].Code]++
 			}
 		}
 		out.LongestGap = max(out.LongestGap, longestGap(ops))

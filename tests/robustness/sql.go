@@ -89,7 +89,7 @@ func (o *Operation) failed(err error) error {
 		return nil
 	case explained(err) || dberr.Is(err, dberr.Conflict):
 		// Conflict and the limits say that nothing was written; taking them as unknown only weakens the check.
-		o.Outcome, o.Ended = Unknown, math.MaxInt64
+		o.Outcome, o.Ended, o.Code = Unknown, math.MaxInt64, dberr.CodeOf(err)
 		return nil
 	}
 	return fmt.Errorf("%s: unexpected error: %w", o.statement("t"), err)

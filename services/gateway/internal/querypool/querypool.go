@@ -55,6 +55,9 @@ type Pool struct {
 
 	mu    sync.Mutex
 	nodes map[string]*node // by address
+	// last are those named last. When the catalog names none any more, each is more likely to answer than nobody:
+	// heartbeats may be late for all of them at once.
+	last []*node
 }
 
 // node is one query node.
@@ -181,6 +184,9 @@ func (p *Pool) present() []*node {
 	named := p.cfg.Nodes.Nodes(roleQuery)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(named) == 0 && len(p.last) > 0 {
+		return p.last
+	}
 	if len(named) == 0 {
 		return []*node{p.node(p.cfg.Addr)}
 	}
@@ -194,6 +200,7 @@ func (p *Pool) present() []*node {
 			p.nodes[n.addr] = n
 		}
 	}
+	p.last = all
 	return all
 }
 

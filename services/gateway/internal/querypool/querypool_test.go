@@ -269,6 +269,23 @@ func TestAScanMovesBeforeItsFirstMessageOnly(t *testing.T) {
 	}
 }
 
+func TestWhenNoneIsNamedAnyMoreTheLastAreAsked(t *testing.T) {
+	w, p := newWorld(t, "a", "b")
+	ask := func() error {
+		_, err := queryv1.NewQueryServiceClient(p).Execute(t.Context(), &queryv1.ExecuteRequest{RequestId: []byte("0123456789abcdef")})
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	w.names = nil
+	w.mu.Unlock()
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWithoutNodesTheNamedOneIsAsked(t *testing.T) {
 	w, p := newWorld(t, "query")
 	w.mu.Lock()
