@@ -41,7 +41,7 @@ type Report struct {
 	Operations, Unknown, Events, Resumes int
 	// UnknownBy counts operations of unknown outcome by the code of their error.
 	UnknownBy map[dberr.Code]int
-	Faults                               []string
+	Faults    []string
 	// LongestGap is the longest time without an acknowledged write in any partition.
 	LongestGap time.Duration
 }
@@ -62,10 +62,19 @@ func Run(ctx context.Context, target Target, opt Options) (*Report, error) {
 	if err := r.work(ctx); err != nil {
 		return r.report(), errors.Join(err, r.keep())
 	}
-	if err := r.check(); err != nil {
+	err := r.check()
+	if v, ok := target.(verifier); ok {
+		err = errors.Join(err, v.Verify(ctx))
+	}
+	if err != nil {
 		return r.report(), errors.Join(err, r.keep())
 	}
 	return r.report(), nil
+}
+
+// verifier is a target with replicas to compare.
+type verifier interface {
+	Verify(ctx context.Context) error
 }
 
 type run struct {

@@ -70,7 +70,7 @@ func (u *Upgrade) Run(ctx context.Context, pass Pass, opt Options) (*UpgradeRepo
 	err := r.during(ctx, func(ctx context.Context) error { return u.replaceAll(ctx, pass, r, out) })
 	out.Report = r.report()
 	if err == nil {
-		err = errors.Join(r.check(), seen.Check(), u.verify(ctx, r))
+		err = errors.Join(r.check(), seen.Check(), u.Verify(ctx))
 	}
 	if err != nil {
 		err = errors.Join(err, r.keep())
@@ -158,7 +158,7 @@ func (u *Upgrade) replaceAll(ctx context.Context, pass Pass, r *run, out *Upgrad
 				return fmt.Errorf("after %s was replaced: %w", n.Name, err)
 			}
 			out.Tables++
-			if err := u.verify(ctx, r); err != nil {
+			if err := u.Verify(ctx); err != nil {
 				return fmt.Errorf("after %s was replaced: %w", n.Name, err)
 			}
 			pause(ctx, mixedFor)

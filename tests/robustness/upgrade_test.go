@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
-	"github.com/kalamdb/kalamdb-go/tests/client"
 )
 
 // verified is a row of CLUSTER VERIFY.
@@ -25,7 +24,7 @@ func TestCompared(t *testing.T) {
 		{"one is missing", [][]any{verified(1, 1, "a", true, nil), verified(1, 2, "a", true, nil)}, false, false},
 		{"nothing", nil, false, false},
 	} {
-		differ, err := compared(&client.Result{Rows: c.rows})
+		differ, err := compared(c.rows)
 		if differ != c.differ || (err == nil) != c.good {
 			t.Errorf("%s: differ %v, error %v", c.name, differ, err)
 		}

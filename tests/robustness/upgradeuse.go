@@ -2,7 +2,6 @@ package robustness
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,9 +12,6 @@ import (
 
 // mixedTimeout bounds what is done between two replacements.
 const mixedTimeout = time.Minute
-
-// replicasWanted of every group of an upgraded cluster.
-const replicasWanted = 3
 
 // ask runs a statement as root at one gateway, again on what clients try again on.
 func (u *Upgrade) ask(ctx context.Context, r *run, gateway, sql string) (*client.Result, error) {
@@ -93,52 +89,6 @@ func (u *Upgrade) useMixed(ctx context.Context, r *run, out *UpgradeReport) erro
 		}
 	}
 	return nil
-}
-
-// verify lets the replicas of every group compare what they hold.
-func (u *Upgrade) verify(ctx context.Context, r *run) error {
-	ctx, cancel := context.WithTimeout(ctx, mixedTimeout)
-	defer cancel()
-	last := errors.New("it was not asked")
-	for ctx.Err() == nil {
-		res, err := u.ask(ctx, r, u.Gateways()[0], "CLUSTER VERIFY")
-		if err != nil {
-			return fmt.Errorf("compare the replicas: %w", err)
-		}
-		// A replica that only follows late has no sum yet; one that has another sum is the end.
-		var differ bool
-		if differ, last = compared(res); last == nil || differ {
-			return last
-		}
-		pause(ctx, reopenPause)
-	}
-	return fmt.Errorf("compare the replicas: %w", last)
-}
-
-// compared reads CLUSTER VERIFY: group_id, index, node_id, server_id, sum, rows, agrees, error.
-func compared(res *client.Result) (differ bool, err error) {
-	replicas, sums := map[any]int{}, map[any]any{}
-	for _, row := range res.Rows {
-		group, sum, agrees, failure := row[0], row[4], row[6], row[7]
-		if failure != nil || sum == nil {
-			err = errors.Join(err, fmt.Errorf("node %v of group %v did not answer: %v", row[2], group, failure))
-			continue
-		}
-		replicas[group]++
-		if first, ok := sums[group]; ok && first != sum || agrees == false && replicas[group] == replicasWanted {
-			return true, fmt.Errorf("the replicas of group %v hold different content: %v", group, res.Rows)
-		}
-		sums[group] = sum
-	}
-	for group, n := range replicas {
-		if n < replicasWanted {
-			err = errors.Join(err, fmt.Errorf("%d replicas of group %v were compared", n, group))
-		}
-	}
-	if len(res.Rows) == 0 {
-		err = errors.New("no replica was compared")
-	}
-	return false, err
 }
 
 // waitVersion returns when so many active nodes of a role say that they run a version: the new program has
