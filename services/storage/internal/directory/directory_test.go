@@ -168,6 +168,19 @@ func TestAnIDIsHeldByWhoLives(t *testing.T) {
 	wantCode(t, err, dberr.NotFound)
 }
 
+func TestWhoTakesTheAddressesOverTakesTheIDOver(t *testing.T) {
+	f := newFixture(t)
+	f.mustRegister(storageNode(2, "n2"))
+	moved := storageNode(2, "n2-new")
+	moved.RpcAddr = storageNode(2, "n2").GetRpcAddr()
+	_, err := f.register(moved) // the Raft port is another: not the same place
+	wantCode(t, err, dberr.AlreadyExists)
+	moved.RaftAddr = storageNode(2, "n2").GetRaftAddr()
+	f.mustRegister(moved)
+	f.wantStatus(2, "active")
+	wantCode(t, f.beat(2, "n2", nil), dberr.NotFound)
+}
+
 func TestAStoppedProcessFreesItsIDSooner(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(&catalogv1.Node{NodeId: 7, Role: "live", ServerId: "old"})

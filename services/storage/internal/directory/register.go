@@ -93,7 +93,9 @@ func (d *Directory) chooseID(ctx context.Context, node *catalogv1.Node) error {
 	if !taken || old.GetServerId() == node.GetServerId() || old.GetStatus() == catalogv1.NodeStatus_NODE_STATUS_OFFLINE {
 		return nil
 	}
-	if d.lives(old) {
+	// Who has taken over the addresses has taken over the node: two processes cannot both listen there.
+	succeeds := node.GetRpcAddr() != "" && old.GetRpcAddr() == node.GetRpcAddr() && old.GetRaftAddr() == node.GetRaftAddr()
+	if !succeeds && d.lives(old) {
 		return dberr.New(dberr.AlreadyExists, "node id %d is that of %s at %s, which is alive", node.GetNodeId(), old.GetServerId(), old.GetRpcAddr())
 	}
 	if old.GetStatus() != catalogv1.NodeStatus_NODE_STATUS_ACTIVE {
