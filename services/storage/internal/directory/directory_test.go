@@ -172,7 +172,7 @@ func TestWhoTakesTheAddressesOverTakesTheIDOver(t *testing.T) {
 	f := newFixture(t)
 	f.mustRegister(storageNode(2, "n2"))
 	moved := storageNode(2, "n2-new")
-	moved.RpcAddr = storageNode(2, "n2").GetRpcAddr()
+	moved.RpcAddr, moved.RaftAddr = storageNode(2, "n2").GetRpcAddr(), "elsewhere"
 	_, err := f.register(moved) // the Raft port is another: not the same place
 	wantCode(t, err, dberr.AlreadyExists)
 	moved.RaftAddr = storageNode(2, "n2").GetRaftAddr()
