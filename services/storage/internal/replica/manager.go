@@ -65,6 +65,7 @@ type Config struct {
 	FormatVersion func() uint32
 
 	Now     func() time.Time
+	Steady  func() time.Time
 	Rand    io.Reader
 	Fail    func(error)
 	Failed  <-chan struct{}
@@ -173,7 +174,7 @@ func (m *Manager) placed() map[uint32]bool {
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
 	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
-		IDs: m.ids, Now: m.cfg.Now, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion,
+		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})
 	if err != nil {

@@ -77,7 +77,7 @@ type readRound struct {
 
 // index returns an index the leader confirmed at most maxAge ago, or later: one that is applied, if there is one.
 func (f *freshness) index(ctx context.Context, s *Shard, maxAge time.Duration) (uint64, error) {
-	now := s.cfg.Now()
+	now := s.cfg.Steady()
 	oldest := now.Add(-maxAge)
 	for {
 		round, index, ok := f.join(ctx, s, oldest, now.Add(-maxAge/2))
@@ -114,7 +114,7 @@ func (f *freshness) join(ctx context.Context, s *Shard, oldest, aging time.Time)
 		return nil, index, true
 	}
 	if f.round == nil {
-		r := &readRound{asked: s.cfg.Now(), done: make(chan struct{})}
+		r := &readRound{asked: s.cfg.Steady(), done: make(chan struct{})}
 		if s.spawn(func() { f.ask(context.WithoutCancel(ctx), s, r) }) {
 			f.round = r
 		}

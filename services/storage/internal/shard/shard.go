@@ -49,9 +49,11 @@ type Config struct {
 	// Node numbers this node in _seq and SNOWFLAKE_ID().
 	Node uint16
 	// IDs serve SNOWFLAKE_ID(): one generator for all shards of a node.
-	IDs  *snowflake.Generator
-	Now  func() time.Time // nil means time.Now
-	Rand io.Reader        // nil means crypto/rand
+	IDs *snowflake.Generator
+	Now func() time.Time // nil means time.Now
+	// Steady is a clock that does not jump, for the age of what stale reads rely on; nil means Now.
+	Steady func() time.Time
+	Rand   io.Reader // nil means crypto/rand
 	// Fail reports an error after which this node must not go on (the hot store cannot be written);
 	// Failed is closed then.
 	Fail   func(error)
@@ -116,6 +118,9 @@ type Shard struct {
 func New(cfg Config) (*Shard, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Steady == nil {
+		cfg.Steady = cfg.Now
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
