@@ -106,7 +106,10 @@ type Group struct {
 	raft      *raft.Raft
 	snapshots *snapshots
 	transport *raft.NetworkTransport
-	layer     *layer // what transport runs on
+	peers     *transport                // transport as Raft sees it
+	handing   atomic.Int32              // calls of handOver under way
+	layer     *layer                    // what transport runs on
+	started   atomic.Pointer[raft.Raft] // raft, for what may run before it is set
 	log       *logCache
 
 	// term is the term this node serves as leader, 0 otherwise.
@@ -173,12 +176,15 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	g.layer = g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
 		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
+	g.peers = &transport{NetworkTransport: g.transport, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)
 	}
 	if err == nil {
-		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, g.log, store, g.snapshots, transport{g.transport})
+		g.raft, err = raft.NewRaft(conf, &fsm{state: g.cfg.State, snapshots: g.snapshots}, g.log, store, g.snapshots,
+			g.peers)
+		g.started.Store(g.raft)
 	}
 	if err != nil {
 		return dberr.New(dberr.Unavailable, "start group %d: %w", g.cfg.Group, errors.Join(err, g.transport.Close()))
@@ -193,6 +199,21 @@ func (g *Group) bootstrap(conf *raft.Config, logs raft.LogStore, stable raft.Sta
 	}
 	return raft.BootstrapCluster(conf, logs, stable, g.snapshots, g.transport, raft.Configuration{
 		Servers: []raft.Server{{ID: conf.LocalID, Address: g.transport.LocalAddr()}}})
+}
+
+// replicates reports whether this node still leads in a term and has a server among its peers. While it hands over it
+// does not insist: Raft waits for whoever replicates, and takes no writes meanwhile.
+func (g *Group) replicates(server raft.ServerID, term uint64) bool {
+	r := g.started.Load()
+	if r == nil || r.State() != raft.Leader || r.CurrentTerm() != term || g.handing.Load() > 0 {
+		return false
+	}
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if s.ID == server {
+			return true
+		}
+	}
+	return false
 }
 
 // electAlone makes the only voter a candidate at once: there is nobody it could disturb, and waiting

@@ -144,14 +144,25 @@ func (g *Group) Transfer(ctx context.Context, id string) error {
 	if !slices.Contains(m.Voters, id) {
 		return dberr.New(dberr.InvalidOperation, "%s is no voter of group %d: it cannot lead", id, g.cfg.Group)
 	}
-	err = g.wait(ctx, g.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
+	return g.handOver(ctx, id)
+}
+
+// handOver makes a voter the leader, unless it has not answered lately: to a node that just died nothing can be handed,
+// and the attempt holds up writes.
+func (g *Group) handOver(ctx context.Context, id string) error {
+	if !g.peers.contacts.within(raft.ServerID(id), g.cfg.Settings.HeartbeatTimeout/2) {
+		return dberr.New(dberr.Unavailable, "hand group %d to %s: it has not answered within %v", g.cfg.Group, id, g.cfg.Settings.HeartbeatTimeout/2)
+	}
+	g.handing.Add(1)
+	defer g.handing.Add(-1)
+	err := g.wait(ctx, g.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
 	if err != nil {
 		return g.failed(err, "hand group %d to %s", g.cfg.Group, id)
 	}
 	return nil
 }
 
-// StepDown hands leadership to the voter that is most up to date.
+// StepDown hands leadership to a voter that answers.
 func (g *Group) StepDown(ctx context.Context) error {
 	if !g.Leading() {
 		return g.NotLeader()
@@ -159,10 +170,22 @@ func (g *Group) StepDown(ctx context.Context) error {
 	if g.soleVoter() {
 		return dberr.New(dberr.InvalidOperation, "group %d has no other voter", g.cfg.Group)
 	}
-	if err := g.wait(ctx, g.raft.LeadershipTransfer()); err != nil {
-		return g.failed(err, "give up the leadership of group %d", g.cfg.Group)
+	m, err := g.Members()
+	if err != nil {
+		return err
 	}
-	return nil
+	last := dberr.New(dberr.Unavailable, "group %d has no voter to lead it", g.cfg.Group)
+	for _, id := range m.Voters {
+		if id == g.cfg.Mux.ServerID() {
+			continue
+		}
+		err := g.handOver(ctx, id)
+		if err == nil || !g.Leading() {
+			return err
+		}
+		last = dberr.New(dberr.Unavailable, "give up the leadership of group %d: %w", g.cfg.Group, err)
+	}
+	return last
 }
 
 // Campaign holds an election now. It returns when this node is a candidate; the voters decide.

@@ -2,15 +2,81 @@ package raftgroup
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
-// transport is Raft's own, with pipelines that do not stand still.
-type transport struct{ *raft.NetworkTransport }
+// transport is Raft's own, with pipelines that do not stand still and without pauses that grow.
+type transport struct {
+	*raft.NetworkTransport
+	// replicates reports whether entries of a term are still to be sent to a server; closed ends with the group.
+	replicates func(server raft.ServerID, term uint64) bool
+	closed     <-chan struct{}
+	// handOver bounds TimeoutNow: while the leader waits for its answer it takes no writes.
+	handOver time.Duration
+	contacts contacts
+}
+
+// contacts is when peers last answered.
+type contacts struct{ at sync.Map } // raft.ServerID → time.Time
+
+func (c *contacts) heard(id raft.ServerID) { c.at.Store(id, time.Now()) }
+
+// within reports whether a peer answered within d.
+func (c *contacts) within(id raft.ServerID, d time.Duration) bool {
+	at, ok := c.at.Load(id)
+	return ok && time.Since(at.(time.Time)) <= d
+}
+
+// TimeoutNow asks a peer to hold an election. Raft would wait for one that is paused or cut off as for any answer, and
+// refuse writes until then.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	done := make(chan error, 1)
+	go func() { done <- t.NetworkTransport.TimeoutNow(id, target, req, &raft.TimeoutNowResponse{}) }() // ends by transportTimeout
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(t.handOver):
+		return dberr.New(dberr.Timeout, "%s did not answer within %v", id, t.handOver)
+	case <-t.closed:
+		return dberr.New(dberr.Unavailable, "the group is closing")
+	}
+}
+
+// unreachablePause is the time between two attempts to reach a peer: what a node that was away misses longer than its
+// absence.
+const unreachablePause = 50 * time.Millisecond
+
+// AppendEntries sends entries until the peer answers, or the sender is no longer to send them. Raft would pause after
+// each failure, twice as long each time and up to ten seconds: a node that came back after five seconds got nothing for
+// another five, and if a third died meanwhile nobody could write. Heartbeats fail at once: Raft counts them.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	for {
+		err := t.NetworkTransport.AppendEntries(id, target, req, resp)
+		if err == nil {
+			t.contacts.heard(id)
+		}
+		if err == nil || heartbeat(req) || !t.replicates(id, req.Term) {
+			return err
+		}
+		select {
+		case <-time.After(unreachablePause):
+		case <-t.closed:
+			return err
+		}
+	}
+}
+
+// heartbeat tells Raft's heartbeats from what it replicates, which names the entry before.
+func heartbeat(req *raft.AppendEntriesRequest) bool {
+	return len(req.Entries) == 0 && req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0
+}
 
 // AppendEntriesPipeline opens a pipeline to a peer.
-func (t transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	p, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
