@@ -66,6 +66,9 @@ func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, met
 	if cancel != nil && dberr.Is(err, dberr.Timeout) && ctx.Err() == nil {
 		// The attempt's own end, noticed here or there. A caller's deadline that is as near comes next.
 		err = dberr.New(dberr.Unavailable, "%s did not answer within %v: %w", addr, within, err)
+		c.router.silent.add(addr)
+	} else if ctx.Err() == nil {
+		c.router.silent.remove(addr)
 	}
 	if err == nil || again(err) {
 		c.router.Learn(c.group, addr, err)
@@ -86,7 +89,7 @@ func (c *groupConn) retry(ctx context.Context, addr string, err error, call func
 	wait, hints := pause.Growing{Min: pauseMin, Max: pauseMax}, 0
 	for again(err) && time.Now().Before(deadline) {
 		next := r.hinted(err)
-		if next != "" && next != addr && hints < hintsMax {
+		if next != "" && next != addr && !r.silent.is(next) && hints < hintsMax {
 			hints++
 		} else {
 			next = c.next(addr, hints == hintsMax)
@@ -108,7 +111,7 @@ func (c *groupConn) retry(ctx context.Context, addr string, err error, call func
 // next is where to go without a hint: to the leader somebody else has found meanwhile, or on to the next
 // replica; always on when hints went in a circle.
 func (c *groupConn) next(tried string, circle bool) string {
-	if a, ok := c.router.leaders.Load(c.group); ok && a != tried && !circle {
+	if a, ok := c.router.leaders.Load(c.group); ok && a != tried && !circle && !c.router.silent.is(a.(string)) {
 		return a.(string)
 	}
 	a, _ := c.router.guess(c.group, tried)
@@ -144,7 +147,7 @@ func (c *groupConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method
 		}
 		return nil, err
 	}
-	return &learningStream{ClientStream: s, conn: c, addr: addr}, nil
+	return &learningStream{ClientStream: s, conn: c, addr: addr, opened: time.Now()}, nil
 }
 
 // learningStream tells the router how its first message went: gRPC streams are opened before the server
@@ -153,11 +156,15 @@ type learningStream struct {
 	grpc.ClientStream
 	conn    *groupConn
 	addr    string
+	opened  time.Time
 	learned bool // touched by the receiver only
 }
 
 func (s *learningStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
+	if r := s.conn.router; !s.learned && err != nil && s.Context().Err() != nil && !r.local && time.Since(s.opened) >= r.cfg.AttemptTimeout {
+		r.silent.add(s.addr) // whoever waited gave it up
+	}
 	if !s.learned || err != nil && again(err) {
 		s.learned = true
 		if err == nil || errors.Is(err, io.EOF) {

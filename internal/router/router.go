@@ -60,6 +60,7 @@ type Router struct {
 	catalog *groupConn
 	shards  sync.Map // shard → *groupConn
 	leaders sync.Map // group → address
+	silent  silent
 	turn    atomic.Uint64
 
 	counts Counts
@@ -139,7 +140,7 @@ func (r *Router) Nodes(role string) []*catalogv1.Node {
 
 // Leader is where the leader of a group is believed to be. It is a guess until Learn has heard from it.
 func (r *Router) Leader(group uint32) (addr string, ok bool) {
-	if a, ok := r.leaders.Load(group); ok {
+	if a, ok := r.leaders.Load(group); ok && !r.silent.is(a.(string)) {
 		return a.(string), true
 	}
 	return r.guess(group, "")
@@ -158,7 +159,7 @@ func (r *Router) Learn(group uint32, addr string, err error) {
 			r.counts.Moves.Add(1)
 		}
 	case dberr.Is(err, dberr.NotLeader), dberr.Is(err, dberr.Unavailable):
-		if hint := r.hinted(err); hint != "" && hint != addr {
+		if hint := r.hinted(err); hint != "" && hint != addr && !r.silent.is(hint) {
 			r.leaders.Store(group, hint)
 		} else if known && now == addr {
 			r.leaders.CompareAndDelete(group, now)
@@ -180,19 +181,24 @@ func (r *Router) hinted(err error) string {
 	return n.GetRpcAddr()
 }
 
-// guess is a replica of a group other than the one just tried, each time the next.
+// guess is a replica of a group other than the one just tried, each time the next; one that is silent only when there
+// is no other.
 func (r *Router) guess(group uint32, tried string) (string, bool) {
 	all := r.replicas(group)
 	if len(all) == 0 {
 		return "", false
 	}
-	first := r.turn.Add(1)
+	first, other := r.turn.Add(1), tried
 	for i := range all {
-		if a := all[(first+uint64(i))%uint64(len(all))]; a != tried {
+		a := all[(first+uint64(i))%uint64(len(all))]
+		if a != tried && !r.silent.is(a) {
 			return a, true
 		}
+		if a != tried {
+			other = a
+		}
 	}
-	return tried, true
+	return other, true
 }
 
 // replicas are the addresses that may serve a group: those of its replicas, or, while the catalog names
