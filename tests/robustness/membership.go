@@ -70,7 +70,7 @@ func (c *Cluster) until(ctx context.Context, what string, holds func() (bool, er
 		}
 		pause(ctx, reopenPause)
 	}
-	return fmt.Errorf("never: %s (%w)", what, last)
+	return fmt.Errorf("never: %s: %w", what, errors.Join(ctx.Err(), last))
 }
 
 // replicasOf counts the groups that a node is a member of, as their leaders say.

@@ -2,6 +2,8 @@ package robustness
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -50,8 +52,10 @@ func breakThings(ctx context.Context, faults []Fault, random *rand.Rand, note fu
 		}
 		f := pick(faults, random.IntN(total))
 		note(f.Name)
-		if err := f.Do(ctx, random); err != nil && ctx.Err() == nil {
-			return err
+		err := f.Do(ctx, random)
+		ended := ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
+		if err != nil && !ended { // what goes on after the load must succeed too
+			return fmt.Errorf("%s: %w", f.Name, err)
 		}
 	}
 }

@@ -9,6 +9,9 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
+// lagMax is how many entries a replica may be behind while it follows under load.
+const lagMax = 200
+
 // wholeTimeout bounds how long replicas may take to be complete again.
 const wholeTimeout = 2 * time.Minute
 
@@ -43,6 +46,9 @@ func (c *Cluster) askWhole(ctx context.Context) error {
 		}
 		if known, _ := r[2].(int64); known == 0 {
 			return fmt.Errorf("a replica of group %v knows no leader", r[0])
+		}
+		if lag, ok := r[3].(int64); !ok || lag > lagMax {
+			return fmt.Errorf("a replica of group %v is %v entries behind", r[0], r[3])
 		}
 	}
 	if len(rows) == 0 {
