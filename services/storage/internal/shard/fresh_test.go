@@ -34,7 +34,7 @@ type follower struct {
 
 func newFollower(t *testing.T) *follower {
 	f := &follower{node: bare(t, vfs.NewMem()), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
-	f.shard.cfg.Now = func() time.Time {
+	f.shard.cfg.Steady = func() time.Time {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.looks++
@@ -152,10 +152,14 @@ func TestAFreshReadIsNotAnsweredByAnOlderQuestion(t *testing.T) {
 	f := newFollower(t)
 	f.shard.Apply([]*raft.Log{entryOf(1, 3, 1, "x")})
 	answer := make(chan struct{})
-	f.leader = func(context.Context) (uint64, error) {
+	f.leader = func(ctx context.Context) (uint64, error) {
 		if f.asked.Load() == 1 {
-			<-answer
-			return 0, nil
+			select {
+			case <-answer:
+				return 0, nil
+			case <-ctx.Done(): // the test failed and closes the shard
+				return 0, ctx.Err()
+			}
 		}
 		return 1, nil
 	}
