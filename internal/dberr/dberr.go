@@ -72,6 +72,10 @@ const (
 	// Unavailable is a role that cannot be reached or is stopping; retrying may help.
 	Unavailable Code = "Unavailable"
 
+	// ResultLost is a transaction that an earlier attempt of the request committed, and whose results nobody has any
+	// more: it is done, and must not be sent again.
+	ResultLost Code = "ResultLost"
+
 	// Lagged closes a subscription whose reader was too slow; field position is where to resume.
 	Lagged Code = "Lagged"
 	// PositionGone is a position older than the change log.
@@ -87,6 +91,8 @@ const (
 	FieldLeader       = "leader"
 	FieldPosition     = "position"
 	FieldRetryAfterMS = "retry_after_ms"
+	// FieldWrite is the number, from 0, of the table write that was refused, of a request with several.
+	FieldWrite = "write"
 )
 
 // Error is an error with a code.

@@ -24,7 +24,7 @@ var grpcCodes = map[Code]codes.Code{
 	LimitExceeded: codes.ResourceExhausted, RateLimited: codes.ResourceExhausted,
 	Timeout: codes.DeadlineExceeded, Canceled: codes.Canceled, Conflict: codes.Aborted,
 	SchemaChanged: codes.Aborted, NotLeader: codes.Unavailable, Unavailable: codes.Unavailable,
-	Lagged: codes.Aborted, PositionGone: codes.OutOfRange, Corrupt: codes.DataLoss,
+	ResultLost: codes.FailedPrecondition, Lagged: codes.Aborted, PositionGone: codes.OutOfRange, Corrupt: codes.DataLoss,
 }
 
 // ToStatus turns err into a gRPC status error that FromStatus can read back. It returns nil for nil,

@@ -54,6 +54,30 @@ func (s *service) Write(ctx context.Context, req *storagev1.WriteRequest) (*stor
 	return resp, err
 }
 
+// Commit commits a transaction.
+func (s *service) Commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
+	began := time.Now()
+	resp, err := s.commit(ctx, req)
+	s.node.metrics.wrote(began, err)
+	return resp, err
+}
+
+func (s *service) commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
+	r, err := lookup{s.node}.replica(req.GetWrite().GetShard())
+	if err != nil {
+		return nil, err
+	}
+	p, err := r.Shard.BeginCommit(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := p.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &storagev1.CommitResponse{Write: resp, Remembered: p.Remembered()}, nil
+}
+
 // begin sends a request where its tables live.
 func (s *service) begin(ctx context.Context, req *storagev1.WriteRequest) (waiter, error) {
 	r, err := lookup{s.node}.replica(req.GetShard())

@@ -545,6 +545,166 @@ func (x *WriteResponse) GetPosition() uint64 {
 	return 0
 }
 
+type CommitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to write, perhaps nothing; it may be several tables of one partition, and a row several times.
+	Write *WriteRequest `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	// What was read. A table of which a row has changed since is answered with Conflict, and nothing is written.
+	Reads         []*TableRead `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitRequest) Reset() {
+	*x = CommitRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitRequest) ProtoMessage() {}
+
+func (x *CommitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
+func (*CommitRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CommitRequest) GetWrite() *WriteRequest {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *CommitRequest) GetReads() []*TableRead {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+// TableRead is a table of the partition written, and the position at which it was read.
+type TableRead struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TableId       uint32                 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	Position      uint64                 `protobuf:"fixed64,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TableRead) Reset() {
+	*x = TableRead{}
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TableRead) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TableRead) ProtoMessage() {}
+
+func (x *TableRead) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TableRead.ProtoReflect.Descriptor instead.
+func (*TableRead) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TableRead) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *TableRead) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type CommitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Write *WriteResponse         `protobuf:"bytes,1,opt,name=write,proto3" json:"write,omitempty"`
+	// The request was done before: this is what it answered then, and reads were not looked at now.
+	Remembered    bool `protobuf:"varint,2,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommitResponse) Reset() {
+	*x = CommitResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommitResponse) ProtoMessage() {}
+
+func (x *CommitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
+func (*CommitResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CommitResponse) GetWrite() *WriteResponse {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *CommitResponse) GetRemembered() bool {
+	if x != nil {
+		return x.Remembered
+	}
+	return false
+}
+
 type TableWriteResult struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	RowsAffected uint64                 `protobuf:"varint,1,opt,name=rows_affected,json=rowsAffected,proto3" json:"rows_affected,omitempty"`
@@ -558,7 +718,7 @@ type TableWriteResult struct {
 
 func (x *TableWriteResult) Reset() {
 	*x = TableWriteResult{}
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +730,7 @@ func (x *TableWriteResult) String() string {
 func (*TableWriteResult) ProtoMessage() {}
 
 func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +743,7 @@ func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableWriteResult.ProtoReflect.Descriptor instead.
 func (*TableWriteResult) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TableWriteResult) GetRowsAffected() uint64 {
@@ -616,7 +776,7 @@ type WriteStreamRequest struct {
 
 func (x *WriteStreamRequest) Reset() {
 	*x = WriteStreamRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +788,7 @@ func (x *WriteStreamRequest) String() string {
 func (*WriteStreamRequest) ProtoMessage() {}
 
 func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +801,7 @@ func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamRequest.ProtoReflect.Descriptor instead.
 func (*WriteStreamRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WriteStreamRequest) GetRequest() *WriteRequest {
@@ -662,7 +822,7 @@ type WriteStreamResponse struct {
 
 func (x *WriteStreamResponse) Reset() {
 	*x = WriteStreamResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +834,7 @@ func (x *WriteStreamResponse) String() string {
 func (*WriteStreamResponse) ProtoMessage() {}
 
 func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +847,7 @@ func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamResponse.ProtoReflect.Descriptor instead.
 func (*WriteStreamResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteStreamResponse) GetResponse() *WriteResponse {
@@ -717,7 +877,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +889,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +902,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Error) GetCode() string {
@@ -806,7 +966,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +978,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +991,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ScanRequest) GetIdentity() *v1.Identity {
@@ -964,7 +1124,7 @@ type ScanHeader struct {
 
 func (x *ScanHeader) Reset() {
 	*x = ScanHeader{}
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1136,7 @@ func (x *ScanHeader) String() string {
 func (*ScanHeader) ProtoMessage() {}
 
 func (x *ScanHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1149,7 @@ func (x *ScanHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanHeader.ProtoReflect.Descriptor instead.
 func (*ScanHeader) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ScanHeader) GetPosition() uint64 {
@@ -1017,7 +1177,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1189,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1202,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -1100,7 +1260,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1272,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1285,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchRequest) GetRequest() isWatchRequest_Request {
@@ -1188,7 +1348,7 @@ type WatchAdd struct {
 
 func (x *WatchAdd) Reset() {
 	*x = WatchAdd{}
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1360,7 @@ func (x *WatchAdd) String() string {
 func (*WatchAdd) ProtoMessage() {}
 
 func (x *WatchAdd) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1373,7 @@ func (x *WatchAdd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdd.ProtoReflect.Descriptor instead.
 func (*WatchAdd) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchAdd) GetWatchId() uint64 {
@@ -1280,7 +1440,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1452,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1465,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1390,7 +1550,7 @@ type WatchStarted struct {
 
 func (x *WatchStarted) Reset() {
 	*x = WatchStarted{}
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1562,7 @@ func (x *WatchStarted) String() string {
 func (*WatchStarted) ProtoMessage() {}
 
 func (x *WatchStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1575,7 @@ func (x *WatchStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
 func (*WatchStarted) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchStarted) GetWatchId() uint64 {
@@ -1442,7 +1602,7 @@ type ChangeBatch struct {
 
 func (x *ChangeBatch) Reset() {
 	*x = ChangeBatch{}
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1614,7 @@ func (x *ChangeBatch) String() string {
 func (*ChangeBatch) ProtoMessage() {}
 
 func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1627,7 @@ func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeBatch.ProtoReflect.Descriptor instead.
 func (*ChangeBatch) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangeBatch) GetWatchId() uint64 {
@@ -1499,7 +1659,7 @@ type WatchEnded struct {
 
 func (x *WatchEnded) Reset() {
 	*x = WatchEnded{}
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1671,7 @@ func (x *WatchEnded) String() string {
 func (*WatchEnded) ProtoMessage() {}
 
 func (x *WatchEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1684,7 @@ func (x *WatchEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEnded.ProtoReflect.Descriptor instead.
 func (*WatchEnded) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchEnded) GetWatchId() uint64 {
@@ -1566,7 +1726,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1738,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1751,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Progress) GetShard() uint32 {
@@ -1617,7 +1777,7 @@ type TableStatsRequest struct {
 
 func (x *TableStatsRequest) Reset() {
 	*x = TableStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1789,7 @@ func (x *TableStatsRequest) String() string {
 func (*TableStatsRequest) ProtoMessage() {}
 
 func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1802,7 @@ func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsRequest.ProtoReflect.Descriptor instead.
 func (*TableStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TableStatsRequest) GetTableId() uint32 {
@@ -1662,7 +1822,7 @@ type TableStatsResponse struct {
 
 func (x *TableStatsResponse) Reset() {
 	*x = TableStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1834,7 @@ func (x *TableStatsResponse) String() string {
 func (*TableStatsResponse) ProtoMessage() {}
 
 func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1847,7 @@ func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsResponse.ProtoReflect.Descriptor instead.
 func (*TableStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TableStatsResponse) GetHotBytesEstimate() uint64 {
@@ -1712,7 +1872,7 @@ type NodeStatsRequest struct {
 
 func (x *NodeStatsRequest) Reset() {
 	*x = NodeStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1884,7 @@ func (x *NodeStatsRequest) String() string {
 func (*NodeStatsRequest) ProtoMessage() {}
 
 func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1897,7 @@ func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
 }
 
 type NodeStatsResponse struct {
@@ -1750,7 +1910,7 @@ type NodeStatsResponse struct {
 
 func (x *NodeStatsResponse) Reset() {
 	*x = NodeStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1922,7 @@ func (x *NodeStatsResponse) String() string {
 func (*NodeStatsResponse) ProtoMessage() {}
 
 func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1935,7 @@ func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatsResponse) GetMetrics() map[string]string {
@@ -1797,7 +1957,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1969,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1982,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PurgeRequest) GetShard() uint32 {
@@ -1854,7 +2014,7 @@ type PurgeResponse struct {
 
 func (x *PurgeResponse) Reset() {
 	*x = PurgeResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2026,7 @@ func (x *PurgeResponse) String() string {
 func (*PurgeResponse) ProtoMessage() {}
 
 func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2039,7 @@ func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
 }
 
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
@@ -1913,7 +2073,18 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"durability\x18\x01 \x01(\x0e2\x16.storage.v1.DurabilityR\n" +
 	"durability\x126\n" +
 	"\aresults\x18\x02 \x03(\v2\x1c.storage.v1.TableWriteResultR\aresults\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\x06R\bposition\"_\n" +
+	"\bposition\x18\x03 \x01(\x06R\bposition\"l\n" +
+	"\rCommitRequest\x12.\n" +
+	"\x05write\x18\x01 \x01(\v2\x18.storage.v1.WriteRequestR\x05write\x12+\n" +
+	"\x05reads\x18\x02 \x03(\v2\x15.storage.v1.TableReadR\x05reads\"B\n" +
+	"\tTableRead\x12\x19\n" +
+	"\btable_id\x18\x01 \x01(\rR\atableId\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x06R\bposition\"a\n" +
+	"\x0eCommitResponse\x12/\n" +
+	"\x05write\x18\x01 \x01(\v2\x19.storage.v1.WriteResponseR\x05write\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x02 \x01(\bR\n" +
+	"remembered\"_\n" +
 	"\x10TableWriteResult\x12#\n" +
 	"\rrows_affected\x18\x01 \x01(\x04R\frowsAffected\x12\x12\n" +
 	"\x04seqs\x18\x02 \x03(\x06R\x04seqs\x12\x12\n" +
@@ -2037,10 +2208,11 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xb9\x03\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xfa\x03\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
-	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12@\n" +
+	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
+	"\x06Commit\x12\x19.storage.v1.CommitRequest\x1a\x1a.storage.v1.CommitResponse\x12@\n" +
 	"\x05Watch\x12\x18.storage.v1.WatchRequest\x1a\x19.storage.v1.WatchResponse(\x010\x01\x12K\n" +
 	"\n" +
 	"TableStats\x12\x1d.storage.v1.TableStatsRequest\x1a\x1e.storage.v1.TableStatsResponse\x12H\n" +
@@ -2060,7 +2232,7 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),             // 0: storage.v1.Durability
 	(Operation)(0),              // 1: storage.v1.Operation
@@ -2070,75 +2242,83 @@ var file_storage_v1_storage_proto_goTypes = []any{
 	(*WriteRequest)(nil),        // 5: storage.v1.WriteRequest
 	(*TableWrite)(nil),          // 6: storage.v1.TableWrite
 	(*WriteResponse)(nil),       // 7: storage.v1.WriteResponse
-	(*TableWriteResult)(nil),    // 8: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),  // 9: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil), // 10: storage.v1.WriteStreamResponse
-	(*Error)(nil),               // 11: storage.v1.Error
-	(*ScanRequest)(nil),         // 12: storage.v1.ScanRequest
-	(*ScanHeader)(nil),          // 13: storage.v1.ScanHeader
-	(*Change)(nil),              // 14: storage.v1.Change
-	(*WatchRequest)(nil),        // 15: storage.v1.WatchRequest
-	(*WatchAdd)(nil),            // 16: storage.v1.WatchAdd
-	(*WatchResponse)(nil),       // 17: storage.v1.WatchResponse
-	(*WatchStarted)(nil),        // 18: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),         // 19: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),          // 20: storage.v1.WatchEnded
-	(*Progress)(nil),            // 21: storage.v1.Progress
-	(*TableStatsRequest)(nil),   // 22: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),  // 23: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),    // 24: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),   // 25: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),        // 26: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),       // 27: storage.v1.PurgeResponse
-	nil,                         // 28: storage.v1.Error.FieldsEntry
-	nil,                         // 29: storage.v1.WatchEnded.FieldsEntry
-	nil,                         // 30: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 31: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 32: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 33: expr.v1.OrderBy
+	(*CommitRequest)(nil),       // 8: storage.v1.CommitRequest
+	(*TableRead)(nil),           // 9: storage.v1.TableRead
+	(*CommitResponse)(nil),      // 10: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),    // 11: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),  // 12: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil), // 13: storage.v1.WriteStreamResponse
+	(*Error)(nil),               // 14: storage.v1.Error
+	(*ScanRequest)(nil),         // 15: storage.v1.ScanRequest
+	(*ScanHeader)(nil),          // 16: storage.v1.ScanHeader
+	(*Change)(nil),              // 17: storage.v1.Change
+	(*WatchRequest)(nil),        // 18: storage.v1.WatchRequest
+	(*WatchAdd)(nil),            // 19: storage.v1.WatchAdd
+	(*WatchResponse)(nil),       // 20: storage.v1.WatchResponse
+	(*WatchStarted)(nil),        // 21: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),         // 22: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),          // 23: storage.v1.WatchEnded
+	(*Progress)(nil),            // 24: storage.v1.Progress
+	(*TableStatsRequest)(nil),   // 25: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),  // 26: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),    // 27: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),   // 28: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),        // 29: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),       // 30: storage.v1.PurgeResponse
+	nil,                         // 31: storage.v1.Error.FieldsEntry
+	nil,                         // 32: storage.v1.WatchEnded.FieldsEntry
+	nil,                         // 33: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),         // 34: catalog.v1.Identity
+	(*v11.Expr)(nil),            // 35: expr.v1.Expr
+	(*v11.OrderBy)(nil),         // 36: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	31, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	34, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
 	0,  // 4: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
-	8,  // 5: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
-	5,  // 6: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
-	7,  // 7: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
-	11, // 8: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	28, // 9: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	31, // 10: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	32, // 11: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	33, // 12: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
-	3,  // 13: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
-	4,  // 14: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
-	16, // 15: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	31, // 16: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
-	18, // 17: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
-	19, // 18: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
-	20, // 19: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
-	21, // 20: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
-	14, // 21: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	29, // 22: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	30, // 23: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	5,  // 24: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	9,  // 25: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	15, // 26: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	22, // 27: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	24, // 28: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	26, // 29: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	7,  // 30: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	10, // 31: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	17, // 32: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	23, // 33: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	25, // 34: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	27, // 35: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	30, // [30:36] is the sub-list for method output_type
-	24, // [24:30] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 5: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
+	5,  // 6: storage.v1.CommitRequest.write:type_name -> storage.v1.WriteRequest
+	9,  // 7: storage.v1.CommitRequest.reads:type_name -> storage.v1.TableRead
+	7,  // 8: storage.v1.CommitResponse.write:type_name -> storage.v1.WriteResponse
+	5,  // 9: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
+	7,  // 10: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
+	14, // 11: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
+	31, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	34, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	35, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	36, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	3,  // 16: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
+	4,  // 17: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
+	19, // 18: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
+	34, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	21, // 20: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
+	22, // 21: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
+	23, // 22: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
+	24, // 23: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
+	17, // 24: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
+	32, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	33, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	5,  // 27: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	12, // 28: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	8,  // 29: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	18, // 30: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	25, // 31: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	27, // 32: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	29, // 33: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	7,  // 34: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	13, // 35: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	10, // 36: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	20, // 37: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	26, // 38: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	28, // 39: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	30, // 40: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -2146,11 +2326,11 @@ func file_storage_v1_storage_proto_init() {
 	if File_storage_v1_storage_proto != nil {
 		return
 	}
-	file_storage_v1_storage_proto_msgTypes[10].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[13].OneofWrappers = []any{
 		(*WatchRequest_Add)(nil),
 		(*WatchRequest_Remove)(nil),
 	}
-	file_storage_v1_storage_proto_msgTypes[12].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[15].OneofWrappers = []any{
 		(*WatchResponse_Started)(nil),
 		(*WatchResponse_Changes)(nil),
 		(*WatchResponse_Ended)(nil),
@@ -2162,7 +2342,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

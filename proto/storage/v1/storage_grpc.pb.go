@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	StorageService_Write_FullMethodName       = "/storage.v1.StorageService/Write"
 	StorageService_WriteStream_FullMethodName = "/storage.v1.StorageService/WriteStream"
+	StorageService_Commit_FullMethodName      = "/storage.v1.StorageService/Commit"
 	StorageService_Watch_FullMethodName       = "/storage.v1.StorageService/Watch"
 	StorageService_TableStats_FullMethodName  = "/storage.v1.StorageService/TableStats"
 	StorageService_NodeStats_FullMethodName   = "/storage.v1.StorageService/NodeStats"
@@ -40,6 +41,8 @@ type StorageServiceClient interface {
 	// WriteStream is Write with many in flight. Requests are decided and logged in the order sent;
 	// each is answered once durable, in the order sent, failures included.
 	WriteStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WriteStreamRequest, WriteStreamResponse], error)
+	// Commit is Write for a transaction: it happens only if what the transaction read is still so.
+	Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error)
 	// Watch multiplexes any number of partition watches over one stream.
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error)
 	TableStats(ctx context.Context, in *TableStatsRequest, opts ...grpc.CallOption) (*TableStatsResponse, error)
@@ -79,6 +82,16 @@ func (c *storageServiceClient) WriteStream(ctx context.Context, opts ...grpc.Cal
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_WriteStreamClient = grpc.BidiStreamingClient[WriteStreamRequest, WriteStreamResponse]
+
+func (c *storageServiceClient) Commit(ctx context.Context, in *CommitRequest, opts ...grpc.CallOption) (*CommitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommitResponse)
+	err := c.cc.Invoke(ctx, StorageService_Commit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *storageServiceClient) Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WatchRequest, WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -132,6 +145,8 @@ type StorageServiceServer interface {
 	// WriteStream is Write with many in flight. Requests are decided and logged in the order sent;
 	// each is answered once durable, in the order sent, failures included.
 	WriteStream(grpc.BidiStreamingServer[WriteStreamRequest, WriteStreamResponse]) error
+	// Commit is Write for a transaction: it happens only if what the transaction read is still so.
+	Commit(context.Context, *CommitRequest) (*CommitResponse, error)
 	// Watch multiplexes any number of partition watches over one stream.
 	Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error
 	TableStats(context.Context, *TableStatsRequest) (*TableStatsResponse, error)
@@ -154,6 +169,9 @@ func (UnimplementedStorageServiceServer) Write(context.Context, *WriteRequest) (
 }
 func (UnimplementedStorageServiceServer) WriteStream(grpc.BidiStreamingServer[WriteStreamRequest, WriteStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "method WriteStream not implemented")
+}
+func (UnimplementedStorageServiceServer) Commit(context.Context, *CommitRequest) (*CommitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Commit not implemented")
 }
 func (UnimplementedStorageServiceServer) Watch(grpc.BidiStreamingServer[WatchRequest, WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -212,6 +230,24 @@ func _StorageService_WriteStream_Handler(srv interface{}, stream grpc.ServerStre
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_WriteStreamServer = grpc.BidiStreamingServer[WriteStreamRequest, WriteStreamResponse]
+
+func _StorageService_Commit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Commit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Commit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Commit(ctx, req.(*CommitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _StorageService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(StorageServiceServer).Watch(&grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
@@ -284,6 +320,10 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Write",
 			Handler:    _StorageService_Write_Handler,
+		},
+		{
+			MethodName: "Commit",
+			Handler:    _StorageService_Commit_Handler,
 		},
 		{
 			MethodName: "TableStats",

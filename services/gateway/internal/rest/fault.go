@@ -56,6 +56,7 @@ var faults = map[dberr.Code]fault{
 	dberr.Canceled:      running(400, "Canceled"),
 	dberr.Conflict:      running(409, "Conflict"),
 	dberr.SchemaChanged: running(409, "Conflict"),
+	dberr.ResultLost:    running(409, "ResultLost"),
 	dberr.Lagged:        running(400, "InvalidOperation"),
 	dberr.PositionGone:  running(400, "InvalidOperation"),
 

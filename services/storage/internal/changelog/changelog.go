@@ -318,6 +318,12 @@ func (l Log) Read(table uint32, user string, afterSeq uint64) ([]*storagev1.Chan
 	return Read(l.Reader, l.Shard, table, user, afterSeq, Limits{})
 }
 
+// Changed reports whether a partition has a change after a position.
+func (l Log) Changed(table uint32, user string, afterSeq uint64) (bool, error) {
+	changes, _, err := Read(l.Reader, l.Shard, table, user, afterSeq, Limits{Rows: 1})
+	return len(changes) > 0, err
+}
+
 // readApplied reads how far a shard has been applied; a new one not at all.
 func readApplied(r pebble.Reader, shard uint32) (a keycodec.Applied, found bool, err error) {
 	v, closer, err := r.Get(keycodec.AppliedKey(shard))

@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -51,10 +52,19 @@ func (d *decider) run(p *plan, writes int) error {
 	}
 	for i := range p.items {
 		if err := d.item(&p.items[i]); err != nil {
-			return err
+			return ofWrite(err, p.items[i].write, writes)
 		}
 	}
 	return nil
+}
+
+// ofWrite adds to an error which one of a request's writes was refused.
+func ofWrite(err error, n, of int) error {
+	var e *dberr.Error
+	if of > 1 && errors.As(err, &e) {
+		return e.With(dberr.FieldWrite, strconv.Itoa(n))
+	}
+	return err
 }
 
 func (d *decider) item(it *item) error {

@@ -29,6 +29,17 @@ type plan struct {
 	bytes int
 }
 
+// tables are the tables of the items, each once.
+func (p *plan) tables() []uint32 {
+	var ids []uint32
+	for i := range p.items {
+		if id := p.items[i].table.ID; !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // item is one row to write.
 type item struct {
 	write    int // the position of its TableWrite
@@ -70,7 +81,7 @@ func (p *planner) run(req *storagev1.WriteRequest) error {
 			return err
 		}
 		if err := p.addWrite(i, t, w); err != nil {
-			return err
+			return ofWrite(err, i, len(req.GetWrites()))
 		}
 	}
 	return nil

@@ -25,7 +25,7 @@ func (s *Shard) replay(req *storagev1.WriteRequest, done *keycodec.Request) (*Pe
 	if owner := req.GetUserId(); owner != "" && owner != req.GetIdentity().GetUserId() && !partition.IsName(owner) {
 		return nil, dberr.New(dberr.PermissionDenied, "the request's rows belong to another user")
 	}
-	p := &Pending{shard: s, first: done.FirstSeq, returns: req.GetReturnRows(), done: closed, affected: make([]int, len(done.Counts))}
+	p := &Pending{shard: s, first: done.FirstSeq, returns: req.GetReturnRows(), remembered: true, done: closed, affected: make([]int, len(done.Counts))}
 	rows := 0
 	for i, n := range done.Counts {
 		p.affected[i] = int(n)

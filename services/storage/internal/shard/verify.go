@@ -54,7 +54,7 @@ func (s *Shard) Verify(ctx context.Context) (index uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := s.log(pend, &command.Command{Kind: command.Verify, Term: term, Bucket: bucket + 1}); err != nil {
+	if err := s.log(pend, &command.Command{Kind: command.Verify, Term: term, Bucket: bucket + 1}, nil); err != nil {
 		return 0, err
 	}
 	if _, err := pend.Wait(ctx); err != nil {

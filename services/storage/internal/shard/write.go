@@ -23,6 +23,11 @@ type Pending struct {
 	affected []int  // rows per TableWrite
 	stored   [][]byte
 	returns  bool
+	// wrote are the tables of the command, of user or shared: what a transaction may have read.
+	wrote []uint32
+	user  string
+	// remembered says that the request was done before this attempt of it.
+	remembered bool
 	// joined is the other attempt of the same request that this one waits for.
 	joined *Pending
 	// attempt is set when the request has an id; remember, when its answer is to be kept in memory.
@@ -47,6 +52,10 @@ type proposal struct {
 // order. What Begin refuses has had no effect. A request whose id was done before, or is under way, is not
 // decided again: it is answered as that one.
 func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pending, error) {
+	return s.begin(ctx, req, nil)
+}
+
+func (s *Shard) begin(ctx context.Context, req *storagev1.WriteRequest, reads []tableRead) (*Pending, error) {
 	if err := s.checkServing(); err != nil {
 		return nil, err
 	}
@@ -57,25 +66,25 @@ func (s *Shard) Begin(ctx context.Context, req *storagev1.WriteRequest) (*Pendin
 	term := s.term.Load()
 	switch len(req.GetRequestId()) {
 	case 0:
-		return s.decide(ctx, req, term, nil)
+		return s.decide(ctx, req, reads, term, nil)
 	case command.RequestIDBytes:
-		return s.beginOnce(ctx, req, term)
+		return s.beginOnce(ctx, req, reads, term)
 	}
 	return nil, dberr.New(dberr.InvalidArgument, "a request id of %d bytes, it must have %d", len(req.GetRequestId()), command.RequestIDBytes)
 }
 
 // beginOnce begins a request unless it was begun before.
-func (s *Shard) beginOnce(ctx context.Context, req *storagev1.WriteRequest, term uint64) (*Pending, error) {
+func (s *Shard) beginOnce(ctx context.Context, req *storagev1.WriteRequest, reads []tableRead, term uint64) (*Pending, error) {
 	own, joined, known, err := s.requests.enter(ctx, requestID(req.GetRequestId()))
 	if err != nil {
 		return nil, err
 	}
 	if joined != nil {
-		return &Pending{shard: s, joined: joined, returns: req.GetReturnRows()}, nil
+		return &Pending{shard: s, joined: joined, returns: req.GetReturnRows(), remembered: true}, nil
 	}
 	done, err := s.find(own.id, known)
 	if err == nil && done == nil {
-		p, err := s.decide(ctx, req, term, own)
+		p, err := s.decide(ctx, req, reads, term, own)
 		if err != nil {
 			s.requests.leave(own, nil)
 			return nil, err
@@ -91,7 +100,7 @@ func (s *Shard) beginOnce(ctx context.Context, req *storagev1.WriteRequest, term
 }
 
 // decide plans and decides a write, and logs it.
-func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, term uint64, at *attempt) (*Pending, error) {
+func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads []tableRead, term uint64, at *attempt) (*Pending, error) {
 	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables,
 		fill: s.filler(req.GetIdentity().GetUserId())}
 	if err := p.run(req); err != nil {
@@ -110,16 +119,18 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, term ui
 	pend.affected, pend.stored = d.affected, d.stored
 	if len(d.out) == 0 && (at == nil || !req.GetFence()) { // nothing to write: everything was skipped
 		pend.position = s.Position()
-		pend.finish(nil)
-		return pend, nil
+		err := s.confirmReads(ctx, reads)
+		pend.finish(err)
+		return pend, err
 	}
+	pend.wrote, pend.user = p.plan.tables(), p.plan.user
 	cmd := command.Command{Kind: command.Write, Term: term, User: p.plan.user, Rows: d.out}
 	if at != nil {
 		if pend.remember = s.format() < command.VersionRequests; !pend.remember {
 			cmd.RequestID, cmd.Counts = at.id[:], pend.counts()
 		}
 	}
-	if err := s.log(pend, &cmd); err != nil {
+	if err := s.log(pend, &cmd, reads); err != nil {
 		return nil, err
 	}
 	return pend, nil
@@ -164,8 +175,9 @@ func busy(err error) error {
 	return dberr.New(dberr.CodeOf(dberr.FromStatus(err)), "wait for earlier writes of the shard: %w", err)
 }
 
-// log encodes a command, gives it its _seq and its place in the log.
-func (s *Shard) log(pend *Pending, cmd *command.Command) error {
+// log encodes a command, gives it its _seq and its place in the log, unless what it depends on has been changed by
+// commands with places before.
+func (s *Shard) log(pend *Pending, cmd *command.Command, reads []tableRead) error {
 	encoded := command.Append(nil, cmd)
 	if len(encoded) > commandBytesMax {
 		err := tooLarge()
@@ -180,6 +192,10 @@ func (s *Shard) log(pend *Pending, cmd *command.Command) error {
 		return err
 	}
 	defer s.propose.Unlock()
+	if err := s.checkReads(reads); err != nil {
+		pend.finish(err)
+		return err
+	}
 	n := max(len(cmd.Rows), 1)
 	pend.first = s.seq.NextN(n)
 	pend.position = snowflake.At(pend.first, n-1)
@@ -302,7 +318,7 @@ func (s *Shard) Purge(ctx context.Context, table uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := s.log(pend, &command.Command{Kind: command.Purge, Term: s.term.Load(), Table: table}); err != nil {
+	if err := s.log(pend, &command.Command{Kind: command.Purge, Term: s.term.Load(), Table: table}, nil); err != nil {
 		return err
 	}
 	_, err = pend.Wait(ctx)
