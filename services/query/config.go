@@ -12,8 +12,9 @@ import (
 
 // Defaults of Config. They suit one node of two cores that runs every role.
 const (
-	defaultStatementTimeout = 30 * time.Second // spec 1.1
-	defaultRowsMax          = 10_000
+	defaultStatementTimeout   = 30 * time.Second  // spec 1.1
+	defaultTransactionTimeout = 300 * time.Second // spec 1.11
+	defaultRowsMax            = 10_000
 	// defaultResultBytesMax keeps an answer well below the largest message between roles (128 MiB).
 	defaultResultBytesMax = 64 << 20
 	// defaultStatementsMax is more than the cores can work on at a time: most statements wait for the
@@ -46,6 +47,7 @@ type Config struct {
 	NodeID uint16 `toml:"-"`
 
 	StatementTimeout     config.Duration `toml:"statement_timeout" doc:"how long one statement may run"`
+	TransactionTimeout   config.Duration `toml:"transaction_timeout" doc:"how long all statements from BEGIN to COMMIT may run"`
 	RowsMax              uint64          `toml:"rows_max" doc:"rows returned by one statement; more must be streamed"`
 	ResultBytesMax       int             `toml:"result_bytes_max" doc:"bytes returned by one request; more must be streamed"`
 	StatementsMax        int             `toml:"statements_max" doc:"requests that run at the same time"`
@@ -74,6 +76,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	text(&c.Live, "live")
 	number((*time.Duration)(&c.StatementTimeout), defaultStatementTimeout)
+	number((*time.Duration)(&c.TransactionTimeout), defaultTransactionTimeout)
 	number(&c.RowsMax, defaultRowsMax)
 	number(&c.ResultBytesMax, defaultResultBytesMax)
 	number(&c.StatementsMax, defaultStatementsMax)
@@ -91,7 +94,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.NodeID > nodeMax {
 		return c, dberr.New(dberr.InvalidArgument, "node number %d is above %d", c.NodeID, nodeMax)
 	}
-	if c.StatementTimeout < 0 || c.ResultBytesMax < 0 || c.StatementsMax < 0 || c.StatementsWaitingMax < 0 || c.SQLBytesMax < 0 {
+	if c.StatementTimeout < 0 || c.TransactionTimeout < 0 || c.ResultBytesMax < 0 || c.StatementsMax < 0 || c.StatementsWaitingMax < 0 || c.SQLBytesMax < 0 {
 		return c, dberr.New(dberr.InvalidArgument, "the limits of the query role may not be negative")
 	}
 	return c, nil

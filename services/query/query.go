@@ -111,7 +111,8 @@ func (q *Query) build() error {
 		return err
 	}
 	limits := statement.Limits{Parse: sqlfront.Limits{TextBytes: q.cfg.SQLBytesMax}, RowsMax: q.cfg.RowsMax,
-		ResultBytesMax: q.cfg.ResultBytesMax, Timeout: time.Duration(q.cfg.StatementTimeout)}
+		ResultBytesMax: q.cfg.ResultBytesMax, Timeout: time.Duration(q.cfg.StatementTimeout),
+		TransactionTimeout: time.Duration(q.cfg.TransactionTimeout)}
 	q.subscriptions = &subscriptionplan.Planner{Catalog: q.view, Limits: limits.Parse}
 	q.streams = &dml.RowStreams{Catalog: q.view, Storage: client, DefaultNamespace: statement.DefaultNamespace}
 	q.executor, err = statement.New(statement.Config{Limits: limits, Gate: q.gate, Catalog: q.view, Live: live,

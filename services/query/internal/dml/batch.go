@@ -10,6 +10,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/transaction"
 )
 
 // batch collects the rows of one statement, by partition.
@@ -25,6 +26,9 @@ type batch struct {
 	byNumber map[uint32]*part
 	// scope are the partitions that the statement can write, when its condition says so; nil means all.
 	scope []uint32
+	// complete, when set, fills in what an INSERT leaves to the storage role: a transaction's rows are read before they
+	// get there.
+	complete func(*rowcodec.Row) error
 	// chooses is the position of the column that chooses a row's part; -1 when there is only one.
 	chooses int
 }
@@ -112,6 +116,11 @@ func (b *batch) append() (*part, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.complete != nil {
+		if err := b.complete(&b.row); err != nil {
+			return nil, err
+		}
+	}
 	encoded := rowcodec.Append(nil, b.table, &b.row)
 	b.bytes += len(encoded)
 	if b.rows++; b.rows > statementRowsMax {
@@ -126,6 +135,9 @@ func (b *batch) append() (*part, error) {
 
 // addExpecting encodes b.row for a version that must still be the newest.
 func (b *batch) addExpecting(seq uint64) error {
+	if transaction.IsStaged(seq) {
+		seq = 0 // a row of the same request
+	}
 	p, err := b.append()
 	if err == nil {
 		p.write.ExpectedSeqs = append(p.write.ExpectedSeqs, seq)

@@ -18,6 +18,7 @@ import (
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storedrow"
 )
 
 // Update executes UPDATE.
@@ -43,11 +44,11 @@ func (w *Writer) updateOnce(ctx context.Context, env *plan.Env, s *sqlfront.Upda
 		return nil, err
 	}
 	b := c.batch(storagev1.Operation_OPERATION_UPDATE)
-	apply := func(row *storedRow, computed []datum.Datum) error { return w.set(env, b, row, sets, computed) }
+	apply := func(row *storedrow.Row, computed []datum.Datum) error { return w.set(env, b, row, sets, computed) }
 	if c.engine {
 		err = w.throughEngine(ctx, env, c, sets, allColumns(c.table), apply)
 	} else {
-		err = w.scan(ctx, env, c, c.filter, allColumns(c.table), func(row *storedRow) error { return apply(row, nil) })
+		err = w.scan(ctx, env, c, c.filter, allColumns(c.table), func(row *storedrow.Row) error { return apply(row, nil) })
 	}
 	if err != nil {
 		return nil, err
@@ -61,19 +62,28 @@ func (w *Writer) deleteOnce(ctx context.Context, env *plan.Env, s *sqlfront.Dele
 		return nil, err
 	}
 	b := c.batch(storagev1.Operation_OPERATION_DELETE)
-	apply := func(row *storedRow, _ []datum.Datum) error {
-		b.row = row.row
-		return b.addExpecting(row.seq)
+	apply := func(row *storedrow.Row, _ []datum.Datum) error {
+		b.row = row.Row
+		return b.addExpecting(row.Seq)
 	}
 	if c.engine {
-		err = w.throughEngine(ctx, env, c, nil, c.table.Key(), apply)
+		err = w.throughEngine(ctx, env, c, nil, c.deleted(), apply)
 	} else {
-		err = w.scan(ctx, env, c, c.filter, c.table.Key(), func(row *storedRow) error { return apply(row, nil) })
+		err = w.scan(ctx, env, c, c.filter, c.deleted(), func(row *storedrow.Row) error { return apply(row, nil) })
 	}
 	if err != nil {
 		return nil, err
 	}
 	return w.send(ctx, env, b, sent, "Deleted", c.returning)
+}
+
+// deleted are the columns that a DELETE reads: the key, which it sends, and in a transaction all, which statements after
+// it may show as those of a deleted row.
+func (c *change) deleted() []int {
+	if c.env.Transaction != nil {
+		return allColumns(c.table)
+	}
+	return c.table.Key()
 }
 
 // change is an UPDATE or DELETE bound to its table.
@@ -181,8 +191,8 @@ func (c *change) prepareAssignment(a *assignment) error {
 }
 
 // set computes a row's new values and adds it when one differs.
-func (w *Writer) set(env *plan.Env, b *batch, old *storedRow, sets []assignment, computed []datum.Datum) error {
-	copy(b.row.Values, old.row.Values)
+func (w *Writer) set(env *plan.Env, b *batch, old *storedrow.Row, sets []assignment, computed []datum.Datum) error {
+	copy(b.row.Values, old.Row.Values)
 	for i := range b.row.Set {
 		b.row.Set[i] = true
 	}
@@ -196,15 +206,15 @@ func (w *Writer) set(env *plan.Env, b *batch, old *storedRow, sets []assignment,
 		if err := b.put(a.position, v, b.rows+1); err != nil {
 			return err
 		}
-		changed = changed || !datum.Equal(b.row.Values[a.position], old.row.Values[a.position])
+		changed = changed || !datum.Equal(b.row.Values[a.position], old.Row.Values[a.position])
 	}
 	if !changed {
 		return nil
 	}
-	return b.addExpecting(old.seq)
+	return b.addExpecting(old.Seq)
 }
 
-func (w *Writer) assigned(env *plan.Env, t *catalog.Table, a *assignment, old *storedRow, computed []datum.Datum) (datum.Datum, error) {
+func (w *Writer) assigned(env *plan.Env, t *catalog.Table, a *assignment, old *storedrow.Row, computed []datum.Datum) (datum.Datum, error) {
 	switch a.kind {
 	case cellDefault:
 		return w.generated(env, &t.Columns[a.position])
@@ -218,18 +228,18 @@ func (w *Writer) assigned(env *plan.Env, t *catalog.Table, a *assignment, old *s
 }
 
 // scan reads the rows of the partition for which filter is true. Each sees a row that is reused.
-func (w *Writer) scan(ctx context.Context, env *plan.Env, c *change, filter *exprv1.Expr, positions []int, each func(*storedRow) error) error {
+func (w *Writer) scan(ctx context.Context, env *plan.Env, c *change, filter *exprv1.Expr, positions []int, each func(*storedrow.Row) error) error {
 	req := &storagev1.ScanRequest{Filter: filter, NowUs: env.NowUS}
 	for _, p := range positions {
 		req.ColumnIds = append(req.ColumnIds, c.table.Columns[p].ID)
 	}
 	req.ColumnIds = append(req.ColumnIds, catalog.SeqColumnID)
-	rows, err := w.Runner.ScanTable(ctx, c.id, c.table, req)
+	rows, err := w.Runner.ScanTable(ctx, env, c.table, req)
 	if err != nil {
 		return err
 	}
 	defer rows.Release()
-	row := newStoredRow(c.table)
+	row := storedrow.New(c.table)
 	for {
 		rec, err := rows.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -247,14 +257,14 @@ func (w *Writer) scan(ctx context.Context, env *plan.Env, c *change, filter *exp
 }
 
 // eachStored walks a batch whose columns are those at positions, and _seq last.
-func eachStored(rec arrow.RecordBatch, t *catalog.Table, positions []int, row *storedRow, each func(*storedRow) error) error {
+func eachStored(rec arrow.RecordBatch, t *catalog.Table, positions []int, row *storedrow.Row, each func(*storedrow.Row) error) error {
 	seqs := rec.Column(len(positions))
 	for i := range int(rec.NumRows()) {
-		row.row.Reset()
+		row.Row.Reset()
 		for j, p := range positions {
-			row.row.Put(p, rowbatch.DatumAt(rec.Column(j), i, t.Columns[p].Type))
+			row.Row.Put(p, rowbatch.DatumAt(rec.Column(j), i, t.Columns[p].Type))
 		}
-		row.seq = uint64(rowbatch.DatumAt(seqs, i, catalog.Type{Kind: catalog.BigInt}).AsInt())
+		row.Seq = uint64(rowbatch.DatumAt(seqs, i, catalog.Type{Kind: catalog.BigInt}).AsInt())
 		if err := each(row); err != nil {
 			return err
 		}
@@ -265,7 +275,7 @@ func eachStored(rec arrow.RecordBatch, t *catalog.Table, positions []int, row *s
 // throughEngine lets the query engine choose the rows and compute the values, as
 // SELECT _seq, value… FROM table WHERE …, and then reads the rows so chosen. A row that changed in
 // between is not found by its _seq: Conflict, and the statement starts over.
-func (w *Writer) throughEngine(ctx context.Context, env *plan.Env, c *change, sets []assignment, positions []int, each func(*storedRow, []datum.Datum) error) error {
+func (w *Writer) throughEngine(ctx context.Context, env *plan.Env, c *change, sets []assignment, positions []int, each func(*storedrow.Row, []datum.Datum) error) error {
 	chosen, err := w.choose(ctx, env, c, sets)
 	if err != nil || len(chosen) == 0 {
 		return err
@@ -278,8 +288,8 @@ func (w *Writer) throughEngine(ctx context.Context, env *plan.Env, c *change, se
 		predicate.Call(">=", predicate.Column(catalog.SeqColumnID), predicate.Literal(datum.Int(lowest))),
 		predicate.Call("<=", predicate.Column(catalog.SeqColumnID), predicate.Literal(datum.Int(highest))))
 	found := 0
-	err = w.scan(ctx, env, c, within, positions, func(row *storedRow) error {
-		computed, ok := chosen[row.seq]
+	err = w.scan(ctx, env, c, within, positions, func(row *storedrow.Row) error {
+		computed, ok := chosen[row.Seq]
 		if !ok {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
+	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
@@ -64,6 +65,9 @@ func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Inse
 	if s.DoNothing {
 		b.setOnConflict(storagev1.OnConflict_ON_CONFLICT_DO_NOTHING)
 	}
+	if env.Transaction != nil {
+		b.complete = func(row *rowcodec.Row) error { return w.complete(env, b, row) }
+	}
 	switch {
 	case s.Select != nil:
 		err = w.fillFromQuery(ctx, env, s.Select, p.positions, b)
@@ -74,6 +78,11 @@ func (w *Writer) insertOnce(ctx context.Context, env *plan.Env, s *sqlfront.Inse
 	}
 	if err != nil {
 		return nil, err
+	}
+	if env.Transaction != nil && s.DoNothing {
+		if err := w.skipExisting(ctx, env, b); err != nil {
+			return nil, err
+		}
 	}
 	return w.send(ctx, env, b, sent, "Inserted", p.returning)
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/predicate"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
-	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storedrow"
 )
 
 // returning computes the rows of RETURNING from the rows that the storage role stored.
@@ -118,14 +118,14 @@ func (r *returning) appendTo(b *rowbatch.Builder, env *plan.Env, written *storag
 	if n := len(written.GetRows()); n != len(written.GetSeqs()) {
 		return dberr.New(dberr.Internal, "the storage role returned %d rows for %d versions", n, len(written.GetSeqs()))
 	}
-	row := newStoredRow(r.table)
-	row.deleted = deleted
+	row := storedrow.New(r.table)
+	row.Deleted = deleted
 	penv := predicateEnv(env)
 	for i, encoded := range written.GetRows() {
-		if err := rowcodec.Decode(encoded, r.table, &row.row); err != nil {
+		if err := rowcodec.Decode(encoded, r.table, &row.Row); err != nil {
 			return err
 		}
-		row.seq = written.GetSeqs()[i]
+		row.Seq = written.GetSeqs()[i]
 		for j, p := range r.programs {
 			v, err := p.Eval(penv, row)
 			if err == nil && !v.IsNull() {
@@ -141,36 +141,4 @@ func (r *returning) appendTo(b *rowbatch.Builder, env *plan.Env, written *storag
 		b.EndRow()
 	}
 	return nil
-}
-
-// storedRow is a row as expressions see it.
-type storedRow struct {
-	row     rowcodec.Row
-	seq     uint64
-	deleted bool
-	byID    map[uint32]int
-}
-
-func newStoredRow(t *catalog.Table) *storedRow {
-	s := &storedRow{row: rowcodec.NewRow(t), byID: make(map[uint32]int, len(t.Columns))}
-	for i := range t.Columns {
-		s.byID[t.Columns[i].ID] = i
-	}
-	return s
-}
-
-// Column gives a column's value, system columns included.
-func (s *storedRow) Column(id uint32) datum.Datum {
-	switch id {
-	case catalog.SeqColumnID:
-		return datum.Int(int64(s.seq))
-	case catalog.DeletedColumnID:
-		return datum.Bool(s.deleted)
-	case catalog.UpdatedColumnID:
-		return datum.Timestamp(snowflake.Time(s.seq, snowflake.SeqEpoch).UnixMicro())
-	}
-	if i, ok := s.byID[id]; ok {
-		return s.row.Values[i]
-	}
-	return datum.Null
 }

@@ -44,7 +44,7 @@ func partly(err error, done int) error {
 func statement(ctx context.Context, attempt func(*sending) (*Result, error)) (*Result, error) {
 	s := &sending{done: map[uint32]*storagev1.WriteResponse{}}
 	var result *Result
-	err := retry(ctx, func() (err error) {
+	err := Retry(ctx, func() (err error) {
 		result, err = attempt(s)
 		return err
 	})
@@ -55,6 +55,9 @@ func statement(ctx context.Context, attempt func(*sending) (*Result, error)) (*R
 // attempt of the request may be the reason that nothing is left to write: storage knows, and if it has not
 // seen that attempt it refuses it from now on.
 func (w *Writer) send(ctx context.Context, env *plan.Env, b *batch, s *sending, verb string, ret *returning) (*Result, error) {
+	if env.Transaction != nil {
+		return w.stage(env, b, verb, ret)
+	}
 	repeated := requestid.Repeated(ctx) && b.table.Kind != catalog.StreamTable
 	if repeated {
 		b.addScope()

@@ -53,8 +53,8 @@ func again(err error) bool {
 	return dberr.Is(err, dberr.Conflict) || dberr.Is(err, dberr.SchemaChanged)
 }
 
-// retry runs attempt again while it fails because something changed since it read.
-func retry(ctx context.Context, attempt func() error) error {
+// Retry runs an attempt of a statement or a transaction again while it fails because something changed since it read.
+func Retry(ctx context.Context, attempt func() error) error {
 	wait := pause.Growing{Min: backoffMin, Max: backoffMax}
 	for n := 1; ; n++ {
 		err := attempt()

@@ -41,6 +41,8 @@ type Result struct {
 	Position   uint64
 	// Returning holds the rows of RETURNING; the caller releases it. Nil without the clause.
 	Returning arrow.RecordBatch
+	// Committed is set for a statement of a transaction: it makes what the statement did of the commit's answer.
+	Committed func(*storagev1.WriteResponse) (*Result, error)
 }
 
 // Message is a result's text (spec 1.9).

@@ -128,15 +128,15 @@ func (r *Runner) Explain(_ context.Context, env plan.Env, sel *sqlfront.Select) 
 
 // ScanTable reads what the caller sees of a table; the request holds what to read, and is addressed here. UPDATE
 // and DELETE read with it what they are going to write, so a changed schema is their matter.
-func (r *Runner) ScanTable(ctx context.Context, id catalog.Identity, t *catalog.Table, what *storagev1.ScanRequest) (Source, error) {
-	if err := access.Read(id, t); err != nil {
+func (r *Runner) ScanTable(ctx context.Context, env *plan.Env, t *catalog.Table, what *storagev1.ScanRequest) (Source, error) {
+	if err := access.Read(env.Identity, t); err != nil {
 		return nil, err
 	}
-	reqs, err := storageclient.Address(what, r.Catalog.State(), id, t)
+	reqs, err := storageclient.Address(what, r.Catalog.State(), env.Identity, t)
 	if err != nil {
 		return nil, err
 	}
-	return r.read(ctx, reqs)
+	return r.read(ctx, env, t, reqs)
 }
 
 // retry runs f again while it fails because the catalog moved on.
@@ -164,6 +164,9 @@ func (r *Runner) bind(state *catalogview.State, env *plan.Env, sel *sqlfront.Sel
 		return nil, err
 	}
 	for _, s := range p.Scans {
+		if err := transactional(env, s); err != nil {
+			return nil, err
+		}
 		switch {
 		case s.AllUsers:
 			err = access.ReadAcrossUsers(env.Identity, s.Table)
@@ -232,13 +235,24 @@ type Source interface {
 	Release()
 }
 
-// read runs scans: one as it is, several at the same time, in no particular order.
-func (r *Runner) read(ctx context.Context, reqs []*storagev1.ScanRequest) (Source, error) {
-	switch len(reqs) {
-	case 0:
+// read runs the scans of a table: one as it is, several at the same time, in no particular order.
+func (r *Runner) read(ctx context.Context, env *plan.Env, t *catalog.Table, reqs []*storagev1.ScanRequest) (Source, error) {
+	switch {
+	case len(reqs) == 0:
 		return &fixed{}, nil
-	case 1:
-		return r.Storage.Scan(ctx, reqs[0])
+	case len(reqs) == 1:
+		return r.scan(ctx, env, t, reqs[0])
+	case env.Transaction != nil:
+		return nil, dberr.New(dberr.InvalidOperation, "a transaction reads one partition of %s: say which one in the condition, by %s = …",
+			t.QualifiedName(), t.PartitionColumn().Name)
 	}
 	return r.scatter(ctx, reqs), nil
+}
+
+// scan runs one scan.
+func (r *Runner) scan(ctx context.Context, env *plan.Env, t *catalog.Table, req *storagev1.ScanRequest) (Rows, error) {
+	if env.Transaction != nil {
+		return r.scanWithin(ctx, env, t, req)
+	}
+	return r.Storage.Scan(ctx, req)
 }

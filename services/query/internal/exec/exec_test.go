@@ -296,7 +296,7 @@ func TestLimit(t *testing.T) {
 
 func TestScanTable(t *testing.T) {
 	f := chat(t, memory.DefaultAllocator)
-	r, err := f.ScanTable(t.Context(), f.env.Identity, f.storage.tables[1],
+	r, err := f.ScanTable(t.Context(), &f.env, f.storage.tables[1],
 		&storagev1.ScanRequest{ColumnIds: []uint32{1, catalog.SeqColumnID}, Limit: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestScanTable(t *testing.T) {
 	if rows, err := readAll(t.Context(), r); err != nil || strings.Join(rows, ";") != "1|1001;2|1002" {
 		t.Errorf("got %q, %v", rows, err)
 	}
-	if _, err := f.ScanTable(t.Context(), f.env.Identity, f.storage.tables[4], &storagev1.ScanRequest{}); !dberr.Is(err, dberr.PermissionDenied) {
+	if _, err := f.ScanTable(t.Context(), &f.env, f.storage.tables[4], &storagev1.ScanRequest{}); !dberr.Is(err, dberr.PermissionDenied) {
 		t.Errorf("somebody else's table: %v", err)
 	}
 }

@@ -56,7 +56,7 @@ func (r *Runner) openFast(ctx context.Context, state *catalogview.State, env *pl
 	if len(reqs) != 1 {
 		return nil, dberr.New(dberr.Internal, "a fast plan of %s takes %d scans", s.Table.QualifiedName(), len(reqs))
 	}
-	rows, err := r.Storage.Scan(ctx, reqs[0])
+	rows, err := r.scan(ctx, env, s.Table, reqs[0])
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (r *Runner) count(ctx context.Context, state *catalogview.State, env *plan.
 	if err != nil {
 		return nil, err
 	}
-	rows, err := r.read(ctx, reqs)
+	rows, err := r.read(ctx, env, b.Scans[0].Table, reqs)
 	if err != nil {
 		return nil, err
 	}

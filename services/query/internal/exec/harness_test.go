@@ -65,7 +65,7 @@ type memoryStorage struct {
 	fail func(*storagev1.ScanRequest) error
 }
 
-func partition(table uint32, user string) string { return fmt.Sprintf("%d/%s", table, user) }
+func partitionKey(table uint32, user string) string { return fmt.Sprintf("%d/%s", table, user) }
 
 func (m *memoryStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
 	m.mu.Lock()
@@ -105,7 +105,7 @@ func (m *memoryStorage) DoGet(ticket *flight.Ticket, out flight.FlightService_Do
 	m.mu.Lock()
 	m.scans = append(m.scans, req)
 	table := m.tables[req.GetTableId()]
-	rows := m.rows[partition(req.GetTableId(), req.GetUserId())]
+	rows := m.rows[partitionKey(req.GetTableId(), req.GetUserId())]
 	if req.GetAllUsers() {
 		rows = m.ofShard(req.GetTableId(), req.GetShard())
 	}
@@ -291,7 +291,7 @@ func (f *fixture) put(t testing.TB, table *catalog.Table, user string, values ..
 	t.Helper()
 	f.storage.mu.Lock()
 	defer f.storage.mu.Unlock()
-	key := partition(table.ID, user)
+	key := partitionKey(table.ID, user)
 	f.storage.rows[key] = append(f.storage.rows[key], row{values: values, seq: int64(1000 + len(f.storage.rows[key]))})
 }
 

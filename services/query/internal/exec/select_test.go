@@ -74,7 +74,7 @@ func chat(t testing.TB, alloc memory.Allocator) *fixture {
 	add("alice", 2, "a", "Beta%", null, null, null, null, datum.Text(`[1,"k"]`), null, null)
 	add("alice", 4, "b", "delta", datum.Timestamp(nowUS), datum.Int(0), dec(0), null, datum.Text(`{"k":2}`), datum.Float(-1), datum.Bytes(nil))
 	add("bob", 1, "a", "bob's", null, null, null, null, null, null, null)
-	f.storage.rows[partition(1, "alice")][3].deleted = true
+	f.storage.rows[partitionKey(1, "alice")][3].deleted = true
 	f.put(t, rooms, "", datum.Text("a"), datum.Text("Room A"), datum.Int(10))
 	f.put(t, rooms, "", datum.Text("b"), datum.Text("Room B"), null)
 	f.put(t, rooms, "", datum.Text("c"), datum.Text("Empty"), datum.Int(0))

@@ -54,7 +54,7 @@ func (r *Runner) engineTable(state *catalogview.State, env *plan.Env, s *plan.Bo
 		if s.AllUsers {
 			return r.audited(ctx, env, s, reqs), nil
 		}
-		return r.read(ctx, reqs)
+		return r.read(ctx, env, s.Table, reqs)
 	}
 	return t
 }

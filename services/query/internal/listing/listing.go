@@ -18,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
@@ -196,7 +197,7 @@ func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, na
 
 // countRows counts the rows of t that the caller sees, by a scan without columns.
 func (l *Listings) countRows(ctx context.Context, id catalog.Identity, t *catalog.Table) (int64, error) {
-	rows, err := l.Runner.ScanTable(ctx, id, t, &storagev1.ScanRequest{})
+	rows, err := l.Runner.ScanTable(ctx, &plan.Env{Identity: id}, t, &storagev1.ScanRequest{})
 	if err != nil {
 		return 0, err
 	}

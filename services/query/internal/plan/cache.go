@@ -38,6 +38,9 @@ func cacheKey(env *Env, sel *sqlfront.Select) string {
 	b.Grow(len(text) + len(env.Namespace) + len(env.Params) + 2)
 	b.WriteString(env.Namespace)
 	b.WriteByte(0)
+	if env.staged() {
+		b.WriteByte('+')
+	}
 	for _, p := range env.Params {
 		b.WriteByte('a' + byte(p.Kind()))
 	}

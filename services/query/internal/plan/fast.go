@@ -38,7 +38,7 @@ func (p *planning) fast(q *pg.SelectStmt) (*Plan, error) {
 	if plan := p.fastCount(q, scan); plan != nil {
 		return plan, nil
 	}
-	if scan.Table.Partitioned() && !p.inOnePartition(scan) {
+	if p.staged || scan.Table.Partitioned() && !p.inOnePartition(scan) {
 		return nil, nil
 	}
 	return p.fastScan(q, scan, s), nil

@@ -9,6 +9,7 @@ import (
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/transaction"
 )
 
 // Kind says who executes a plan.
@@ -37,7 +38,13 @@ type Env struct {
 	// write is always linearizable.
 	Consistency    storagev1.Consistency
 	MaxStalenessMS uint32
+	// Transaction is the one the statement belongs to; nil when it stands alone.
+	Transaction *transaction.Transaction
 }
+
+// staged reports whether rows that are not in storage yet are among those to read: the scan of a table then has no
+// order, and no limit.
+func (e *Env) staged() bool { return e.Transaction != nil && e.Transaction.Writes() }
 
 // Plan is a planned SELECT. It is immutable and shared.
 type Plan struct {
@@ -85,6 +92,8 @@ type Scan struct {
 	Ordered bool
 	Order   []*exprv1.OrderBy
 
+	// staged says that rows of a transaction are read beside the scan's.
+	staged bool
 	// keyed says that the text sorts by the hidden key, so the engine must see it.
 	keyed bool
 	// alias is how the text names the table.
@@ -115,8 +124,10 @@ type BoundScan struct {
 	Empty         bool
 }
 
-// Spreads reports whether the rows come from several scans, so in no order.
-func (s *Scan) Spreads() bool { return s.AllUsers || s.Table != nil && s.Table.Partitioned() }
+// Spreads reports whether the rows come from several scans or from elsewhere too, so in no order.
+func (s *Scan) Spreads() bool {
+	return s.AllUsers || s.staged || s.Table != nil && s.Table.Partitioned()
+}
 
 // Bind computes filters and limits from the parameters and gives the engine the statement's user, role
 // and time.

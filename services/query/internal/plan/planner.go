@@ -40,7 +40,7 @@ func (pl *Planner) Plan(state *catalogview.State, env *Env, sel *sqlfront.Select
 		return p, nil
 	}
 	begin := func() *planning {
-		return &planning{state: state, systems: pl.systems, namespace: env.Namespace, tree: sel.Tree, params: env.Params}
+		return &planning{state: state, systems: pl.systems, namespace: env.Namespace, tree: sel.Tree, params: env.Params, staged: env.staged()}
 	}
 	made, err := begin().plan(sel)
 	if err == nil && made.Kind == FastScan && made.Scans[0].Table.Partitioned() {

@@ -111,7 +111,7 @@ func (p *planning) table(v *pg.RangeVar) (*Scan, error) {
 	if !ok {
 		return nil, missing()
 	}
-	return &Scan{Table: t, Columns: readable(t)}, nil
+	return &Scan{Table: t, Columns: readable(t), staged: p.staged}, nil
 }
 
 // readable lists what a statement may name of a table, in the order a star shows it, and the hidden key

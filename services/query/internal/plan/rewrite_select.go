@@ -22,6 +22,7 @@ type planning struct {
 	namespace string
 	tree      *sqlfront.Tree
 	params    []datum.Datum // their kinds shape the plan, their values do not
+	staged    bool          // see Scan.staged
 
 	scans  []*Scan
 	refs   []columnRef

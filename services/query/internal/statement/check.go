@@ -16,6 +16,9 @@ import (
 // checks everything again.
 func (e *Executor) checkAll(ctx context.Context, c call) error {
 	statements := c.parsed.statements
+	if err := checkTransactions(statements); err != nil {
+		return err
+	}
 	for i, s := range statements {
 		if err := e.check(ctx, c, s); err != nil {
 			return numbered(err, i, len(statements))
@@ -66,7 +69,9 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 			return err
 		}
 		return e.check(ctx, inner, s.Inner)
-	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback, *sqlfront.Later:
+	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback:
+		return access.Can(c.id.Role, access.UseOwnRows)
+	case *sqlfront.Later:
 		// Refused as not supported, whoever asks; in a batch before anything has run.
 		return unsupported(s)
 	}
@@ -160,10 +165,6 @@ func (e *Executor) as(ctx context.Context, c call, s *sqlfront.ExecuteAs) (call,
 }
 
 func unsupported(s sqlfront.Statement) error {
-	switch s := s.(type) {
-	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback:
-		return dberr.New(dberr.Unsupported, "%s: explicit transactions are not supported yet; each statement is atomic by itself", s.Command())
-	}
 	return dberr.New(dberr.Unsupported, "%s is not supported yet", s.Command())
 }
 

@@ -52,7 +52,13 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return e.use(c, s)
 	case *sqlfront.KillLiveQuery:
 		return e.kill(ctx, c, s)
-	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback, *sqlfront.Later, *sqlfront.ShowStorages:
+	case *sqlfront.Begin:
+		return &queryv1.StatementResult{Message: "Transaction begun"}, nil
+	case *sqlfront.Commit:
+		return e.commit(ctx, c)
+	case *sqlfront.Rollback:
+		return e.rollback(ctx, c)
+	case *sqlfront.Later, *sqlfront.ShowStorages:
 		return nil, unsupported(s)
 	}
 	return e.dispatchCatalog(ctx, c, s)
@@ -133,6 +139,9 @@ func (e *Executor) written(c *call) func(*dml.Result, error) (*queryv1.Statement
 		}
 		result := &queryv1.StatementResult{RowCount: r.Rows, Message: dml.Message(r.Verb, r.Rows), Durability: r.Durability,
 			Position: r.Position}
+		if c.transaction != nil {
+			c.transaction.noteResult(r, result)
+		}
 		if r.Returning == nil {
 			return result, nil
 		}

@@ -46,8 +46,9 @@ type Limits struct {
 	RowsMax uint64
 	// ResultBytesMax bounds the results of a request together.
 	ResultBytesMax int
-	// Timeout is a statement's.
-	Timeout time.Duration
+	// Timeout is a statement's, TransactionTimeout that of all from BEGIN to COMMIT.
+	Timeout            time.Duration
+	TransactionTimeout time.Duration
 }
 
 // Config holds what statements are run with.
@@ -95,6 +96,8 @@ type call struct {
 	// of the reads
 	consistency    storagev1.Consistency
 	maxStalenessMS uint32
+	// transaction is the one the statement belongs to; nil when it stands alone.
+	transaction *openTransaction
 }
 
 // Execute runs a request. When the first statement fails, or none could start, the error is returned
@@ -120,19 +123,35 @@ func (e *Executor) Execute(ctx context.Context, req *queryv1.ExecuteRequest) (*q
 		return nil, err
 	}
 	defer leave()
+	return e.runAll(ctx, c, id)
+}
+
+// runAll runs the request's statements until one fails. Those of a transaction succeed or fail together.
+func (e *Executor) runAll(ctx context.Context, c *call, id requestid.ID) (*queryv1.ExecuteResponse, error) {
 	resp := &queryv1.ExecuteResponse{}
-	for i, s := range c.parsed.statements {
-		result, err := e.run(requestid.With(ctx, id.Part(uint64(i))), c, s)
+	for i := 0; i < len(c.parsed.statements); {
+		results, failed, err := e.step(ctx, c, id, i)
 		if err != nil {
 			if i == 0 {
-				return nil, numbered(err, i, len(c.parsed.statements))
+				return nil, numbered(err, failed, len(c.parsed.statements))
 			}
-			resp.Error, resp.FailedStatement = dberr.ToMessage(err), uint32(i+1)
+			resp.Error, resp.FailedStatement = dberr.ToMessage(err), uint32(failed+1)
 			return resp, nil
 		}
-		resp.Results = append(resp.Results, result)
+		resp.Results = append(resp.Results, results...)
+		i += len(results)
 	}
 	return resp, nil
+}
+
+// step runs statement i, or the transaction that it begins.
+func (e *Executor) step(ctx context.Context, c *call, id requestid.ID, i int) (results []*queryv1.StatementResult, failed int, err error) {
+	s := c.parsed.statements[i]
+	if _, ok := s.(*sqlfront.Begin); ok {
+		return e.transact(ctx, c, id, i)
+	}
+	result, err := e.run(requestid.With(ctx, id.Part(uint64(i))), c, s)
+	return []*queryv1.StatementResult{result}, i, err
 }
 
 // begin parses a request and checks what concerns it as a whole.

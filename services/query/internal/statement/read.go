@@ -15,11 +15,20 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/plan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/transaction"
 )
 
 func (c *call) env(now time.Time) plan.Env {
 	return plan.Env{Identity: c.id, Namespace: c.namespace, Params: c.params, NowUS: now.UnixMicro(),
-		Consistency: c.consistency, MaxStalenessMS: c.maxStalenessMS}
+		Consistency: c.consistency, MaxStalenessMS: c.maxStalenessMS, Transaction: c.staged()}
+}
+
+// staged is the transaction that the statement belongs to; nil when it stands alone.
+func (c *call) staged() *transaction.Transaction {
+	if c.transaction == nil {
+		return nil
+	}
+	return c.transaction.Transaction
 }
 
 func (e *Executor) selectRows(ctx context.Context, c *call, s *sqlfront.Select) (*queryv1.StatementResult, error) {
@@ -28,6 +37,9 @@ func (e *Executor) selectRows(ctx context.Context, c *call, s *sqlfront.Select) 
 		return nil, err
 	}
 	defer rows.Release()
+	if c.transaction != nil {
+		c.transaction.selects = true
+	}
 	return collect(ctx, c, rows)
 }
 

@@ -63,6 +63,11 @@ func (c *Client) Write(ctx context.Context, req *storagev1.WriteRequest) (*stora
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).Write(ctx, req)
 }
 
+// Commit commits a transaction; see Write.
+func (c *Client) Commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
+	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetWrite().GetShard())).Commit(ctx, req)
+}
+
 // WriteStream opens a stream of writes at the leader of a shard. It breaks when another one leads.
 func (c *Client) WriteStream(ctx context.Context, shard uint32) (grpc.BidiStreamingClient[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse], error) {
 	return storagev1.NewStorageServiceClient(c.shards.Shard(shard)).WriteStream(ctx)
