@@ -9,13 +9,12 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/storedrow"
 )
 
-// Table is the newest version of every row of a table that the transaction wrote.
+// Table is the newest version of every row of a table that the transaction wrote. It changes between statements only.
 type Table struct {
 	table *catalog.Table
 	empty *storedrow.Row
 	byKey map[string]int // position in rows
 	rows  []*storedrow.Row
-	key   []byte // scratch
 }
 
 func newTable(t *catalog.Table) *Table {
@@ -24,11 +23,11 @@ func newTable(t *catalog.Table) *Table {
 
 // put stages a version. A row that is inserted must not be there already.
 func (s *Table) put(row *storedrow.Row, insert bool, ordinal int) error {
-	s.key = s.key[:0]
+	var key []byte
 	for _, i := range s.table.Key() {
-		s.key = datum.Append(s.key, row.Values[i])
+		key = datum.Append(key, row.Values[i])
 	}
-	at, there := s.byKey[string(s.key)]
+	at, there := s.byKey[string(key)]
 	if insert && there && !s.rows[at].Deleted {
 		return dberr.New(dberr.PrimaryKeyViolation, "Primary key violation: a row with the same key was written earlier in the "+
 			"transaction, for %s (row %d)", s.table.QualifiedName(), ordinal)
@@ -37,30 +36,20 @@ func (s *Table) put(row *storedrow.Row, insert bool, ordinal int) error {
 		s.rows[at] = row
 		return nil
 	}
-	s.byKey[string(s.key)] = len(s.rows)
+	s.byKey[string(key)] = len(s.rows)
 	s.rows = append(s.rows, row)
 	return nil
 }
 
-// Has reports whether the row with a key was written; key gives the values of the key's columns, in their order.
-func (s *Table) Has(key func(i int) datum.Datum) bool {
-	_, ok := s.find(key)
-	return ok
-}
-
-// Lives reports whether the row with a key was written and not deleted.
-func (s *Table) Lives(key func(i int) datum.Datum) bool {
-	at, ok := s.find(key)
-	return ok && !s.rows[at].Deleted
-}
-
-func (s *Table) find(key func(i int) datum.Datum) (int, bool) {
-	s.key = s.key[:0]
+// Has reports whether the row with a key was written; value gives the values of the key's columns, in their order.
+func (s *Table) Has(value func(i int) datum.Datum) bool {
+	var buf [64]byte
+	key := buf[:0]
 	for i := range s.table.Key() {
-		s.key = datum.Append(s.key, key(i))
+		key = datum.Append(key, value(i))
 	}
-	at, ok := s.byKey[string(s.key)]
-	return at, ok
+	_, ok := s.byKey[string(key)]
+	return ok
 }
 
 // Rows are the rows written, deleted ones included, in the order they were written first.

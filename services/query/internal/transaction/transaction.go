@@ -7,6 +7,7 @@
 package transaction
 
 import (
+	"sync"
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -29,10 +30,12 @@ const (
 	timeShift = 22
 )
 
-// Transaction is one attempt of a transaction. It is not safe for concurrent use.
+// Transaction is one attempt of a transaction. Its statements run one after the other, but the scans of one may run
+// at the same time: what they call, Enter, Read and Table, is safe for that.
 type Transaction struct {
 	now time.Time
 
+	mu sync.Mutex // guards what scans change: entered, place, id, reads
 	// entered says that the first statement has decided whose partition this is about.
 	entered bool
 	place   partition.Place
@@ -62,6 +65,8 @@ func (t *Transaction) Enter(id catalog.Identity, table *catalog.Table, place par
 	if table.Kind == catalog.StreamTable {
 		return dberr.New(dberr.InvalidOperation, "%s is a STREAM table: it cannot be part of a transaction", table.QualifiedName())
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if !t.entered {
 		t.entered, t.place, t.id = true, place, id
 		return nil
@@ -79,6 +84,8 @@ func (t *Transaction) Enter(id catalog.Identity, table *catalog.Table, place par
 // Read notes that a table was read at a position. The first reading counts: what has changed since then makes
 // the transaction fail.
 func (t *Transaction) Read(table *catalog.Table, position uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, r := range t.reads {
 		if r.GetTableId() == table.ID {
 			r.Position = min(r.GetPosition(), position)
