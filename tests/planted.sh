@@ -31,6 +31,8 @@ plant() {
 
 plant "acknowledged before a majority has it" shard/write.go \
   's/(s\.failing <- proposal\{[^\n]*\n)/$1\tpend.finish(nil)\n/' kill-storage,pause-storage
+plant "a transaction is committed though what it read has changed" shard/write.go \
+  's/s\.checkReads\(reads\)/s.checkReads(nil)/' kill-query
 plant "reads without asking whether it still leads" raftgroup/verify.go \
   's/if g\.soleVoter\(\) \{/if true {/' pause-storage
 plant "one change in 997 is not handed out" watch/hub.go \

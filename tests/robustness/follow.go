@@ -168,8 +168,8 @@ func (t *truth) checkWrite(o *Operation, written map[int64]int) error {
 		there += written[v]
 	}
 	switch {
-	case o.Outcome == Refused && there > 0:
-		return fmt.Errorf("a refused write took effect")
+	case (o.Outcome == Refused || o.Rollback) && there > 0:
+		return fmt.Errorf("a write that was refused or rolled back took effect")
 	case o.Outcome == Unknown:
 		if o.Kind == Insert && there != 0 && there != len(o.Values) {
 			return fmt.Errorf("%d of %d rows of one statement: not atomic", there, len(o.Values))
@@ -177,7 +177,7 @@ func (t *truth) checkWrite(o *Operation, written map[int64]int) error {
 		return nil
 	case o.Outcome != Done || o.Affected == 0:
 		return nil
-	case o.Kind != Delete && there != o.Affected:
+	case o.Kind != Delete && there != o.Affected-o.Removed:
 		return fmt.Errorf("acknowledged with %d rows, %d are in the change stream: lost", o.Affected, there)
 	}
 	last, ok := t.bySeq[o.Position]

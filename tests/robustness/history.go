@@ -24,9 +24,12 @@ const (
 	Delete
 	// Read reads the whole partition.
 	Read
+	// Transact reads, changes the first Old of Keys where they still hold them, deletes the last of those, inserts the
+	// last key if it is absent, and reads again, in one transaction, which it may roll back.
+	Transact
 )
 
-func (k Kind) String() string { return [...]string{"insert", "swap", "delete", "read"}[k] }
+func (k Kind) String() string { return [...]string{"insert", "swap", "delete", "read", "transact"}[k] }
 
 // Outcome is how an operation ended.
 type Outcome uint8
@@ -67,18 +70,23 @@ type Operation struct {
 	Outcome Outcome
 	// Affected is the number of rows changed.
 	Affected int `json:",omitempty"`
+	// Removed is how many of them were deleted.
+	Removed int `json:",omitempty"`
+	// Rollback: the transaction ends without effect.
+	Rollback bool `json:",omitempty"`
 	// Position is the highest _seq written.
 	Position uint64 `json:",omitempty"`
-	// Got is what a Read found.
-	Got State
+	// Got is what a Read found, or a transaction at its beginning; After, what it found at its end.
+	Got   State
+	After State
 	// Error is what an Unknown outcome came with, and Code its code.
 	Error string     `json:",omitempty"`
 	Code  dberr.Code `json:",omitempty"`
 }
 
 func (o *Operation) String() string {
-	return fmt.Sprintf("client %d %s keys %v old %v values %v: outcome %d, affected %d, got %v (%s to %s) %s", o.Client, o.Kind, o.Keys, o.Old,
-		o.Values, o.Outcome, o.Affected, o.Got, time.Duration(o.Called), time.Duration(o.Ended), o.Error)
+	return fmt.Sprintf("client %d %s keys %v old %v values %v: outcome %d, affected %d, got %v, after %v, rollback %t (%s to %s) %s", o.Client, o.Kind, o.Keys, o.Old,
+		o.Values, o.Outcome, o.Affected, o.Got, o.After, o.Rollback, time.Duration(o.Called), time.Duration(o.Ended), o.Error)
 }
 
 // Recorder collects the operations of one partition.

@@ -58,6 +58,8 @@ func step(s *State, o *Operation) bool {
 		return *s == o.Got
 	case Insert:
 		return stepInsert(s, o)
+	case Transact:
+		return stepTransact(s, o)
 	}
 	n := 0
 	for i, k := range o.Keys {
@@ -85,6 +87,34 @@ func stepInsert(s *State, o *Operation) bool {
 	}
 	for i, k := range o.Keys {
 		s[k] = o.Values[i]
+	}
+	return true
+}
+
+// stepTransact runs a transaction in one moment: it found what was there, and then what it had made of it.
+func stepTransact(s *State, o *Operation) bool {
+	after, changed := *s, 0
+	for i, k := range o.Keys {
+		switch {
+		case i == len(o.Keys)-1: // the one to insert
+			if after[k] == 0 {
+				after[k] = o.Values[len(o.Values)-1]
+				changed++
+			}
+		case after[k] != o.Old[i]:
+		case i == len(o.Old)-1:
+			after[k] = 0
+			changed++
+		default:
+			after[k] = o.Values[i]
+			changed++
+		}
+	}
+	if o.Outcome != Unknown && (*s != o.Got || after != o.After || !o.Rollback && changed != o.Affected) {
+		return false
+	}
+	if !o.Rollback {
+		*s = after
 	}
 	return true
 }

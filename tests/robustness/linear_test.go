@@ -23,6 +23,14 @@ func TestLinearizable(t *testing.T) {
 	swap := Operation{Kind: Swap, Keys: []int{0, 1}, Old: []int64{1, 2}, Values: []int64{3, 4}, Called: 30, Ended: 40, Affected: 2}
 	missed := swap
 	missed.Affected = 1
+	// It changes key 0 from 1 to 5, deletes key 1, which holds 2, and inserts key 2.
+	move := Operation{Kind: Transact, Keys: []int{0, 1, 2}, Old: []int64{1, 2}, Values: []int64{5, 6}, Called: 30, Ended: 40, Affected: 3, Removed: 1,
+		Got: State{1, 2}, After: State{5, 0, 6}}
+	skewed, blind, undone := move, move, move
+	skewed.Got, skewed.After, skewed.Affected = State{1}, State{5, 0, 6}, 2
+	blind.After = State{1, 2}
+	undone.Rollback, undone.Affected = true, 0
+	two := []Operation{ins(0, 10, 0, 1), ins(10, 20, 1, 2)}
 	refused := Operation{Kind: Insert, Keys: []int{0}, Values: []int64{9}, Called: 20, Ended: 30, Outcome: Refused}
 	for _, c := range []struct {
 		name string
@@ -39,6 +47,12 @@ func TestLinearizable(t *testing.T) {
 		{"two rows at once", []Operation{ins(0, 10, 0, 1), ins(10, 20, 1, 2), swap, read(50, 60, State{3, 4})}, false},
 		{"half a swap", []Operation{ins(0, 10, 0, 1), ins(10, 20, 1, 2), swap, read(50, 60, State{3, 2})}, true},
 		{"a swap that says one row and did two", []Operation{ins(0, 10, 0, 1), ins(10, 20, 1, 2), missed, read(50, 60, State{3, 4})}, true},
+		{"a transaction", append(two[:2:2], move, read(50, 60, State{5, 0, 6})), false},
+		{"a transaction that read what was no more", append(two[:2:2], skewed, read(50, 60, State{5, 0, 6})), true},
+		{"a transaction that did not see its own rows", append(two[:2:2], blind), true},
+		{"a transaction rolled back", append(two[:2:2], undone, read(50, 60, State{1, 2})), false},
+		{"a transaction rolled back with effect", append(two[:2:2], undone, read(50, 60, State{5, 0, 6})), true},
+		{"half a transaction", append(two[:2:2], move, read(50, 60, State{5, 2, 6})), true},
 		{"refused though absent", []Operation{refused, read(40, 50, State{})}, true},
 		{"refused as present", []Operation{ins(0, 10, 0, 1), refused, read(40, 50, State{1})}, false},
 	} {

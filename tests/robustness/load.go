@@ -111,15 +111,17 @@ func (w *worker) one(ctx context.Context) error {
 
 func (w *worker) choose() Operation {
 	switch n := w.random.IntN(100); {
-	case n < 30:
+	case n < 26:
 		return w.insert()
-	case n < 60:
+	case n < 52:
 		return w.swap()
-	case n < 68:
+	case n < 60:
 		return w.delete()
-	case n < 80:
+	case n < 72:
+		return w.transact()
+	case n < 82:
 		return Operation{Kind: Read, Level: Stale}
-	case n < 84:
+	case n < 86:
 		return Operation{Kind: Read, Level: Leader}
 	}
 	return Operation{Kind: Read}
@@ -152,6 +154,20 @@ func (w *worker) delete() Operation {
 		}
 	}
 	return Operation{Kind: Read}
+}
+
+// transact changes up to two rows that were there, and inserts one.
+func (w *worker) transact() Operation {
+	o := Operation{Kind: Transact, Rollback: w.random.IntN(8) == 0}
+	order := w.random.Perm(keysMax)
+	for _, k := range order[1:] {
+		if w.seen[k] != 0 && len(o.Old) < 2 {
+			o.Keys, o.Old = append(o.Keys, k), append(o.Old, w.seen[k])
+		}
+	}
+	o.Keys = append(o.Keys, order[0])
+	o.Values = w.fresh(max(len(o.Old), 1))
+	return o
 }
 
 // fresh returns values that nobody ever wrote.

@@ -20,8 +20,11 @@ func (t *truth) resolve(ops []Operation) []Operation {
 		if o.Outcome != Unknown {
 			return false
 		}
-		if o.Kind == Delete {
+		switch {
+		case o.Kind == Delete:
 			return !deleted[o.Old[0]]
+		case o.Kind == Transact && len(o.Old) > 0 && deleted[o.Old[len(o.Old)-1]]: // perhaps by another
+			return o.Rollback
 		}
 		return !slices.ContainsFunc(o.Values, func(v int64) bool { return written[v] })
 	})

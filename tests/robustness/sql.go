@@ -31,10 +31,62 @@ func (o *Operation) statement(table string) string {
 			return fmt.Sprintf("UPDATE %s SET v = %d WHERE id = %d AND v = %d", table, o.Values[0], o.Keys[0], o.Old[0])
 		}
 		return fmt.Sprintf("UPDATE %s SET v = CASE id %s END WHERE %s", table, strings.Join(cases, " "), strings.Join(where, " OR "))
+	case Transact:
+		return o.transaction(table)
 	case Delete:
 		return fmt.Sprintf("DELETE FROM %s WHERE id = %d AND v = %d", table, o.Keys[0], o.Old[0])
 	}
 	return "SELECT id, v FROM " + table
+}
+
+// transaction is a Transact as SQL. Its results are those of takeTransaction.
+func (o *Operation) transaction(table string) string {
+	read := "SELECT id, v FROM " + table
+	parts := []string{"BEGIN", read}
+	for i, old := range o.Old {
+		if i == len(o.Old)-1 {
+			parts = append(parts, fmt.Sprintf("DELETE FROM %s WHERE id = %d AND v = %d", table, o.Keys[i], old))
+		} else {
+			parts = append(parts, fmt.Sprintf("UPDATE %s SET v = %d WHERE id = %d AND v = %d", table, o.Values[i], o.Keys[i], old))
+		}
+	}
+	insert := fmt.Sprintf("INSERT INTO %s (id, v) VALUES (%d, %d) ON CONFLICT DO NOTHING", table, o.Keys[len(o.Keys)-1], o.Values[len(o.Values)-1])
+	end := "COMMIT"
+	if o.Rollback {
+		end = "ROLLBACK"
+	}
+	return strings.Join(append(parts, insert, read, end), "; ")
+}
+
+// takeTransaction reads the results of a transaction.
+func (o *Operation) takeTransaction(results []*kalamv1.StatementResult) (err error) {
+	if want := len(o.Old) + 5; len(results) != want {
+		return fmt.Errorf("a transaction of %d statements has %d results", want, len(results))
+	}
+	if o.Got, err = stateIn(results[1]); err != nil {
+		return err
+	}
+	if o.After, err = stateIn(results[len(results)-2]); err != nil || o.Rollback {
+		return err
+	}
+	for i := range len(o.Old) + 1 {
+		n := int(results[2+i].GetRowCount())
+		o.Affected += n
+		if i == len(o.Old)-1 {
+			o.Removed = n
+		}
+	}
+	o.Position = results[len(results)-1].GetPosition()
+	return nil
+}
+
+// stateIn is what a SELECT of the partition found.
+func stateIn(r *kalamv1.StatementResult) (State, error) {
+	_, rows, err := client.DecodeIPC(r.GetArrowIpc())
+	if err != nil {
+		return State{}, err
+	}
+	return stateOf(rows)
 }
 
 // run sends the operation once and fills in how it ended. An error is one that no fault explains.
@@ -53,16 +105,15 @@ func (o *Operation) run(ctx context.Context, c *client.Client, table string, sta
 		return o.failed(dberr.FromStatus(err))
 	}
 	o.Outcome = Done
+	if o.Kind == Transact {
+		return o.takeTransaction(resp.GetResults())
+	}
 	last := resp.GetResults()[len(resp.GetResults())-1]
 	if o.Kind != Read {
 		o.Affected, o.Position = int(last.GetRowCount()), last.GetPosition()
 		return nil
 	}
-	_, rows, err := client.DecodeIPC(last.GetArrowIpc())
-	if err != nil {
-		return err
-	}
-	o.Got, err = stateOf(rows)
+	o.Got, err = stateIn(last)
 	return err
 }
 
@@ -87,7 +138,7 @@ func (o *Operation) failed(err error) error {
 	case o.Kind == Insert && dberr.Is(err, dberr.PrimaryKeyViolation):
 		o.Outcome = Refused
 		return nil
-	case explained(err) || dberr.Is(err, dberr.Conflict):
+	case explained(err) || dberr.Is(err, dberr.Conflict) || o.Kind == Transact && dberr.Is(err, dberr.ResultLost):
 		// Conflict and the limits say that nothing was written; taking them as unknown only weakens the check.
 		o.Outcome, o.Ended, o.Code = Unknown, math.MaxInt64, dberr.CodeOf(err)
 		return nil
