@@ -114,16 +114,24 @@ func (s *Shard) changedSinceRead(table uint32) error {
 	return dberr.New(dberr.Conflict, "rows of %s changed after the transaction read it: nothing was written", name)
 }
 
+// unlessReadsChanged is why a transaction was refused: a row in its way that came after it had looked is not its fault, and
+// running it again helps.
+func (s *Shard) unlessReadsChanged(refused error, reads []tableRead) error {
+	s.propose.Lock()
+	defer s.propose.Unlock()
+	if err := s.checkReads(reads); err != nil {
+		return err
+	}
+	return refused
+}
+
 // confirmReads is for a transaction that writes nothing: what it read was so at one moment, if this node still leads
 // after looking.
 func (s *Shard) confirmReads(ctx context.Context, reads []tableRead) error {
 	if len(reads) == 0 {
 		return nil
 	}
-	s.propose.Lock()
-	err := s.checkReads(reads)
-	s.propose.Unlock()
-	if err != nil {
+	if err := s.unlessReadsChanged(nil, reads); err != nil {
 		return err
 	}
 	return s.ReadBarrier(ctx)

@@ -86,6 +86,21 @@ func TestATransactionIsDoneOnce(t *testing.T) {
 	}
 }
 
+// A key that was free when the transaction looked and is taken now is a conflict, not a violation.
+func TestATransactionIsNotBlamedForWhatCameLater(t *testing.T) {
+	n := openNode(t, nodeOptions{})
+	defer n.stop()
+	n.mustWrite("ann", insert(message(1, "one", nil)))
+	read := n.shard.Position()
+	n.mustWrite("ann", insert(message(2, "two", nil)))
+	if _, err := n.commit(request("ann", insert(message(2, "mine", nil))), read); !dberr.Is(err, dberr.Conflict) {
+		t.Errorf("taken since: %v", err)
+	}
+	if _, err := n.commit(request("ann", insert(message(2, "mine", nil))), n.shard.Position()); !dberr.Is(err, dberr.PrimaryKeyViolation) {
+		t.Errorf("taken before: %v", err)
+	}
+}
+
 func TestATransactionNamesTheWriteThatFailed(t *testing.T) {
 	n := openNode(t, nodeOptions{})
 	defer n.stop()

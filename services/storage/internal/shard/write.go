@@ -113,6 +113,7 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads [
 	pend.returns, pend.attempt = req.GetReturnRows(), at
 	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
+		err = s.unlessReadsChanged(err, reads)
 		pend.finish(err)
 		return nil, err
 	}
