@@ -31,13 +31,20 @@ const (
 	writePause = 5 * time.Millisecond
 	// steadyFor is how long writes flow before each failure, and after each repair.
 	steadyFor = 2 * time.Second
+	// gapTold is how long a user must stand still to be named in the report.
+	gapTold = 1500 * time.Millisecond
 	// brokenFor is how long a node stays broken.
 	brokenFor = 5 * time.Second
 )
 
 // Gap is what one failure cost: the longest times, over all users, without an acknowledged write and
 // without a change received.
-type Gap struct{ Write, Subscription time.Duration }
+type Gap struct {
+	Write, Subscription time.Duration
+	// Began is when the node was broken; Slow names it and the users that stood still for longer than gapTold, and when.
+	Began time.Time
+	Slow  string
+}
 
 // Failover breaks the leader of some user's shard in every mode, times each, and returns the gaps by
 // mode.
@@ -120,12 +127,29 @@ func (f *failover) one(ctx context.Context, mode, user string) (Gap, error) {
 	if err := f.steady(ctx); err != nil {
 		return Gap{}, fmt.Errorf("after healing: %w", err)
 	}
-	var g Gap
+	return f.gap(node, began), nil
+}
+
+// gap sums up one failure.
+func (f *failover) gap(node string, began time.Time) Gap {
+	g := Gap{Began: began}
+	var slow []string
+	told := func(u *steadyUser, what string, at gap) {
+		if at.length > gapTold {
+			slow = append(slow, fmt.Sprintf("%s's %s from %v to %v", u.name, what, at.from.Sub(began).Round(time.Millisecond),
+				at.from.Add(at.length).Sub(began).Round(time.Millisecond)))
+		}
+	}
 	for _, u := range f.users {
 		w, s := u.gaps(began.Add(-writePause))
-		g.Write, g.Subscription = max(g.Write, w), max(g.Subscription, s)
+		g.Write, g.Subscription = max(g.Write, w.length), max(g.Subscription, s.length)
+		told(u, "writes", w)
+		told(u, "changes", s)
 	}
-	return g, nil
+	if len(slow) > 0 {
+		g.Slow = node + ": " + strings.Join(slow, ", ")
+	}
+	return g
 }
 
 // steady waits until every user's writes and changes have flowed for a while.
@@ -138,7 +162,7 @@ func (f *failover) steady(ctx context.Context) error {
 		calm := true
 		for _, u := range f.users {
 			w, s := u.gaps(since)
-			calm = calm && w < steadyFor/2 && s < steadyFor/2
+			calm = calm && w.length < steadyFor/2 && s.length < steadyFor/2
 		}
 		if calm {
 			return nil
@@ -153,7 +177,7 @@ func (f *failover) stuck() string {
 	var b strings.Builder
 	for _, u := range f.users {
 		w, s := u.gaps(time.Now().Add(-steadyFor))
-		fmt.Fprintf(&b, "%s: no write for %v, no change for %v; ", u.name, w, s)
+		fmt.Fprintf(&b, "%s: no write for %v, no change for %v; ", u.name, w.length, s.length)
 	}
 	return b.String()
 }
@@ -271,19 +295,28 @@ func decodeTicks(ipc []byte) (int64, error) {
 }
 
 // gaps are the longest times without an acknowledgement and without a change since a time, until now.
-func (u *steadyUser) gaps(since time.Time) (write, subscription time.Duration) {
+func (u *steadyUser) gaps(since time.Time) (write, subscription gap) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return longestSince(u.acks, since), longestSince(u.changes, since)
 }
 
-func longestSince(at []time.Time, since time.Time) time.Duration {
+// gap is a time without something.
+type gap struct {
+	from   time.Time
+	length time.Duration
+}
+
+func longestSince(at []time.Time, since time.Time) gap {
 	first, _ := slices.BinarySearchFunc(at, since, time.Time.Compare)
-	longest, last := time.Duration(0), since
-	for _, t := range at[first:] {
-		longest, last = max(longest, t.Sub(last)), t
+	longest, last := gap{from: since}, since
+	for _, t := range append(slices.Clone(at[first:]), time.Now()) {
+		if d := t.Sub(last); d > longest.length {
+			longest = gap{last, d}
+		}
+		last = t
 	}
-	return max(longest, time.Since(last))
+	return longest
 }
 
 // explained are the errors that faults explain.

@@ -152,3 +152,19 @@ func TestATransactionSeesNoHalf(t *testing.T) {
 		t.Error("no reading succeeded")
 	}
 }
+
+// BenchmarkTransaction is two statements in one request, alone and as a transaction.
+func BenchmarkTransaction(b *testing.B) {
+	for _, c := range []struct{ name, begin, commit string }{{"two statements", "", ""}, {"transaction", "BEGIN; ", "; COMMIT"}} {
+		b.Run(c.name, func(b *testing.B) {
+			cl := cluster.Start(b)
+			run(b, cl, root, "CREATE NAMESPACE app; CREATE USER TABLE app.t (id BIGINT PRIMARY KEY, v INT); CREATE USER TABLE app.u (id BIGINT PRIMARY KEY, v INT)")
+			run(b, cl, alice, "INSERT INTO t VALUES (1, 0)")
+			n := 0
+			for b.Loop() {
+				n++
+				run(b, cl, alice, fmt.Sprintf("%sUPDATE t SET v = v + 1 WHERE id = 1; INSERT INTO u VALUES (%d, 1)%s", c.begin, n, c.commit))
+			}
+		})
+	}
+}

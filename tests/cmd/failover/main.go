@@ -30,9 +30,10 @@ func main() {
 	defer stop()
 	bin := flag.String("bin", "bin", "folder of the binaries")
 	times := flag.Int("times", 9, "failures of each kind")
+	keep := flag.String("keep", "", "folder for the nodes' logs, kept; empty makes one, kept if it fails")
 	only := flag.String("mode", "", "only this kind")
 	flag.Parse()
-	if err := run(ctx, *bin, *times, *only); err != nil {
+	if err := run(ctx, *bin, *keep, *times, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "failover: FAILED:", err)
 		os.Exit(1)
 	}
@@ -51,8 +52,11 @@ func (o oneMode) Modes() []string {
 	return o.Failures.Modes()
 }
 
-func run(ctx context.Context, bin string, times int, only string) (err error) {
-	dir, err := os.MkdirTemp("", "kalamdb-failover-")
+func run(ctx context.Context, bin, keep string, times int, only string) (err error) {
+	dir, err := keep, os.MkdirAll(keep, 0o755)
+	if keep == "" {
+		dir, err = os.MkdirTemp("", "kalamdb-failover-")
+	}
 	if err != nil {
 		return err
 	}
@@ -68,7 +72,7 @@ func run(ctx context.Context, bin string, times int, only string) (err error) {
 		for _, d := range own {
 			err = errors.Join(err, d.Close(whole))
 		}
-		if err == nil {
+		if err == nil && keep == "" {
 			os.RemoveAll(dir)
 		} else {
 			fmt.Println("logs are kept in", dir)
@@ -90,7 +94,10 @@ func run(ctx context.Context, bin string, times int, only string) (err error) {
 	defer c.Kill()
 	target.Cluster = &robustness.Cluster{Cluster: c, OnNetwork: true, Disks: own}
 	gaps, err := robustness.Failover(ctx, oneMode{target, only}, times, func(mode string, g robustness.Gap) {
-		fmt.Printf("  %-14s writes stood still for %v, changes for %v\n", mode, g.Write.Round(time.Millisecond), g.Subscription.Round(time.Millisecond))
+		fmt.Printf("  %-14s %s  writes stood still for %v, changes for %v\n", mode, g.Began.UTC().Format("15:04:05.000"), g.Write.Round(time.Millisecond), g.Subscription.Round(time.Millisecond))
+		if g.Slow != "" {
+			fmt.Println("   ", g.Slow)
+		}
 	})
 	report(oneMode{target, only}.Modes(), gaps)
 	if err != nil {
