@@ -7,6 +7,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
 
@@ -149,9 +151,13 @@ func (r *Router) Leader(group uint32) (addr string, ok bool) {
 // Replicas are the addresses of all replicas of a shard, those of active nodes first.
 func (r *Router) Replicas(shard uint32) []string { return r.replicas(ShardGroup(shard)) }
 
-// Learn notes what a call to addr said about a group: err is nil when it was served there.
+// Learn notes what a call to addr said about a group: err is nil when it was served there. A stream that was ended by the
+// node's silence (silence.Err) makes it one that is passed over.
 func (r *Router) Learn(group uint32, addr string, err error) {
 	now, known := r.leaders.Load(group)
+	if errors.Is(err, silence.Err) {
+		r.silent.add(addr)
+	}
 	switch {
 	case err == nil:
 		if !known || now != addr {

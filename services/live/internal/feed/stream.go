@@ -11,6 +11,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/router"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
@@ -129,8 +130,8 @@ func (s *stream) talk(ctx context.Context) error {
 		}
 	})
 	helpers.Go(func() { s.listen(ctx, cancel) })
-	if err = s.receive(rpc); errors.Is(context.Cause(ctx), errSilent) {
-		err = errSilent
+	if err = s.receive(rpc); errors.Is(context.Cause(ctx), silence.Err) {
+		err = silence.Err
 	}
 	cancel(nil)
 	helpers.Wait()
@@ -146,8 +147,6 @@ const (
 	listenEvery = 500 * time.Millisecond
 )
 
-var errSilent = dberr.New(dberr.Unavailable, "the storage node says nothing any more")
-
 // listen ends the stream when the storage node has been silent for too long. It counts ticks and does not look
 // at the clock: a process that was paused made none, and what it has not read yet waits in its socket.
 func (s *stream) listen(ctx context.Context, end context.CancelCauseFunc) {
@@ -159,11 +158,11 @@ func (s *stream) listen(ctx context.Context, end context.CancelCauseFunc) {
 			return
 		case <-tick.C:
 		}
-		within, silence := s.expects(), time.Duration(s.silent.Add(1))*listenEvery
+		within, quiet := s.expects(), time.Duration(s.silent.Add(1))*listenEvery
 		if within == 0 {
 			s.silent.Store(0)
-		} else if silence >= within {
-			end(errSilent)
+		} else if quiet >= within {
+			end(silence.Err)
 			return
 		}
 	}
