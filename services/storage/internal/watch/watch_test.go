@@ -270,6 +270,7 @@ func TestProgressFollowsTheChanges(t *testing.T) {
 	n := newNode(t)
 	c := connect(t, n)
 	c.add(1, userTable, "alice", 0)
+	c.started(t) // from here on changes are sent
 	const rounds = 20
 	go func() {
 		for range rounds {
