@@ -140,6 +140,10 @@ failover: build ## break a shard's leader in seven ways, TIMES each, and report 
 scale: build ## give USERS users a row each and measure what they cost
 	go run -tags $(TAGS) ./tests/cmd/scale -users $(USERS) -server bin/kalamdb
 
+.PHONY: idle
+idle: build ## what a Raft group costs that nobody writes to: three storage processes with 8, 64 and 256 shards (ARGS='-json file')
+	go run -tags $(TAGS) ./tests/cmd/idle -bin bin $(ARGS)
+
 .PHONY: bench
 bench: build ## W1, W2, W4, W5, W8, W11 against the floor, PostgreSQL and etcd (apt-get install postgresql etcd-server)
 	go run -tags $(TAGS) ./tests/cmd/bench -server bin/kalamdb
