@@ -46,10 +46,16 @@ func (c *groupConn) Invoke(ctx context.Context, method string, args, reply any, 
 		return err
 	}
 	return c.retry(ctx, addr, err, func(addr string) error {
-		within = min(2*within, attemptTimeoutMax)
-		return c.attempt(ctx, within, addr, method, args, reply, opts)
+		if errors.Is(err, errNoAnswer) { // an answer, whatever it said, was no sign that time is short
+			within = min(2*within, attemptTimeoutMax)
+		}
+		err = c.attempt(ctx, within, addr, method, args, reply, opts)
+		return err
 	})
 }
+
+// errNoAnswer is in the error of an attempt that its time ended.
+var errNoAnswer = errors.New("it did not answer in time")
 
 // attempt makes the call once and learns from its outcome.
 func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, method string, args, reply any, opts []grpc.CallOption) error {
@@ -65,7 +71,7 @@ func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, met
 	err = conn.Invoke(call, method, args, reply, opts...)
 	if cancel != nil && dberr.Is(err, dberr.Timeout) && ctx.Err() == nil {
 		// The attempt's own end, noticed here or there. A caller's deadline that is as near comes next.
-		err = dberr.New(dberr.Unavailable, "%s did not answer within %v: %w", addr, within, err)
+		err = dberr.New(dberr.Unavailable, "ask %s: %w (%v)", addr, errNoAnswer, within)
 		c.router.silent.add(addr)
 	} else if ctx.Err() == nil {
 		c.router.silent.remove(addr)

@@ -29,8 +29,8 @@ const (
 	// deadline is told.
 	retryForDefault = 15 * time.Second
 	// attemptTimeoutDefault is how long the first replica may take to answer before another is asked: a paused
-	// or cut-off one answers nothing at all. Each further attempt gets twice the time, up to attemptTimeoutMax,
-	// so that a slow cluster is not asked more and more.
+	// or cut-off one answers nothing at all. After each that did not, the next gets twice the time, up to
+	// attemptTimeoutMax, so that a slow cluster is not asked more and more.
 	attemptTimeoutDefault = 600 * time.Millisecond
 	attemptTimeoutMax     = 5 * time.Second
 	// roleStorage is the role of nodes that hold replicas; an allinone node has them too.

@@ -81,6 +81,8 @@ type Feed struct {
 	lastID  uint64
 	shards  map[uint32]*shard
 	streams map[string]*stream // by address
+	// patience is how long a node may take to start a watch, where it has not done so in time before.
+	patience map[string]time.Duration
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -114,7 +116,7 @@ type Watch struct {
 
 // New makes a feed.
 func New(routes Routes, cfg Config) *Feed {
-	return &Feed{routes: routes, cfg: cfg, shards: map[uint32]*shard{}, streams: map[string]*stream{}}
+	return &Feed{routes: routes, cfg: cfg, shards: map[uint32]*shard{}, streams: map[string]*stream{}, patience: map[string]time.Duration{}}
 }
 
 // Start begins to follow; it does not wait for storage.

@@ -104,6 +104,9 @@ func (s *stream) serve(ctx context.Context) {
 		s.close()
 		return
 	}
+	if errors.Is(err, silence.Err) {
+		f.lostPatience(s.addr)
+	}
 	f.cfg.Log.WarnContext(ctx, "change stream broke, its shards are followed elsewhere", "storage", s.addr, "watches", len(s.watches), "error", err)
 	s.close()
 	gone := dberr.New(dberr.Unavailable, "the change stream from %s broke: %w", s.addr, err)
@@ -142,9 +145,12 @@ const (
 	// silentAfter is how long a storage node may say nothing on a stream with watches: it reports every second.
 	// One that is paused, or behind a network that swallows everything, closes no connection.
 	silentAfter = 2500 * time.Millisecond
-	// startWithin is how long it may take to start the first watch of a stream; it may be waiting for its catalog.
-	startWithin = 8 * time.Second
-	listenEvery = 500 * time.Millisecond
+	// startWithin is how long it may take to start the first watch of a stream: longer than silentAfter would be too long
+	// for a leader that was cut off between two watches. A node that waits for its catalog may need more: each time it
+	// said nothing it gets twice as long, up to startWithinMax.
+	startWithin    = 1500 * time.Millisecond
+	startWithinMax = 8 * time.Second
+	listenEvery    = 500 * time.Millisecond
 )
 
 // listen ends the stream when the storage node has been silent for too long. It counts ticks and does not look
@@ -178,9 +184,14 @@ func (s *stream) expects() time.Duration {
 		}
 	}
 	if len(s.watches) > 0 {
-		return startWithin
+		return max(startWithin, s.feed.patience[s.addr])
 	}
 	return 0
+}
+
+// lostPatience gives a node that has not started a watch in time more of it. mu is held.
+func (f *Feed) lostPatience(addr string) {
+	f.patience[addr] = min(2*max(startWithin, f.patience[addr]), startWithinMax)
 }
 
 func (s *stream) send(ctx context.Context, rpc watchStream) error {
@@ -269,6 +280,7 @@ func (s *stream) started(m *storagev1.WatchStarted) {
 		w.position = m.GetPosition()
 	}
 	w.started, w.open = true, true
+	delete(s.feed.patience, s.addr)
 	w.since = s.reports[w.partition.Shard].count
 	w.shard.moves = 0
 	s.feed.mu.Unlock()
