@@ -106,10 +106,8 @@ func watch(ctx context.Context, nodes []*clusterproc.Node, window time.Duration,
 		}
 		before[i] = u
 	}
-	select {
-	case <-time.After(window): // the window is what is measured; nothing is waited for
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := pass(ctx, window); err != nil {
+		return nil, err
 	}
 	var out []IdleNode
 	for i, n := range nodes {

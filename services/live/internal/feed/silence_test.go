@@ -51,3 +51,38 @@ func (s *script) given(addr string) time.Duration {
 	defer s.feed.mu.Unlock()
 	return s.feed.patience[addr]
 }
+
+// What a former leader reports about a shard says nothing about what the present one has sent.
+func TestAFormerLeadersReportDoesNotCount(t *testing.T) {
+	s := newScript(t, "a")
+	a, b := s.node("a"), s.node("b")
+	elsewhere := partition
+	elsewhere.Shard++
+	s.mu.Lock()
+	s.leaders[2] = "a"
+	s.mu.Unlock()
+	moved, stays := &record{}, &record{}
+	w := s.feed.Add(partition, Caller{}, 5, moved)
+	s.feed.Add(elsewhere, Caller{}, 5, stays)
+	d := a.opened()
+	ids := map[uint32]uint64{}
+	for range 2 {
+		add := d.added()
+		ids[add.GetShard()] = add.GetWatchId()
+		d.start(add.GetWatchId(), 5)
+	}
+	d.end(ids[partition.Shard], "NotLeader", "b")
+	next := b.opened()
+	next.start(next.added().GetWatchId(), 5)
+	d.progress(1000)
+	d.change(ids[elsewhere.Shard], 6)
+	stays.want(t, 6) // so the report before it has been looked at
+	if p := w.Position(); p != 5 {
+		t.Errorf("the position is %d", p)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.reports) > 0 {
+		t.Errorf("reports %v were passed on", s.reports)
+	}
+}
