@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"net"
 	"os/exec"
 	"strings"
 	"sync"
@@ -96,7 +97,15 @@ func (n *Network) Close(ctx context.Context) {
 	if err == nil {
 		for _, line := range strings.Split(string(spaces), "\n") {
 			if space, _, _ := strings.Cut(line, " "); strings.HasPrefix(space, n.name+"n") {
-				_ = ip(ctx, "netns del "+space) // its cable goes with it
+				_ = ip(ctx, "netns del "+space)
+			}
+		}
+	}
+	// A host's cable goes with it, as soon as its last connection has given up: that may be minutes.
+	if links, err := net.Interfaces(); err == nil {
+		for _, l := range links {
+			if strings.HasPrefix(l.Name, n.name+"p") {
+				_ = ip(ctx, "link del "+l.Name) // fails when it went just now
 			}
 		}
 	}

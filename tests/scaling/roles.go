@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	kalamv1 "github.com/kalamdb/kalamdb-go/proto/kalam/v1"
 	"github.com/kalamdb/kalamdb-go/tests/client"
@@ -274,9 +275,9 @@ func (r *roles) subscriptions(ctx context.Context) error {
 	return errors.Join(err, readers.Wait())
 }
 
-// subscribe returns when the user's rows have come.
+// subscribe returns when the newest of the user's rows has come: what all rows take would hide what a subscription does.
 func subscribe(ctx context.Context, c *client.Client) (kalamv1.KalamService_SubscribeClient, error) {
-	stream, err := c.RPC.Subscribe(ctx, &kalamv1.SubscribeRequest{Sql: "SELECT * FROM scale.messages"})
+	stream, err := c.RPC.Subscribe(ctx, &kalamv1.SubscribeRequest{Sql: "SELECT * FROM scale.messages", LastRows: proto.Uint64(1)})
 	if err != nil {
 		return nil, err
 	}
