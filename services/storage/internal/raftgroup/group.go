@@ -172,11 +172,12 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf.NotifyCh = notices
 	conf.Logger = logger
 
-	g.log = newLogCache(store, s.SnapshotBytes)
+	stall := newStall()
+	g.log = newLogCache(&timedLog{store, stall}, s.SnapshotBytes)
 	g.layer = g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
 		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
-	g.peers = &transport{NetworkTransport: g.transport, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
+	g.peers = &transport{NetworkTransport: g.transport, stall: stall, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)

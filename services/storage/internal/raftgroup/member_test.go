@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/hashicorp/raft"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -113,6 +114,7 @@ func (v view) DialContext(ctx context.Context, addr string) (net.Conn, error) {
 
 type peer struct {
 	fs    vfs.FS
+	disk  *disk
 	log   *raftlog.DB
 	mux   *Mux
 	state *sharedState
@@ -148,7 +150,8 @@ func (p *party) open(node, server string, first bool) *peer {
 	p.t.Helper()
 	n := p.nodes[server]
 	if n == nil {
-		n = &peer{fs: vfs.NewMem()}
+		n = &peer{disk: newDisk()}
+		n.fs = errorfs.Wrap(vfs.NewMem(), n.disk)
 		p.nodes[server] = n
 	}
 	var err error

@@ -12,6 +12,7 @@ import (
 // transport is Raft's own, with pipelines that do not stand still and without pauses that grow.
 type transport struct {
 	*raft.NetworkTransport
+	stall *stall
 	// replicates reports whether entries of a term are still to be sent to a server; closed ends with the group.
 	replicates func(server raft.ServerID, term uint64) bool
 	closed     <-chan struct{}
@@ -55,9 +56,11 @@ const unreachablePause = 50 * time.Millisecond
 // another five, and if a third died meanwhile nobody could write. Heartbeats fail at once: Raft counts them.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
-		err := t.NetworkTransport.AppendEntries(id, target, req, resp)
+		err := t.stall.err()
 		if err == nil {
-			t.contacts.heard(id)
+			if err = t.NetworkTransport.AppendEntries(id, target, req, resp); err == nil {
+				t.contacts.heard(id)
+			}
 		}
 		if err == nil || heartbeat(req) || !t.replicates(id, req.Term) {
 			return err
@@ -81,7 +84,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(p), nil
+	return newPipeline(p, t.stall), nil
 }
 
 // pipeline takes answers off the pipeline below as they come. In v1.7.3 the reader of the answers ends as soon as one
@@ -89,13 +92,14 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 // before, and the sender, who would close it, waits for the pipeline: for ever, and whoever stops the group with them.
 type pipeline struct {
 	raft.AppendPipeline
+	stall   *stall
 	answers chan raft.AppendFuture
 	closed  chan struct{}
 	once    sync.Once
 }
 
-func newPipeline(below raft.AppendPipeline) *pipeline {
-	p := &pipeline{AppendPipeline: below, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+func newPipeline(below raft.AppendPipeline, stall *stall) *pipeline {
+	p := &pipeline{AppendPipeline: below, stall: stall, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	go p.pump() // until Close, which the sender calls at its end
 	return p
 }
@@ -118,6 +122,14 @@ func (p *pipeline) pump() {
 			return
 		}
 	}
+}
+
+// AppendEntries sends entries. What Raft sends from time to time without any would count as a heartbeat.
+func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if err := p.stall.err(); err != nil {
+		return nil, err
+	}
+	return p.AppendPipeline.AppendEntries(req, resp)
 }
 
 // Consumer is where answers are read.
