@@ -141,7 +141,7 @@ scale: build ## give USERS users a row each and measure what they cost
 	go run -tags $(TAGS) ./tests/cmd/scale -users $(USERS) -server bin/kalamdb
 
 .PHONY: idle
-idle: build ## what a Raft group costs that nobody writes to: three storage processes with 8, 64 and 256 shards (ARGS='-json file')
+idle: build ## what a Raft group costs that nobody writes to, and requests cost each role, for docs/scaling.md (ARGS='-json file')
 	go run -tags $(TAGS) ./tests/cmd/idle -bin bin $(ARGS)
 
 .PHONY: bench

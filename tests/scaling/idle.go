@@ -47,9 +47,25 @@ type IdleReport struct {
 	Nodes  []IdleNode
 	// Placed is from the start of the processes to the last group's third voter.
 	Placed time.Duration
+	// Busy is the share of the machine's cores that anybody used in the window, and Terms how many terms began in it.
+	Busy  float64
+	Terms int
+	// Window is how long it was.
+	Window time.Duration
 	// OneReady and OneComplete are from the start of a process after its SIGKILL until it says that it is ready and
 	// until its replicas have all there is; AllComplete is the same of all processes together.
 	OneReady, OneComplete, AllComplete time.Duration
+}
+
+// busyMax is how busy the machine may be for its figures to be the groups' and not the machine's.
+const busyMax = 0.9
+
+// leaderPause is the placement controller's between two handovers that spread leaders; each begins a term.
+const leaderPause = 5 * time.Second
+
+// Borne reports whether the machine bore the groups: it had time left, and no leader was missed by its followers.
+func (r *IdleReport) Borne() bool {
+	return r.Busy <= busyMax && r.Terms <= 1+int(r.Window/leaderPause)
 }
 
 // Groups are the shards and the catalog.
@@ -84,7 +100,7 @@ func MeasureIdle(ctx context.Context, opt IdleOptions, shards int) (*IdleReport,
 		return nil, fmt.Errorf("the replicas are not in place: %w", err)
 	}
 	r.Placed = time.Since(began)
-	if r.Nodes, err = watch(ctx, c.Nodes(), opt.Window, shards); err != nil {
+	if err := r.watch(ctx, c.Nodes(), opt.Window); err != nil {
 		return nil, err
 	}
 	return r, within(ctx, restartTimeout, func(ctx context.Context) error { return r.restart(ctx, c) })
@@ -96,32 +112,47 @@ func within(ctx context.Context, d time.Duration, do func(context.Context) error
 	return do(ctx)
 }
 
-// watch takes the difference between two readings of each process's counters.
-func watch(ctx context.Context, nodes []*clusterproc.Node, window time.Duration, shards int) ([]IdleNode, error) {
-	before := make([]usage, len(nodes))
-	for i, n := range nodes {
+// reading is all counters at one time.
+type reading struct {
+	machine machine
+	usages  []usage
+	metrics []metrics
+}
+
+func read(ctx context.Context, nodes []*clusterproc.Node) (r reading, err error) {
+	for _, n := range nodes {
 		u, err := usageOf(n.PID())
 		if err != nil {
-			return nil, err
+			return r, err
 		}
-		before[i] = u
+		r.usages = append(r.usages, u)
+	}
+	if r.machine, err = machineNow(); err != nil {
+		return r, err
+	}
+	r.metrics, err = everyMetrics(ctx, nodes)
+	return r, err
+}
+
+// watch takes the difference between two readings.
+func (r *IdleReport) watch(ctx context.Context, nodes []*clusterproc.Node, window time.Duration) error {
+	before, err := read(ctx, nodes)
+	if err != nil {
+		return err
 	}
 	if err := pass(ctx, window); err != nil {
-		return nil, err
+		return err
 	}
-	var out []IdleNode
+	after, err := read(ctx, nodes)
+	if err != nil {
+		return err
+	}
+	r.Busy = after.machine.busySince(before.machine)
+	r.Window, r.Terms = window, int(terms(after.metrics, r.Shards)-terms(before.metrics, r.Shards))
 	for i, n := range nodes {
-		u, err := usageOf(n.PID())
-		if err != nil {
-			return nil, err
-		}
-		m, err := metricsOf(ctx, n.OpsAddr())
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, idleNode(n.Name, before[i], u, m, shards))
+		r.Nodes = append(r.Nodes, idleNode(n.Name, before.usages[i], after.usages[i], after.metrics[i], r.Shards))
 	}
-	return out, nil
+	return nil
 }
 
 func idleNode(name string, from, to usage, m metrics, shards int) IdleNode {
@@ -173,11 +204,18 @@ type GroupCost struct {
 	Fit
 }
 
-// GroupCosts compares clusters that differ in their number of shards.
-func GroupCosts(reports []*IdleReport) (costs []GroupCost, err error) {
+// GroupCosts compares clusters that differ in their number of shards. Those whose groups the machine did not bear are
+// left out: they used what there was, not what they needed.
+func GroupCosts(all []*IdleReport) (costs []GroupCost, err error) {
 	var groups []float64
-	for _, r := range reports {
-		groups = append(groups, float64(r.Groups()))
+	var reports []*IdleReport
+	for _, r := range all {
+		if r.Borne() {
+			reports, groups = append(reports, r), append(groups, float64(r.Groups()))
+		}
+	}
+	if len(reports) < 2 {
+		return nil, fmt.Errorf("the cost of a group is a difference, and the machine bore %d of %d clusters", len(reports), len(all))
 	}
 	for _, c := range []struct {
 		what, unit string

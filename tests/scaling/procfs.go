@@ -85,3 +85,40 @@ func field(file []byte, name string) (int64, error) {
 	}
 	return 0, fmt.Errorf("/proc has no %s", name)
 }
+
+// machine is the CPU time of all cores since they were started.
+type machine struct{ busy, all float64 }
+
+// machineNow reads the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal.
+func machineNow() (machine, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return machine{}, err
+	}
+	return parseMachine(string(b))
+}
+
+func parseMachine(stat string) (machine, error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	const idle, iowait, steal = 4, 5, 8
+	if len(fields) <= steal || fields[0] != "cpu" {
+		return machine{}, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	var m machine
+	for i, text := range fields[1 : steal+1] {
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return machine{}, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if m.all += n; i+1 != idle && i+1 != iowait {
+			m.busy += n
+		}
+	}
+	return m, nil
+}
+
+// busySince is the share of all cores that anybody used.
+func (m machine) busySince(before machine) float64 {
+	return (m.busy - before.busy) / (m.all - before.all)
+}

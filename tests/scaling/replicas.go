@@ -76,6 +76,19 @@ func groupNames(shards int) []string {
 	return names
 }
 
+// terms sums up the highest term known of each group: what it rises by are elections.
+func terms(nodes []metrics, shards int) (sum float64) {
+	for _, group := range groupNames(shards) {
+		highest := 0.0
+		for _, m := range nodes {
+			term, _ := m.of("raft_term", group)
+			highest = max(highest, term)
+		}
+		sum += highest
+	}
+	return sum
+}
+
 // complete says what is missing until every group has one leader, a replica on each node that has all of the leader's
 // log, and, in a new cluster, has been changed as often as it takes to make them voters: groups begin with one
 // voter, and each further one is added and promoted. Nobody writes, so everything is in place then.

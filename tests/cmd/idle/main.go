@@ -1,11 +1,13 @@
 // Command idle measures what a Raft group costs that nobody writes to: it runs clusters of storage processes that
 // differ only in their number of shards, watches each for a while, and takes the slope of CPU, memory and
-// traffic over the number of groups. It also measures how long replicas take to be placed and to come back.
+// traffic over the number of groups. It also measures how long replicas take to be placed and to come back, and what
+// requests and subscriptions cost each role.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -35,7 +37,9 @@ func run(ctx context.Context) error {
 	opt := scaling.IdleOptions{Nodes: storageNodes}
 	flag.StringVar(&opt.Bin, "bin", "bin", "folder of the binaries")
 	flag.DurationVar(&opt.Window, "time", 20*time.Second, "how long an idle cluster is watched")
-	list := flag.String("shards", "8,64,256", "numbers of shards, at least two")
+	list := flag.String("shards", "8,32,64,256", "numbers of shards, at least two")
+	clients := flag.Int("clients", 16, "clients that write and read at a time when requests are measured")
+	subscriptions := flag.Int("subscriptions", 1000, "open subscriptions whose memory is measured; 0 leaves requests and subscriptions out")
 	out := flag.String("json", "", "write the raw figures to this file")
 	flag.Parse()
 	sizes, err := parseSizes(*list)
@@ -54,16 +58,25 @@ func run(ctx context.Context) error {
 		printNodes(r)
 		reports = append(reports, r)
 	}
-	costs, err := scaling.GroupCosts(reports)
-	if err != nil {
-		return err
+	costs, unknown := scaling.GroupCosts(reports)
+	if unknown == nil {
+		printCosts(costs)
 	}
-	printCosts(costs)
+	raw := map[string]any{"cpus": runtime.NumCPU(), "go": runtime.Version(), "load_before": load,
+		"window_seconds": opt.Window.Seconds(), "clusters": reports, "costs": costs}
+	if *subscriptions > 0 {
+		roles, err := scaling.MeasureRoles(ctx, scaling.RolesOptions{Bin: opt.Bin, Clients: *clients,
+			Subscriptions: max(*clients, *subscriptions), Window: opt.Window})
+		if err != nil {
+			return fmt.Errorf("requests: %w", err)
+		}
+		printRoles(roles)
+		raw["roles"] = roles
+	}
 	if *out == "" {
-		return nil
+		return unknown
 	}
-	return writeJSON(*out, map[string]any{"cpus": runtime.NumCPU(), "go": runtime.Version(), "load_before": load,
-		"window_seconds": opt.Window.Seconds(), "clusters": reports, "costs": costs})
+	return errors.Join(unknown, writeJSON(*out, raw))
 }
 
 func parseSizes(list string) (sizes []int, err error) {
@@ -96,8 +109,33 @@ func printNodes(r *scaling.IdleReport) {
 		fmt.Printf("%-12s %8d %10.4f %12.1f %12d %10.1f %10.0f %10.1f\n", n.Name, n.Leads, n.CPU, float64(n.ResidentBytes)/(1<<20),
 			n.Goroutines, n.WrittenBytes/1024, n.Writes, n.StoredBytes/1024)
 	}
-	fmt.Printf("  placed after %v; killed and started: ready after %v, complete after %v; all of them: complete after %v\n", short(r.Placed),
+	fmt.Printf("  machine %.0f %% busy, %d new terms", 100*r.Busy, r.Terms)
+	if !r.Borne() {
+		fmt.Print(": it does not bear so many groups, which are left out below")
+	}
+	fmt.Printf("\n  placed after %v; killed and started: ready after %v, complete after %v; all of them: complete after %v\n", short(r.Placed),
 		short(r.OneReady), short(r.OneComplete), short(r.AllComplete))
+}
+
+// roleNames are in the order of a request's way.
+var roleNames = []string{"gateway", "query", "live", "storage"}
+
+func printRoles(r *scaling.RolesReport) {
+	fmt.Printf("\n%-40s %10s", "CPU µs a request, three replicas", "a second")
+	for _, role := range roleNames {
+		fmt.Printf(" %10s", role)
+	}
+	for _, c := range r.Requests {
+		fmt.Printf("\n%-40s %10.0f", c.What, c.PerSecond)
+		for _, role := range roleNames {
+			fmt.Printf(" %10.1f", c.Micros[role])
+		}
+	}
+	fmt.Printf("\n%-40s %10s", fmt.Sprintf("memory of one of %d subscriptions, KiB", r.Subscriptions), "")
+	for _, role := range roleNames {
+		fmt.Printf(" %10.1f", r.SubscriptionBytes[role]/1024)
+	}
+	fmt.Println()
 }
 
 func printCosts(costs []scaling.GroupCost) {
