@@ -50,6 +50,9 @@ func TestAFullDiskEndsTheNodeAndLosesNothing(t *testing.T) {
 	if _, err := r.count(messages, "ann"); !dberr.Is(err, dberr.Unavailable) {
 		t.Errorf("a read: %v", err)
 	}
+	if err := r.node.Stop(t.Context()); err == nil { // although writes will wait for ever
+		t.Error("stopped in good order")
+	}
 	after := start(t, Config{FS: disk.CrashClone(vfs.CrashCloneCfg{})})
 	after.wantRows(messages, "ann", 100)
 }

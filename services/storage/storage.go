@@ -30,6 +30,9 @@ const (
 	// farewellTimeout bounds what a node does for the others before it stops: a last heartbeat, and handing over
 	// what it leads. Without it they find out by themselves, an election later.
 	farewellTimeout = 3 * time.Second
+	// stopAfterDiskFailure bounds stopping a node whose disk failed: what waits for the disk waits for ever, and until the
+	// process ends the others believe that this node leads.
+	stopAfterDiskFailure = 500 * time.Millisecond
 )
 
 // Storage is the role. Make it with New.
@@ -119,6 +122,11 @@ func (s *Storage) background(ctx context.Context, f func(context.Context)) {
 // Stop hands over what this node leads, refuses new requests, lets running ones finish, and closes what Start
 // opened, in reverse. It is bounded by ctx; what does not end by then is left to the end of the process.
 func (s *Storage) Stop(ctx context.Context) error {
+	if s.failure.failed() && s.failure.disk {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, stopAfterDiskFailure)
+		defer cancel()
+	}
 	if s.gate.isOpen() && !s.failure.failed() {
 		s.farewell(ctx)
 	}

@@ -25,7 +25,7 @@ func TestAPipelineWhoseAnswersNobodyReads(t *testing.T) {
 			rpc.Respond(&raft.AppendEntriesResponse{Term: 2}, nil)
 		}
 	}()
-	p, err := (&transport{NetworkTransport: leader}).AppendEntriesPipeline("b", addr)
+	p, err := (&transport{stall: newStall(), NetworkTransport: leader}).AppendEntriesPipeline("b", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
