@@ -44,8 +44,8 @@ type Balance struct {
 // SimulateBalance gives users of a Zipf-like activity to shards by the hash the server uses, and shards to nodes as
 // the placement controller does in a cluster that rests.
 func SimulateBalance(a Activity, shards, nodes, replication int) (Balance, error) {
-	if a.Users < 1 || shards < 1 || shards > shardmap.Slots {
-		return Balance{}, fmt.Errorf("%d users on %d shards cannot be simulated", a.Users, shards)
+	if a.Users < 1 || shards < 1 || shards > shardmap.Slots || nodes < 1 {
+		return Balance{}, fmt.Errorf("%d users on %d shards and %d nodes cannot be simulated", a.Users, shards, nodes)
 	}
 	weights := zipf(a)
 	m := shardmap.Even(uint32(shards))

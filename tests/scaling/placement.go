@@ -65,12 +65,15 @@ func (p *Placement) wanted() int {
 // rest makes every group complete, then spreads replicas, then leaders.
 func (p *Placement) rest() {
 	held := make([]int, len(p.up))
-	for n := range held {
-		held[n] = p.Held(n)
+	for _, members := range p.members {
+		for _, n := range members {
+			held[n]++
+		}
 	}
+	wanted := p.wanted()
 	for s := range p.members {
-		for len(p.members[s]) < p.wanted() {
-			n := p.emptiest(held, p.members[s])
+		for len(p.members[s]) < wanted {
+			n := emptiest(p.byHeld(held), p.members[s])
 			p.members[s] = append(p.members[s], n)
 			held[n]++
 			p.Moves++
@@ -88,22 +91,29 @@ func (p *Placement) rest() {
 	}
 }
 
-// emptiest is the node with the fewest replicas that is none of a group's members.
-func (p *Placement) emptiest(held, members []int) int {
-	best := -1
-	for _, n := range p.nodes() {
-		if !slices.Contains(members, n) && (best < 0 || held[n] < held[best]) {
-			best = n
+// byHeld are the nodes, those with the fewest replicas first.
+func (p *Placement) byHeld(held []int) []int {
+	nodes := p.nodes()
+	slices.SortStableFunc(nodes, func(a, b int) int { return held[a] - held[b] })
+	return nodes
+}
+
+// emptiest is the first node that is none of a group's members.
+func emptiest(byHeld, members []int) int {
+	for _, n := range byHeld {
+		if !slices.Contains(members, n) {
+			return n
 		}
 	}
-	return best
+	return -1
 }
 
 // moveOne makes the move that evens out most, if one is worth it: a difference of one would only change sides.
 func (p *Placement) moveOne(held []int) bool {
 	shard, at, to, gain := 0, 0, 0, 1
+	byHeld := p.byHeld(held)
 	for s, members := range p.members {
-		n := p.emptiest(held, members)
+		n := emptiest(byHeld, members)
 		for i, from := range members {
 			if n >= 0 && held[from]-held[n] > gain {
 				shard, at, to, gain = s, i, n, held[from]-held[n]

@@ -80,7 +80,8 @@ func MeasureRoles(ctx context.Context, opt RolesOptions) (*RolesReport, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	c, err := clusterproc.Start(ctx, clusterproc.Options{Bin: opt.Bin, Dir: dir, Storage: 3, Query: 1, Live: 1, Gateway: 1})
+	c, err := clusterproc.Start(ctx, clusterproc.Options{Bin: opt.Bin, Dir: dir, Storage: 3, Query: 1, Live: 1, Gateway: 1,
+		Env: []string{"KALAMDB_QUERY_PASSWORD_COST=4"}}) // else a thousand accounts are minutes of hashing
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +240,8 @@ func (r *roles) subscriptions(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var heard atomic.Int64
-	var readers errgroup.Group // ends with the streams, which end with ctx
+	// Readers end with the streams, which end with ctx; one that ends before ends the wait for what it should hear.
+	readers, reading := errgroup.WithContext(ctx)
 	g := errgroup.Group{}
 	g.SetLimit(openAtOnce)
 	for _, c := range r.clients {
@@ -269,7 +271,7 @@ func (r *roles) subscriptions(ctx context.Context) error {
 		return err
 	})
 	for err == nil && heard.Load() < sent.Load() {
-		err = pass(ctx, askEvery)
+		err = pass(reading, askEvery)
 	}
 	cancel()
 	return errors.Join(err, readers.Wait())
