@@ -8,7 +8,7 @@ import (
 // silentFor is how long a node that let an attempt pass without an answer is passed over: the others need as long to
 // find out too and to elect another leader, and name the silent one until then. After it a node that is only slow is
 // asked again, for longer.
-const silentFor = 1200 * time.Millisecond
+const silentFor = 2 * time.Second
 
 // silent is the nodes that did not answer lately.
 type silent struct{ until sync.Map } // address → time.Time

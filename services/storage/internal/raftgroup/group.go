@@ -111,6 +111,7 @@ type Group struct {
 	layer     *layer                    // what transport runs on
 	started   atomic.Pointer[raft.Raft] // raft, for what may run before it is set
 	log       *logCache
+	stall     *stall
 
 	// term is the term this node serves as leader, 0 otherwise.
 	term    atomic.Uint64
@@ -172,12 +173,12 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	conf.NotifyCh = notices
 	conf.Logger = logger
 
-	stall := newStall()
-	g.log = newLogCache(&timedLog{store, stall}, s.SnapshotBytes)
+	g.stall = newStall()
+	g.log = newLogCache(&timedLog{store, g.stall}, s.SnapshotBytes)
 	g.layer = g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
 		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
-	g.peers = &transport{NetworkTransport: g.transport, stall: stall, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
+	g.peers = &transport{NetworkTransport: g.transport, stall: g.stall, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)
@@ -268,6 +269,8 @@ func (g *Group) followLeadership(notices <-chan bool) {
 			if leads {
 				g.lead()
 			}
+		case <-g.stall.changed:
+			g.stalled()
 		case <-g.stop:
 			g.term.Store(0)
 			g.cfg.OnFollow()

@@ -52,6 +52,7 @@ func TestALeaderWhoseDiskStandsStillIsSucceeded(t *testing.T) {
 	stuck := make(chan error, 1)
 	go func() { stuck <- p.propose("n1", "b") }()
 	next := p.leader("n2", "n3")
+	p.until("n1 to serve nothing", func() bool { return p.nodes["n1"].group.Term() == 0 })
 	if err := p.propose(next, "c"); err != nil {
 		t.Fatal(err)
 	}
@@ -66,5 +67,28 @@ func TestALeaderWhoseDiskStandsStillIsSucceeded(t *testing.T) {
 	}
 	for _, n := range []string{"n1", "n2", "n3"} {
 		p.has(n, "ac")
+	}
+}
+
+// A disk that stands still under every node stops the group, and its leader leads on when nobody could be elected.
+func TestALeaderGoesOnWhenNobodyTookItsPlace(t *testing.T) {
+	p := newParty(t, "n1", "n2", "n3")
+	var thaws []func()
+	for _, n := range p.nodes {
+		thaw := n.disk.freeze()
+		t.Cleanup(thaw)
+		thaws = append(thaws, thaw)
+	}
+	stuck := make(chan error, 1)
+	go func() { stuck <- p.propose("n1", "b") }()
+	p.until("n1 to serve nothing", func() bool { return p.nodes["n1"].group.Term() == 0 })
+	for _, thaw := range thaws {
+		thaw()
+	}
+	<-stuck // committed, or not: that depends on who was elected
+	for p.propose(p.leader("n1", "n2", "n3"), "c") != nil {
+		if t.Context().Err() != nil {
+			t.Fatal("the group does not go on")
+		}
 	}
 }
