@@ -24,8 +24,6 @@ const (
 	rolesPassword = "scale-Password-1"
 	// openAtOnce bounds the accounts and subscriptions that are made side by side.
 	openAtOnce = 16
-	// defaultShards is what a new cluster has when nobody says otherwise.
-	defaultShards = 8
 )
 
 const (
@@ -37,6 +35,8 @@ const (
 type RolesOptions struct {
 	// Bin is the folder of the binaries.
 	Bin string
+	// Shards is how many there are: with one, the rate of writes is what one shard bears.
+	Shards int
 	// Clients work at a time, each as a user of its own.
 	Clients int
 	// Subscriptions are opened, each by a user of its own on a connection of its own; at least Clients.
@@ -56,6 +56,7 @@ type RequestCost struct {
 
 // RolesReport is what requests and subscriptions cost each role of a cluster of three storage nodes.
 type RolesReport struct {
+	Shards        int
 	Requests      []RequestCost
 	Subscriptions int
 	// SubscriptionBytes is resident memory of one, by role.
@@ -81,12 +82,13 @@ func MeasureRoles(ctx context.Context, opt RolesOptions) (*RolesReport, error) {
 	}
 	defer os.RemoveAll(dir)
 	c, err := clusterproc.Start(ctx, clusterproc.Options{Bin: opt.Bin, Dir: dir, Storage: 3, Query: 1, Live: 1, Gateway: 1,
-		Env: []string{"KALAMDB_QUERY_PASSWORD_COST=4"}}) // else a thousand accounts are minutes of hashing
+		// With the default cost a thousand accounts are minutes of hashing.
+		Env: []string{"KALAMDB_QUERY_PASSWORD_COST=4", fmt.Sprintf("KALAMDB_STORAGE_SHARDS=%d", opt.Shards)}})
 	if err != nil {
 		return nil, err
 	}
 	defer c.Kill()
-	r := &roles{opt: opt, cluster: c, idle: map[string]float64{}, out: RolesReport{Subscriptions: opt.Subscriptions, SubscriptionBytes: map[string]float64{}}}
+	r := &roles{opt: opt, cluster: c, idle: map[string]float64{}, out: RolesReport{Shards: opt.Shards, Subscriptions: opt.Subscriptions, SubscriptionBytes: map[string]float64{}}}
 	defer func() {
 		for _, c := range r.clients {
 			c.Close()
@@ -107,7 +109,7 @@ func MeasureRoles(ctx context.Context, opt RolesOptions) (*RolesReport, error) {
 // prepare makes accounts, connections and rows, and measures the cluster while nothing happens.
 func (r *roles) prepare(ctx context.Context) error {
 	err := within(ctx, placeTimeout, func(ctx context.Context) error {
-		return until(ctx, r.cluster.Role("storage"), func(all []metrics) error { return complete(all, defaultShards, true) })
+		return until(ctx, r.cluster.Role("storage"), func(all []metrics) error { return complete(all, r.opt.Shards, true) })
 	})
 	if err != nil {
 		return err

@@ -24,6 +24,9 @@ import (
 // storageNodes is the default number of replicas, so every process has one of every group.
 const storageNodes = 3
 
+// manyShards is the default of a new cluster.
+const manyShards = 8
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -65,13 +68,9 @@ func run(ctx context.Context) error {
 	raw := map[string]any{"cpus": runtime.NumCPU(), "go": runtime.Version(), "load_before": load,
 		"window_seconds": opt.Window.Seconds(), "clusters": reports, "costs": costs}
 	if *subscriptions > 0 {
-		roles, err := scaling.MeasureRoles(ctx, scaling.RolesOptions{Bin: opt.Bin, Clients: *clients,
-			Subscriptions: max(*clients, *subscriptions), Window: opt.Window})
-		if err != nil {
-			return fmt.Errorf("requests: %w", err)
+		if raw["roles"], err = measureRoles(ctx, opt, *clients, *subscriptions); err != nil {
+			return err
 		}
-		printRoles(roles)
-		raw["roles"] = roles
 	}
 	if *out == "" {
 		return unknown
@@ -117,11 +116,25 @@ func printNodes(r *scaling.IdleReport) {
 		short(r.OneReady), short(r.OneComplete), short(r.AllComplete))
 }
 
+// measureRoles does it with many shards, and with one and few subscriptions: its rate is what one shard bears.
+func measureRoles(ctx context.Context, opt scaling.IdleOptions, clients, subscriptions int) (all []*scaling.RolesReport, err error) {
+	for _, c := range []struct{ shards, subscriptions int }{{manyShards, subscriptions}, {1, clients}} {
+		r, err := scaling.MeasureRoles(ctx, scaling.RolesOptions{Bin: opt.Bin, Shards: c.shards, Clients: clients,
+			Subscriptions: max(clients, c.subscriptions), Window: opt.Window})
+		if err != nil {
+			return nil, fmt.Errorf("requests, %d shards: %w", c.shards, err)
+		}
+		printRoles(r)
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 // roleNames are in the order of a request's way.
 var roleNames = []string{"gateway", "query", "live", "storage"}
 
 func printRoles(r *scaling.RolesReport) {
-	fmt.Printf("\n%-40s %10s", "CPU µs a request, three replicas", "a second")
+	fmt.Printf("\n%-40s %10s", fmt.Sprintf("CPU µs a request, shards: %d", r.Shards), "a second")
 	for _, role := range roleNames {
 		fmt.Printf(" %10s", role)
 	}
