@@ -62,6 +62,7 @@ type worker struct {
 	gateways  *Gateways
 	random    *rand.Rand
 	now       func() int64
+	plain     bool // no transactions
 
 	client *client.Client
 	seen   State // what it last read: where its conditional writes come from
@@ -117,7 +118,7 @@ func (w *worker) choose() Operation {
 		return w.swap()
 	case n < 60:
 		return w.delete()
-	case n < 72:
+	case n < 72 && !w.plain:
 		return w.transact()
 	case n < 82:
 		return Operation{Kind: Read, Level: Stale}

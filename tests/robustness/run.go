@@ -34,6 +34,8 @@ type Options struct {
 	Dir string
 	// Faults are the names of those to use, comma separated; -name leaves one out. Empty means all.
 	Faults string
+	// NoTransactions is for clusters whose nodes do not all know them.
+	NoTransactions bool
 }
 
 // Report is what a run did.
@@ -192,7 +194,7 @@ func (r *run) load(ctx context.Context, random *rand.Rand) error {
 	var fs []func() error
 	for _, p := range r.partitions {
 		for range workersPerPartition {
-			w := &worker{id: len(fs), partition: p, gateways: r.gateways, now: r.now,
+			w := &worker{id: len(fs), partition: p, gateways: r.gateways, now: r.now, plain: r.opt.NoTransactions,
 				random: rand.New(rand.NewPCG(r.opt.Seed, 100+uint64(len(fs))))}
 			fs = append(fs, func() error {
 				err := w.run(ctx)

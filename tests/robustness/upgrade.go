@@ -60,6 +60,7 @@ func (undisturbed) Faults() []Fault { return nil }
 // clients saw.
 func (u *Upgrade) Run(ctx context.Context, pass Pass, opt Options) (*UpgradeReport, error) {
 	seen := &Errors{}
+	opt.NoTransactions = true // v0.3.0-alpha.1 has none
 	gateways := NewGateways(u.Gateways())
 	gateways.watch = seen.watch
 	r := &run{target: undisturbed{u.Cluster}, opt: opt, gateways: gateways, began: time.Now(), namespace: fmt.Sprintf("up%x", opt.Seed)}

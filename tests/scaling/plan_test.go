@@ -1,6 +1,7 @@
 package scaling
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -79,4 +80,34 @@ func TestLimitsThatNodesDoNotRaise(t *testing.T) {
 			t.Errorf("%+v %v, want %q", p, err, c.want)
 		}
 	}
+}
+
+// tenMillion is the worked plan of docs/scaling.md, which says where each number comes from.
+func tenMillion() (Load, Costs, Machine, Layout) {
+	return Load{Users: 10_000_000, Active: .2, Writes: 20, Reads: 40, Peak: 3, Online: .03, Subscriptions: 1.5,
+			RowsKept: .2 * 20 * 365, RowBytes: 500 + 286, HottestUser: .0002},
+		Costs{Write: RoleMicros{Gateway: 390, Query: 410, Storage: 620}, Read: RoleMicros{Gateway: 390, Query: 530, Storage: 390},
+			Heard: RoleMicros{Gateway: 100, Live: 270, Storage: 150}, GroupCores: .018, ReplicaBytes: 1.6 * (1 << 20),
+			StorageBytes: 700 << 20, GatewayBytes: 12 << 10, LiveBytes: 11 << 10, ShardWrites: 500},
+		Machine{Cores: 4, MemoryBytes: 16 << 30, DiskBytes: 2e12, Use: .6, LiveMax: 100_000, GatewayMax: 50_000},
+		Layout{Shards: 256, Replication: 3, Spare: 1, Uneven: 1.2, UnevenNode: 1.1}
+}
+
+func ExampleMakePlan() {
+	load, costs, m, l := tenMillion()
+	p, err := MakePlan(load, costs, m, l)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("busiest second: %.0f writes, %.0f reads, %.0f subscriptions open; fullest shard: %.0f writes\n", p.Writes, p.Reads, p.Subscriptions, p.HottestShard)
+	for _, r := range p.Roles {
+		fmt.Printf("%-8s %3d nodes, bound by %s:", r.Role, r.Nodes, r.Bound)
+		for _, d := range r.Demands {
+			fmt.Printf(" %s %.2f", d.Resource, d.Nodes)
+		}
+		fmt.Println()
+	}
+	fmt.Printf("%.1f replicas of %d shards on each storage node\n", p.ReplicasPerNode, l.Shards)
+	// Output:
 }
