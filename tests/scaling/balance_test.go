@@ -109,7 +109,7 @@ func TestWhatCannotBeSimulated(t *testing.T) {
 func ExampleSimulateBalance() {
 	fmt.Println("exponent shards nodes | hottest user | users | shards | leaders | replicas (fullest over mean)")
 	for _, exponent := range []float64{0, 0.5, 0.8, 1} {
-		for _, c := range []struct{ shards, nodes int }{{64, 3}, {256, 12}, {1024, 48}} {
+		for _, c := range []struct{ shards, nodes int }{{64, 3}, {256, 30}, {1024, 48}} {
 			b, err := SimulateBalance(Activity{Users: 1_000_000, Exponent: exponent}, c.shards, c.nodes, 3)
 			if err != nil {
 				fmt.Println(err)
@@ -122,22 +122,22 @@ func ExampleSimulateBalance() {
 	// Output:
 	// exponent shards nodes | hottest user | users | shards | leaders | replicas (fullest over mean)
 	//      0.0     64     3 |    0.0001 % |  1.01 |   1.01 |    1.03 |     1.00
-	//      0.0    256    12 |    0.0001 % |  1.04 |   1.04 |    1.04 |     1.00
+	//      0.0    256    30 |    0.0001 % |  1.04 |   1.04 |    1.06 |     1.02
 	//      0.0   1024    48 |    0.0001 % |  1.08 |   1.08 |    1.04 |     1.01
 	//      0.5     64     3 |    0.0500 % |  1.01 |   1.03 |    1.03 |     1.00
-	//      0.5    256    12 |    0.0500 % |  1.04 |   1.12 |    1.03 |     1.00
+	//      0.5    256    30 |    0.0500 % |  1.04 |   1.12 |    1.08 |     1.02
 	//      0.5   1024    48 |    0.0500 % |  1.08 |   1.48 |    1.06 |     1.01
 	//      0.8     64     3 |    1.3368 % |  1.01 |   1.81 |    1.08 |     1.00
-	//      0.8    256    12 |    1.3368 % |  1.04 |   4.31 |    1.15 |     1.04
+	//      0.8    256    30 |    1.3368 % |  1.04 |   4.31 |    1.38 |     1.09
 	//      0.8   1024    48 |    1.3368 % |  1.08 |  14.47 |    1.62 |     1.17
 	//      1.0     64     3 |    6.9480 % |  1.01 |   5.31 |    1.25 |     1.00
-	//      1.0    256    12 |    6.9480 % |  1.04 |  18.42 |    1.77 |     1.20
+	//      1.0    256    30 |    6.9480 % |  1.04 |  18.42 |    2.88 |     1.48
 	//      1.0   1024    48 |    6.9480 % |  1.08 |  71.62 |    4.23 |     1.92
 }
 
 func ExamplePlacement() {
 	fmt.Println("shards nodes | held by each | moved when one is added | when one is lost then")
-	for _, c := range []struct{ shards, nodes int }{{8, 3}, {64, 3}, {64, 6}, {256, 6}, {256, 12}, {1024, 48}} {
+	for _, c := range []struct{ shards, nodes int }{{8, 3}, {64, 3}, {64, 6}, {256, 6}, {256, 30}, {1024, 48}} {
 		p := NewPlacement(c.shards, 3)
 		for range c.nodes {
 			p.Add()
@@ -155,6 +155,6 @@ func ExamplePlacement() {
 	//     64     3 |           64 |                      48 | 48
 	//     64     6 |           32 |                      27 | 31
 	//    256     6 |          128 |                     109 | 129
-	//    256    12 |           64 |                      59 | 67
+	//    256    30 |           26 |                      24 | 25
 	//   1024    48 |           64 |                      62 | 65
 }
