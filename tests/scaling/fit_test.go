@@ -120,6 +120,10 @@ func TestComplete(t *testing.T) {
 	if err := complete(replace(0, `changes_total{group="catalog"} 4`, `changes_total{group="catalog"} 0`), 2, false); err != nil {
 		t.Errorf("after a restart: %v", err)
 	}
+	// What a follower has beyond its leader's log is not committed and will be cut.
+	if err := complete(replace(2, `last_index{group="catalog"} 9`, `last_index{group="catalog"} 10`), 2, true); err != nil {
+		t.Errorf("a follower with more than its leader: %v", err)
+	}
 	if _, err := parseMetrics(strings.NewReader("x many\n")); err == nil {
 		t.Error("a value that is no number was read")
 	}
