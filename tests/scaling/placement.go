@@ -5,8 +5,7 @@ import "slices"
 // Placement is where shards' replicas are, on nodes numbered from 0. It follows the rules of the placement controller
 // (services/storage/internal/placement/goal.go, which only the storage role may import) for nodes of one zone: a new
 // replica goes where fewest are, replicas move from the fullest node to the emptiest while they differ by two, and so
-// does leadership. It knows no time and no failures; the controller's own tests have those, and `make idle` compares
-// the number of moves with that of real processes.
+// does leadership. It knows no time and no failures; the controller's own tests have those.
 type Placement struct {
 	replication int
 	members     [][]int // by shard
