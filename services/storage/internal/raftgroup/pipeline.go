@@ -92,7 +92,11 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 // before, and the sender, who would close it, waits for the pipeline: for ever, and whoever stops the group with them.
 type pipeline struct {
 	raft.AppendPipeline
-	stall   *stall
+	stall *stall
+	// toldCommit is the commit index sent last, told the time; by the sender only.
+	toldCommit uint64
+	told       time.Time
+
 	answers chan raft.AppendFuture
 	closed  chan struct{}
 	once    sync.Once
@@ -124,11 +128,22 @@ func (p *pipeline) pump() {
 	}
 }
 
-// AppendEntries sends entries. What Raft sends from time to time without any would count as a heartbeat.
+// quietAppendEvery is how often a follower that has everything is told so on its pipeline. A connection that broke meanwhile
+// is noticed then: a follower that was restarted waits as long for what it may apply.
+const quietAppendEvery = 500 * time.Millisecond
+
+// AppendEntries sends entries, and how far they are committed. Raft calls it every CommitTimeout to twice that also when
+// there is nothing to tell: with a hundred groups, that is most of what an idle node does, so it is not sent. That the
+// leader is there, heartbeats say.
 func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if err := p.stall.err(); err != nil {
-		return nil, err
+		return nil, err // it would count as a heartbeat
 	}
+	now := time.Now()
+	if len(req.Entries) == 0 && req.LeaderCommitIndex == p.toldCommit && now.Sub(p.told) < quietAppendEvery {
+		return nil, nil //nolint:nilnil // Raft hears of what was sent by Consumer, and does not look at this
+	}
+	p.toldCommit, p.told = req.LeaderCommitIndex, now
 	return p.AppendPipeline.AppendEntries(req, resp)
 }
 
