@@ -11,6 +11,8 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
+	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 )
 
 const (
@@ -72,7 +74,9 @@ func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, met
 	if cancel != nil && dberr.Is(err, dberr.Timeout) && ctx.Err() == nil {
 		// The attempt's own end, noticed here or there. A caller's deadline that is as near comes next.
 		err = dberr.New(dberr.Unavailable, "ask %s: %w (%v)", addr, errNoAnswer, within)
-		c.router.silent.add(addr)
+		if !answers(ctx, conn) {
+			c.router.silent.add(addr)
+		}
 	} else if ctx.Err() == nil {
 		c.router.silent.remove(addr)
 	}
@@ -153,7 +157,7 @@ func (c *groupConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method
 		}
 		return nil, err
 	}
-	return &learningStream{ClientStream: s, conn: c, addr: addr, opened: time.Now()}, nil
+	return &learningStream{ClientStream: s, conn: c, addr: addr, to: conn}, nil
 }
 
 // learningStream tells the router how its first message went: gRPC streams are opened before the server
@@ -162,14 +166,14 @@ type learningStream struct {
 	grpc.ClientStream
 	conn    *groupConn
 	addr    string
-	opened  time.Time
+	to      *rpcnet.Conn
 	learned bool // touched by the receiver only
 }
 
 func (s *learningStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
-	if r := s.conn.router; !s.learned && err != nil && s.Context().Err() != nil && !r.local && time.Since(s.opened) >= r.cfg.AttemptTimeout {
-		r.silent.add(s.addr) // whoever waited gave it up
+	if ctx := s.Context(); err != nil && errors.Is(context.Cause(ctx), silence.Err) && !answers(context.WithoutCancel(ctx), s.to) {
+		s.conn.router.Learn(s.conn.group, s.addr, silence.Err) // who waited gave it up
 	}
 	if !s.learned || err != nil && again(err) {
 		s.learned = true

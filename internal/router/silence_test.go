@@ -2,6 +2,7 @@ package router
 
 import (
 	"testing"
+	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/silence"
@@ -21,5 +22,24 @@ func TestASilentNodeIsNotGoneBackTo(t *testing.T) {
 			t.Fatalf("the leader is believed to be at %q", addr)
 		}
 		r.Learn(CatalogGroup, addr, stale)
+	}
+}
+
+// A call that takes long says nothing about its node, as long as the node says anything at all.
+func TestASlowCallDoesNotCondemnItsNode(t *testing.T) {
+	w := newWorld(t, 3)
+	r := w.router(func(c *Config) { c.AttemptTimeout, c.RetryFor = 20*time.Millisecond, 200*time.Millisecond })
+	w.mu.Lock()
+	for _, n := range w.nodes {
+		n.hang = true
+	}
+	w.mu.Unlock()
+	if _, err := get(t.Context(), r, "x"); !dberr.Is(err, dberr.Unavailable) {
+		t.Errorf("calls that hang: %v", err)
+	}
+	for _, n := range w.nodes {
+		if r.silent.is(n.addr) {
+			t.Errorf("%s is passed over", n.addr)
+		}
 	}
 }

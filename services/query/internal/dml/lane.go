@@ -127,7 +127,9 @@ func (l *lane) reopen(ctx context.Context) {
 	l.close() // before the lock: a sender that waits for room lets go of it
 	l.sending.Lock()
 	defer l.sending.Unlock()
-	l.open(ctx)
+	if l.current.Load() == nil { // a sender may have opened one meanwhile
+		l.open(ctx)
+	}
 }
 
 // close ends the lane's stream.

@@ -17,6 +17,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	"github.com/kalamdb/kalamdb-go/internal/silence"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
@@ -140,7 +141,7 @@ func (c *Client) open(ctx context.Context, conn grpc.ClientConnInterface, ticket
 }
 
 // errSilent is a replica that is paused or cut off: another one is asked.
-var errSilent = dberr.New(dberr.Unavailable, "the storage node did not begin to answer in time")
+var errSilent = dberr.New(dberr.Unavailable, "the storage node did not begin to answer in time: %w", silence.Err)
 
 func begin(ctx context.Context, conn grpc.ClientConnInterface, ticket []byte, cancel func()) (*Raw, error) {
 	stream, err := flight.NewFlightServiceClient(conn).DoGet(ctx, &flight.Ticket{Ticket: ticket})

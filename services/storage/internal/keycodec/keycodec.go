@@ -22,6 +22,8 @@ const (
 	spaceUnique  byte = 0x05 // shard table column user value → key
 	spacePruned  byte = 0x06 // shard → position up to which the change log was pruned
 	spaceRequest byte = 0x07 // shard bucket id → Request
+
+	spaceRestoring byte = 0x7F // shard → nothing
 )
 
 // Span is a range of keys: Start inclusive, End exclusive.
@@ -55,6 +57,10 @@ func PrefixSpan(prefix []byte) Span { return Span{Start: prefix, End: PrefixEnd(
 
 // AppliedKey holds how far the shard has applied its log.
 func AppliedKey(shard uint32) []byte { return shardPrefix(nil, spaceApplied, shard) }
+
+// RestoringKey marks a shard whose state is being replaced. It lies outside of the shard's spans: the marker must outlive
+// their clearing.
+func RestoringKey(shard uint32) []byte { return shardPrefix(nil, spaceRestoring, shard) }
 
 // DroppedKey marks a table as dropped in the shard.
 func DroppedKey(shard, table uint32) []byte {

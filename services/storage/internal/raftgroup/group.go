@@ -178,7 +178,7 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	g.layer = g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
 		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
-	g.peers = &transport{NetworkTransport: g.transport, stall: g.stall, replicates: g.replicates, closed: g.layer.done, handOver: s.ElectionTimeout}
+	g.peers = &transport{NetworkTransport: g.transport, stall: g.stall, replicates: g.replicates, compacted: g.compacted, closed: g.layer.done, handOver: s.ElectionTimeout}
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)
@@ -216,6 +216,12 @@ func (g *Group) replicates(server raft.ServerID, term uint64) bool {
 		}
 	}
 	return false
+}
+
+// compacted reports whether the log no longer holds the entry behind index.
+func (g *Group) compacted(index uint64) bool {
+	first, err := g.log.FirstIndex()
+	return err == nil && first > index+1
 }
 
 // electAlone makes the only voter a candidate at once: there is nobody it could disturb, and waiting

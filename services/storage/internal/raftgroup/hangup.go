@@ -18,7 +18,7 @@ const (
 	// probeTimeout bounds asking a leader's address whether anybody listens. A refusal comes within a round trip.
 	probeTimeout = 150 * time.Millisecond
 	// turnPause is what followers wait for each other, so that they do not vote for themselves at the same time: a
-	// round of votes with its writes to disk.
+	// round of votes with its writes to disk. The first waits as long for a heartbeat, of which there are more in it.
 	turnPause = 100 * time.Millisecond
 )
 
@@ -36,7 +36,7 @@ func (g *Group) watchHangUps() {
 
 // succeedDead holds an election if the leader's process is gone and it is this node's turn.
 func (g *Group) succeedDead() {
-	leader := g.follows()
+	leader, heard := g.follows(), time.Now()
 	if leader == "" || !g.refuses(leader) {
 		return
 	}
@@ -49,11 +49,14 @@ func (g *Group) succeedDead() {
 		return
 	}
 	select {
-	case <-time.After(time.Duration(turn) * turnPause):
+	case <-time.After(time.Duration(turn+1) * turnPause):
 	case <-g.stop:
 		return
 	}
 	if g.follows() != leader { // somebody else was faster
+		return
+	}
+	if g.raft.LastContact().After(heard) { // it lives, though this node cannot connect to it
 		return
 	}
 	if err := g.electSelf(); err != nil {

@@ -15,7 +15,9 @@ type transport struct {
 	stall *stall
 	// replicates reports whether entries of a term are still to be sent to a server; closed ends with the group.
 	replicates func(server raft.ServerID, term uint64) bool
-	closed     <-chan struct{}
+	// compacted reports whether the log no longer holds the entry behind one.
+	compacted func(index uint64) bool
+	closed    <-chan struct{}
 	// handOver bounds TimeoutNow: while the leader waits for its answer it takes no writes.
 	handOver time.Duration
 	contacts contacts
@@ -54,7 +56,11 @@ const unreachablePause = 50 * time.Millisecond
 // AppendEntries sends entries until the peer answers, or the sender is no longer to send them. Raft would pause after
 // each failure, twice as long each time and up to ten seconds: a node that came back after five seconds got nothing for
 // another five, and if a third died meanwhile nobody could write. Heartbeats fail at once: Raft counts them.
+//
+// It is the same message every time. When the log no longer reaches back to it, Raft has to begin anew, perhaps with a
+// snapshot.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	bound(req)
 	for {
 		err := t.stall.err()
 		if err == nil {
@@ -62,7 +68,7 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 				t.contacts.heard(id)
 			}
 		}
-		if err == nil || heartbeat(req) || !t.replicates(id, req.Term) {
+		if err == nil || heartbeat(req) || !t.replicates(id, req.Term) || t.compacted(req.PrevLogEntry) {
 			return err
 		}
 		select {
@@ -71,6 +77,34 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 			return err
 		}
 	}
+}
+
+// appendBytesMax is how many bytes of entries one message carries, at least one entry. Raft counts entries only, a thousand of
+// them may be half a gigabyte, and the exchange must end within transportTimeout on a slow link too.
+const appendBytesMax = 1 << 20
+
+// bound makes a message one that is safe to send.
+//
+// It leaves entries beyond appendBytesMax for the next message. Raft goes on behind the last one that is in it.
+//
+// And it says no more of what is committed than the message vouches for. In v1.7.3 a follower takes everything it has up to
+// the leader's commit index for committed, also what the message does not reach: it may have that from a leader of an
+// earlier term, and somebody else's entries may stand there. Raft waits between choosing the last entry to send and
+// reading the commit index, and many entries may be committed meanwhile. The paper's rule is the smaller of the commit index
+// and the index of the last new entry (Ongaro and Ousterhout, 2014, figure 2).
+func bound(req *raft.AppendEntriesRequest) {
+	bytes := 0
+	for i, e := range req.Entries {
+		if bytes += sizeOf(e); bytes > appendBytesMax && i > 0 {
+			req.Entries = req.Entries[:i]
+			break
+		}
+	}
+	last := req.PrevLogEntry
+	if n := len(req.Entries); n > 0 {
+		last = req.Entries[n-1].Index
+	}
+	req.LeaderCommitIndex = min(req.LeaderCommitIndex, last)
 }
 
 // heartbeat tells Raft's heartbeats from what it replicates, which names the entry before.
@@ -139,6 +173,7 @@ func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.Appe
 	if err := p.stall.err(); err != nil {
 		return nil, err // it would count as a heartbeat
 	}
+	bound(req)
 	now := time.Now()
 	if len(req.Entries) == 0 && req.LeaderCommitIndex == p.toldCommit && now.Sub(p.told) < quietAppendEvery {
 		return nil, nil //nolint:nilnil // Raft hears of what was sent by Consumer, and does not look at this

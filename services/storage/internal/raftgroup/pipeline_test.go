@@ -39,7 +39,7 @@ func TestAPipelineIsQuietWhenThereIsNothingToTell(t *testing.T) {
 	p, got := openPipeline(t)
 	send := func(commit uint64, entries ...*raft.Log) {
 		t.Helper()
-		if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 2, LeaderCommitIndex: commit, Entries: entries}, &raft.AppendEntriesResponse{}); err != nil {
+		if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 9, LeaderCommitIndex: commit, Entries: entries}, &raft.AppendEntriesResponse{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,7 +47,7 @@ func TestAPipelineIsQuietWhenThereIsNothingToTell(t *testing.T) {
 	for range 10 {
 		send(5)
 	}
-	send(5, &raft.Log{Index: 6})
+	send(5, &raft.Log{Index: 10})
 	send(6)
 	for i, want := range []struct{ entries, commit int }{{0, 5}, {1, 5}, {0, 6}} {
 		if req := <-got; len(req.Entries) != want.entries || req.LeaderCommitIndex != uint64(want.commit) {
@@ -73,7 +73,7 @@ func TestAPipelineWhoseAnswersNobodyReads(t *testing.T) {
 	sent := make(chan error, 1)
 	go func() {
 		for i := range 20 {
-			if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 1, LeaderCommitIndex: uint64(i + 1)}, &raft.AppendEntriesResponse{}); err != nil {
+			if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 100, LeaderCommitIndex: uint64(i + 1)}, &raft.AppendEntriesResponse{}); err != nil {
 				sent <- err
 				return
 			}

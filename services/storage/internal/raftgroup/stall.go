@@ -17,10 +17,13 @@ import (
 // for a sync, and with an election after it about what losing a leader costs in any other way.
 const stallMax = time.Second
 
+// stallBytes is how many bytes of an append give it another second: a burst keeps a slow disk busy that does not stand still.
+const stallBytes = 16 << 20
+
 // stall measures how long an append to the log has been under way. Appends of a group come one after the other.
 type stall struct {
 	epoch time.Time
-	since atomic.Int64 // nanoseconds after epoch, 0 when none is under way
+	until atomic.Int64 // when it should be done, nanoseconds after epoch; 0 when none is under way
 	timer *time.Timer  // runs during an append, and then gives changed a token
 	// changed gets a token when the log stands still, and another when it no longer does.
 	changed chan struct{}
@@ -40,13 +43,14 @@ func (s *stall) notice() {
 	}
 }
 
-func (s *stall) begin() {
-	s.since.Store(max(int64(time.Since(s.epoch)), 1))
-	s.timer.Reset(stallMax)
+func (s *stall) begin(bytes int) {
+	within := stallMax + time.Duration(bytes)*time.Second/stallBytes
+	s.until.Store(int64(time.Since(s.epoch) + within))
+	s.timer.Reset(within)
 }
 
 func (s *stall) end() {
-	s.since.Store(0)
+	s.until.Store(0)
 	if !s.timer.Stop() {
 		s.notice()
 	}
@@ -54,8 +58,8 @@ func (s *stall) end() {
 
 // err is why nothing should be sent to followers now, nil when it should.
 func (s *stall) err() error {
-	since := s.since.Load()
-	if since == 0 || time.Since(s.epoch)-time.Duration(since) < stallMax {
+	until := s.until.Load()
+	if until == 0 || time.Since(s.epoch) < time.Duration(until) {
 		return nil
 	}
 	return dberr.New(dberr.Unavailable, "this node's Raft log has stood still for more than %v: its disk does not answer", stallMax)
@@ -84,7 +88,11 @@ type timedLog struct {
 func (l *timedLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
 func (l *timedLog) StoreLogs(logs []*raft.Log) error {
-	l.stall.begin()
+	bytes := 0
+	for _, e := range logs {
+		bytes += sizeOf(e)
+	}
+	l.stall.begin(bytes)
 	defer l.stall.end()
 	return l.LogStore.StoreLogs(logs)
 }

@@ -49,12 +49,28 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan) (*storedRows, uin
 			applied, err = keycodec.DecodeApplied(v)
 		}
 	} else {
-		err = it.Error() // a shard that never applied anything has no position, and no rows
+		err = errors.Join(it.Error(), neverApplied(r, p.req.GetShard()))
 	}
 	if err != nil {
 		return nil, 0, errors.Join(readFailed(err), it.Close())
 	}
 	return &storedRows{it: it, owner: p.owner(), reverse: p.reverse, spans: p.spans}, max(applied.Seq, changelog.Beginning), nil
+}
+
+// neverApplied is nil if a shard whose position is missing never applied anything: it has no rows either. While a
+// snapshot of the leader takes its place, rows are there before the position is.
+func neverApplied(r pebble.Reader, shard uint32) error {
+	for _, key := range [][]byte{keycodec.RestoringKey(shard), keycodec.AppliedKey(shard)} {
+		_, closer, err := r.Get(key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(dberr.New(dberr.Unavailable, "shard %d is being replaced by its leader's snapshot here", shard), closer.Close())
+	}
+	return nil
 }
 
 func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {

@@ -124,15 +124,3 @@ func (s *Shard) unlessReadsChanged(refused error, reads []tableRead) error {
 	}
 	return refused
 }
-
-// confirmReads is for a transaction that writes nothing: what it read was so at one moment, if this node still leads
-// after looking.
-func (s *Shard) confirmReads(ctx context.Context, reads []tableRead) error {
-	if len(reads) == 0 {
-		return nil
-	}
-	if err := s.unlessReadsChanged(nil, reads); err != nil {
-		return err
-	}
-	return s.ReadBarrier(ctx)
-}

@@ -17,14 +17,7 @@ const (
 	copyRecordBytesMax = commandBytesMax + keyBytesMax
 	// restoreBatchBytes is how much Restore writes at a time.
 	restoreBatchBytes = 4 << 20
-	// restoringSpace lies outside the shards' spans: the marker must outlive their clearing.
-	restoringSpace = 0x7F
 )
-
-// restoringKey marks a shard whose state is being replaced.
-func restoringKey(shard uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{restoringSpace}, shard)
-}
 
 // Applied is the index of the last entry applied.
 func (s *Shard) Applied() uint64 { return s.applied.Load().Index }
@@ -106,7 +99,7 @@ func (s *Shard) copySpans(snap *pebble.Snapshot, w io.Writer) error {
 
 // Torn reports that a restore did not end.
 func (s *Shard) Torn() (bool, error) {
-	_, closer, err := s.cfg.DB.Get(restoringKey(s.cfg.ID))
+	_, closer, err := s.cfg.DB.Get(keycodec.RestoringKey(s.cfg.ID))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false, nil
 	}
@@ -132,7 +125,7 @@ func (s *Shard) Restore(r io.Reader) error {
 }
 
 func (s *Shard) replace(r io.Reader) error {
-	if err := s.cfg.DB.Set(restoringKey(s.cfg.ID), nil, pebble.NoSync); err != nil {
+	if err := s.cfg.DB.Set(keycodec.RestoringKey(s.cfg.ID), nil, pebble.NoSync); err != nil {
 		return restoreFailed(err)
 	}
 	if err := s.cfg.DB.Flush(); err != nil {
@@ -189,7 +182,7 @@ func (in *restorer) run() error {
 	}
 	err := in.batch.Set(keycodec.AppliedKey(in.shard.cfg.ID), in.applied, nil)
 	if err == nil {
-		err = in.batch.Delete(restoringKey(in.shard.cfg.ID), nil)
+		err = in.batch.Delete(keycodec.RestoringKey(in.shard.cfg.ID), nil)
 	}
 	if err == nil {
 		err = in.batch.Commit(pebble.NoSync)

@@ -14,7 +14,7 @@ import (
 // log is removed or after, but open no replica of the shard before both are: repeat both after a crash.
 func Destroy(db *pebble.DB, shard uint32) error {
 	b := db.NewBatch()
-	err := b.Delete(restoringKey(shard), nil)
+	err := b.Delete(keycodec.RestoringKey(shard), nil)
 	for _, span := range keycodec.ShardSpans(shard) {
 		err = errors.Join(err, b.DeleteRange(span.Start, span.End, nil))
 	}

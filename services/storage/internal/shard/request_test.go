@@ -324,10 +324,11 @@ func cluster(t *testing.T, faults *rpcnet.Faults) []*node {
 	for i := range nodes {
 		id := fmt.Sprint("n", i+1)
 		nodes[i] = openNode(t, nodeOptions{net: faults.As(id), id: id, joining: i > 0, settings: settings, number: uint16(i + 1)})
-		if i > 0 {
-			if err := nodes[0].addVoter(t.Context(), id); err != nil {
-				t.Fatal(err)
-			}
+		if i > 0 { // leadership may change meanwhile: the timeouts are short
+			until(t, id+" to vote", func() bool {
+				l := leads(nodes[:i])
+				return l >= 0 && nodes[l].addVoter(t.Context(), id) == nil
+			})
 		}
 	}
 	return nodes

@@ -201,14 +201,14 @@ func TestDestroyRemovesOneShardOnly(t *testing.T) {
 				others[string(k)] = true
 			}
 		}
-		others[string(restoringKey(shard))] = true
+		others[string(keycodec.RestoringKey(shard))] = true
 	}
 	for k := range others {
 		if err := n.hot.Set([]byte(k), []byte("v"), pebble.NoSync); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := n.hot.Set(restoringKey(0), nil, pebble.NoSync); err != nil {
+	if err := n.hot.Set(keycodec.RestoringKey(0), nil, pebble.NoSync); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.shard.Close(t.Context()); err != nil {

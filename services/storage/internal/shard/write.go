@@ -113,14 +113,14 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads [
 	pend.returns, pend.attempt = req.GetReturnRows(), at
 	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
-		err = s.unlessReadsChanged(err, reads)
+		err = s.confirmed(ctx, s.unlessReadsChanged(err, reads))
 		pend.finish(err)
 		return nil, err
 	}
 	pend.affected, pend.stored = d.affected, d.stored
 	if len(d.out) == 0 && (at == nil || !req.GetFence()) { // nothing to write: everything was skipped
 		pend.position = s.Position()
-		err := s.confirmReads(ctx, reads)
+		err := s.confirmed(ctx, s.unlessReadsChanged(nil, reads))
 		pend.finish(err)
 		return pend, err
 	}
@@ -135,6 +135,15 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads [
 		return nil, err
 	}
 	return pend, nil
+}
+
+// confirmed is for an answer that comes from what is stored here and puts nothing into the log: it is right only if
+// nobody else leads meanwhile, as somebody might who has changed it.
+func (s *Shard) confirmed(ctx context.Context, answer error) error {
+	if err := s.ReadBarrier(ctx); err != nil {
+		return err
+	}
+	return answer
 }
 
 // format is the highest version of entries that every replica reads.
