@@ -149,6 +149,7 @@ func Open(ctx context.Context, cfg Config) (*Group, error) {
 		return nil, err
 	}
 	g.work.Go(func() { g.followLeadership(notices) })
+	g.work.Go(func() { g.peers.receive(g.stop) })
 	g.work.Go(g.watchLogBytes)
 	g.work.Go(g.watchHangUps)
 	g.electAlone()
@@ -178,7 +179,7 @@ func (g *Group) startRaft(ctx context.Context, store *raftlog.Store, notices cha
 	g.layer = g.cfg.Mux.layer(g.cfg.Group)
 	g.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Logger: logger, Stream: g.layer,
 		ServerAddressProvider: g.layer, MaxPool: connsPerPeer, Timeout: transportTimeout, MsgpackUseNewTimeFormat: true})
-	g.peers = &transport{NetworkTransport: g.transport, stall: g.stall, replicates: g.replicates, compacted: g.compacted, closed: g.layer.done, handOver: s.ElectionTimeout}
+	g.peers = &transport{NetworkTransport: g.transport, stall: g.stall, received: make(chan raft.RPC), replicates: g.replicates, compacted: g.compacted, closed: g.layer.done, handOver: s.ElectionTimeout}
 	var err error
 	if g.cfg.Bootstrap {
 		err = g.bootstrap(conf, g.log, store)

@@ -12,7 +12,8 @@ import (
 // transport is Raft's own, with pipelines that do not stand still and without pauses that grow.
 type transport struct {
 	*raft.NetworkTransport
-	stall *stall
+	stall    *stall
+	received chan raft.RPC
 	// replicates reports whether entries of a term are still to be sent to a server; closed ends with the group.
 	replicates func(server raft.ServerID, term uint64) bool
 	// compacted reports whether the log no longer holds the entry behind one.
@@ -100,11 +101,38 @@ func bound(req *raft.AppendEntriesRequest) {
 			break
 		}
 	}
+	vouch(req)
+}
+
+// vouch bounds the commit index by the last entry a message reaches.
+func vouch(req *raft.AppendEntriesRequest) {
 	last := req.PrevLogEntry
 	if n := len(req.Entries); n > 0 {
 		last = req.Entries[n-1].Index
 	}
 	req.LeaderCommitIndex = min(req.LeaderCommitIndex, last)
+}
+
+// Consumer is where Raft takes what peers send.
+func (t *transport) Consumer() <-chan raft.RPC { return t.received }
+
+// receive hands peers' messages to Raft until stop is closed. A leader of a version before vouch existed says too much.
+func (t *transport) receive(stop <-chan struct{}) {
+	for {
+		select {
+		case rpc := <-t.NetworkTransport.Consumer():
+			if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				vouch(req)
+			}
+			select {
+			case t.received <- rpc:
+			case <-stop:
+				return
+			}
+		case <-stop:
+			return
+		}
+	}
 }
 
 // heartbeat tells Raft's heartbeats from what it replicates, which names the entry before.

@@ -45,6 +45,36 @@ func TestAMessageVouchesForWhatItReaches(t *testing.T) {
 	}
 }
 
+// A follower is not told more by a leader of an earlier version either.
+func TestWhatAPeerSaysTooMuchIsNotHeard(t *testing.T) {
+	open := func() *raft.NetworkTransport {
+		n, err := raft.NewTCPTransport("127.0.0.1:0", nil, 2, 10*time.Second, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = n.Close() })
+		return n
+	}
+	leader, follower := open(), open()
+	tr := &transport{NetworkTransport: follower, received: make(chan raft.RPC)}
+	stop := make(chan struct{})
+	defer close(stop)
+	go tr.receive(stop)
+	heard := make(chan uint64, 1)
+	go func() {
+		rpc := <-tr.Consumer()
+		heard <- rpc.Command.(*raft.AppendEntriesRequest).LeaderCommitIndex
+		rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+	}()
+	req := &raft.AppendEntriesRequest{PrevLogEntry: 7, LeaderCommitIndex: 12}
+	if err := leader.AppendEntries("b", follower.LocalAddr(), req, &raft.AppendEntriesResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	if commit := <-heard; commit != 7 {
+		t.Errorf("heard that %d is committed", commit)
+	}
+}
+
 func TestAMessageCarriesSoManyBytes(t *testing.T) {
 	entries := func(sizes ...int) (all []*raft.Log) {
 		for i, n := range sizes {
