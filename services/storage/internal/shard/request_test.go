@@ -331,6 +331,15 @@ func cluster(t *testing.T, faults *rpcnet.Faults) []*node {
 			})
 		}
 	}
+	// A replica refuses its vote to one that it does not know as a voter yet: with the leader gone, nobody could be elected.
+	until(t, "all replicas to know all voters", func() bool {
+		for _, n := range nodes {
+			if m, err := n.group.Members(); err != nil || len(m.Voters) != len(nodes) {
+				return false
+			}
+		}
+		return true
+	})
 	return nodes
 }
 
