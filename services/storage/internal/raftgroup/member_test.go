@@ -271,6 +271,7 @@ func TestLeadershipIsHandedOverAndBack(t *testing.T) {
 	}
 	p.leader("n1", "n3")
 	n2 := p.nodes["n2"].group
+	p.until("n2 to have noticed", func() bool { return n2.Term() == 0 })
 	p.until("n2 to win an election", func() bool {
 		// The voters refuse one whose log is behind theirs, so it may need another attempt, though none while it is
 		// a candidate.
