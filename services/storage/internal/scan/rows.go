@@ -36,7 +36,11 @@ type storedRows struct {
 	placed bool
 }
 
-func openStored(ctx context.Context, r pebble.Reader, p *plan) (*storedRows, uint64, error) {
+// closed is how an iterator was closed that came too early.
+func openStored(ctx context.Context, r pebble.Reader, p *plan, closed error) (*storedRows, uint64, error) {
+	if closed != nil {
+		return nil, 0, readFailed(closed)
+	}
 	at := keycodec.PrefixSpan(keycodec.AppliedKey(p.req.GetShard()))
 	it, err := r.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: at.Start, UpperBound: at.End})
 	if err != nil {
@@ -49,7 +53,11 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan) (*storedRows, uin
 			applied, err = keycodec.DecodeApplied(v)
 		}
 	} else {
-		err = errors.Join(it.Error(), neverApplied(r, p.req.GetShard()))
+		var began bool
+		if began, err = neverApplied(r, p.req.GetShard()); began && it.Error() == nil {
+			return openStored(ctx, r, p, it.Close()) // behind its first entry
+		}
+		err = errors.Join(it.Error(), err)
 	}
 	if err != nil {
 		return nil, 0, errors.Join(readFailed(err), it.Close())
@@ -58,19 +66,27 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan) (*storedRows, uin
 }
 
 // neverApplied is nil if a shard whose position is missing never applied anything: it has no rows either. While a
-// snapshot of the leader takes its place, rows are there before the position is.
-func neverApplied(r pebble.Reader, shard uint32) error {
-	for _, key := range [][]byte{keycodec.RestoringKey(shard), keycodec.AppliedKey(shard)} {
+// snapshot of the leader takes its place, rows are there before the position is. began says that the position has come
+// meanwhile.
+func neverApplied(r pebble.Reader, shard uint32) (began bool, err error) {
+	has := func(key []byte) (bool, error) {
 		_, closer, err := r.Get(key)
 		if errors.Is(err, pebble.ErrNotFound) {
-			continue
+			return false, nil
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
-		return errors.Join(dberr.New(dberr.Unavailable, "shard %d is being replaced by its leader's snapshot here", shard), closer.Close())
+		return true, closer.Close()
 	}
-	return nil
+	restoring, err := has(keycodec.RestoringKey(shard))
+	if restoring {
+		err = dberr.New(dberr.Unavailable, "shard %d is being replaced by its leader's snapshot here", shard)
+	}
+	if err != nil {
+		return false, err
+	}
+	return has(keycodec.AppliedKey(shard))
 }
 
 func (s *storedRows) next() ([]byte, keycodec.Version, bool, error) {

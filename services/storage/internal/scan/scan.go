@@ -135,7 +135,7 @@ func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	stored, position, err := openStored(ctx, reader, p)
+	stored, position, err := openStored(ctx, reader, p, nil)
 	if err != nil {
 		return nil, 0, err
 	}
