@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"runtime"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -89,11 +90,12 @@ func TestSubscriptionsPerConnection(t *testing.T) {
 
 func TestSocketsMax(t *testing.T) {
 	w := newWorld(t, Config{SocketsMax: 1})
-	w.login(t, "alice")
+	first := w.login(t, "alice")
 	_, resp, err := w.dial(t, "/v1/ws", nil)
 	if err == nil || resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("the second socket: %v", err)
 	}
+	runtime.KeepAlive(first) // a socket that nobody holds is closed when memory is collected
 }
 
 // TestASlowReader fills the queue of a client that reads nothing while another one is served. The slow
