@@ -26,6 +26,7 @@ type Handler struct {
 	cancel   context.CancelFunc
 	stopping bool
 	sockets  map[*socket]struct{}
+	reserved int // sockets that are being made
 	users    map[string]*usage
 
 	goroutines sync.WaitGroup
@@ -154,18 +155,25 @@ func (h *Handler) reserve() error {
 	if h.run == nil || h.stopping {
 		return dberr.New(dberr.Unavailable, "this gateway is not serving WebSockets")
 	}
-	if over(len(h.sockets)+1, h.cfg.SocketsMax) {
+	if over(len(h.sockets)+h.reserved+1, h.cfg.SocketsMax) {
 		return dberr.New(dberr.Unavailable, "this gateway serves at most %d WebSockets", h.cfg.SocketsMax)
 	}
+	h.reserved++
 	h.goroutines.Add(1)
 	return nil
 }
 
-func (h *Handler) unreserve() { h.goroutines.Done() }
+func (h *Handler) unreserve() {
+	h.mu.Lock()
+	h.reserved--
+	h.mu.Unlock()
+	h.goroutines.Done()
+}
 
 // adopt starts a socket whose place was reserved.
 func (h *Handler) adopt(s *socket) {
 	h.mu.Lock()
+	h.reserved--
 	h.sockets[s] = struct{}{}
 	stopping := h.stopping
 	h.mu.Unlock()
