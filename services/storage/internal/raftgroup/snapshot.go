@@ -191,6 +191,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}
 	f, err := s.fs.Open(s.path(name))
 	if err != nil {
+		err = errors.Join(err, s.fs.Remove(s.path(name)))
 		return nil, nil, dberr.New(dberr.Unavailable, "open snapshot %s of group %d: %w", id, s.group, err)
 	}
 	meta := m.raft()
@@ -198,7 +199,8 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return meta, &spoolFile{File: f, fs: s.fs, path: s.path(name)}, nil
 }
 
-// spool writes the state into a file, as Raft announces a snapshot's size before sending it.
+// spool writes the state into a file, as Raft announces a snapshot's size before sending it. A file that could not be
+// written whole is removed: on a disk that is full it would be in the way of everything else until the next start.
 func (s *snapshots) spool(name string) (int64, error) {
 	f, err := s.fs.Create(s.path(name), vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -217,6 +219,7 @@ func (s *snapshots) spool(name string) (int64, error) {
 		}
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, s.fs.Remove(s.path(name)))
 		return 0, dberr.New(dberr.Unavailable, "write a snapshot of group %d: %w", s.group, err)
 	}
 	return size, nil
@@ -269,7 +272,8 @@ func (k *sink) Close() error {
 	if k.file != nil {
 		err := errors.Join(k.file.Sync(), k.file.Close(), syncDir(k.store.fs, k.store.dir))
 		k.file = nil
-		if err != nil {
+		if err != nil { // Raft does not cancel what it has closed
+			err = errors.Join(err, k.store.fs.Remove(k.store.path(k.meta.Spool)))
 			return dberr.New(dberr.Unavailable, "store a received snapshot: %w", err)
 		}
 	}
