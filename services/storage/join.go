@@ -10,6 +10,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
@@ -34,6 +35,9 @@ func (s *Storage) identify(context.Context) error {
 		return dberr.New(dberr.InvalidArgument, "the data in %s belongs to node %d, this is node %d: give the node its id or another directory", s.dir.path, id.NodeID, s.cfg.NodeID)
 	}
 	s.identity = id
+	if id.NodeID != 0 { // node 0 never registers: its first entry would name its first run for ever
+		s.process = uuid.NewString()
+	}
 	s.peers = rpcnet.NewPool(s.net)
 	s.meeting = rendezvous.New(rendezvous.Config{Self: s.node(), ClusterID: id.ClusterID, Seeds: s.cfg.Join,
 		Expect: s.cfg.BootstrapExpect, Hello: s.hello, Now: s.cfg.Steady, Log: s.cfg.Logger})
@@ -69,6 +73,33 @@ func (s *Storage) hello(ctx context.Context, addr string, req *clusterv1.HelloRe
 		return nil, err
 	}
 	return clusterv1.NewClusterServiceClient(conn).Hello(ctx, req)
+}
+
+// twinTimeout bounds the question whether this node runs already: one whose machine is gone answers nothing.
+const twinTimeout = time.Second
+
+// ask asks who is at an address.
+func (s *Storage) ask(ctx context.Context, addr string) (*catalogv1.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, twinTimeout)
+	defer cancel()
+	resp, err := s.hello(ctx, addr, &clusterv1.HelloRequest{})
+	return resp.GetNode(), err
+}
+
+// refuseTwin ends the start of a process on a copy of a data directory whose original still runs: both would vote and
+// acknowledge under one name. It is asked before any group is opened, at the address the copied catalog knows. A
+// twin that cannot be reached from here is found by the leader when this node registers.
+func (s *Storage) refuseTwin(ctx context.Context) error {
+	n, ok := s.catalog.NodeByServer(s.identity.ServerID)
+	if !ok || n.GetRpcAddr() == "" || s.process == "" {
+		return nil
+	}
+	twin, err := s.ask(ctx, n.GetRpcAddr())
+	if err != nil || twin.GetServerId() != s.identity.ServerID {
+		return nil //nolint:nilerr // nobody is there, or another node: that this one may not be there is not its fault
+	}
+	return dberr.New(dberr.InvalidOperation, "%s runs already at %s: the data in %s is a copy of its data. Stop that process, or start this one with an empty directory and a node id of its own",
+		s.identity.ServerID, n.GetRpcAddr(), s.dir.path)
 }
 
 // findCluster returns when this node belongs to a cluster, or is the one to make it.

@@ -95,7 +95,7 @@ func (s *Storage) heartbeat(ctx context.Context) error {
 		return err
 	}
 	_, err = clusterv1.NewClusterServiceClient(s.router.Catalog()).Heartbeat(ctx, &clusterv1.HeartbeatRequest{
-		NodeId: uint32(s.identity.NodeID), ServerId: s.identity.ServerID, Report: report})
+		NodeId: uint32(s.identity.NodeID), ServerId: s.identity.ServerID, Process: s.process, Report: report})
 	return err
 }
 

@@ -81,7 +81,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 	s.commands = catalogstate.NewService(s.catalog, &s.catalogGroup, s.cfg.Now, s.failure.done)
 	s.directory = directory.New(directory.Config{Catalog: s.catalog, Commands: s.commands, Group: &s.catalogGroup,
 		Self: s.ServerID, Now: s.cfg.Steady, HeartbeatInterval: time.Duration(s.cfg.HeartbeatInterval),
-		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Logger: s.cfg.Logger})
+		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
 	s.leadership.controller = s.controller
@@ -163,7 +163,7 @@ func (s *Storage) awaitCatalog(ctx context.Context) error {
 func (s *Storage) node() *catalogv1.Node {
 	return &catalogv1.Node{NodeId: uint32(s.identity.NodeID), Role: s.cfg.Role, ServerId: s.identity.ServerID,
 		RpcAddr: s.cfg.AdvertiseAddr, RaftAddr: s.cfg.RaftAdvertiseAddr, Zone: s.cfg.Zone, Version: s.cfg.Version,
-		Status: catalogv1.NodeStatus_NODE_STATUS_ACTIVE, Format: entryFormat}
+		Status: catalogv1.NodeStatus_NODE_STATUS_ACTIVE, Format: entryFormat, Process: s.process}
 }
 
 // entryFormat is the newest version of the catalog's commands and of the shards' entries that this program reads. They

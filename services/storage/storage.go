@@ -45,9 +45,11 @@ type Storage struct {
 	hot      *pebble.DB
 	raftLog  *raftlog.DB
 	identity identity.Identity
-	meeting  *rendezvous.Meeting
-	peers    *rpcnet.Pool // for Hello, before there is a router
-	mux      *raftgroup.Mux
+	// process is this run of the program, unlike any other; empty without a node id.
+	process string
+	meeting *rendezvous.Meeting
+	peers   *rpcnet.Pool // for Hello, before there is a router
+	mux     *raftgroup.Mux
 
 	catalog      *catalogstate.State
 	catalogGroup lateGroup
@@ -105,8 +107,8 @@ func (s *Storage) Start(ctx context.Context) error {
 }
 
 func (s *Storage) start(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{s.openStores, s.identify, s.openCatalog, s.serve, s.findCluster,
-		s.joinCatalog, s.startRouter, s.openReplicas, s.settle} {
+	for _, step := range []func(context.Context) error{s.openStores, s.identify, s.openCatalog, s.refuseTwin, s.serve,
+		s.findCluster, s.joinCatalog, s.startRouter, s.openReplicas, s.settle} {
 		if err := step(ctx); err != nil {
 			return err
 		}

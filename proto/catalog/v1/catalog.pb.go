@@ -1929,7 +1929,10 @@ type Node struct {
 	StatusSinceUs  int64      `protobuf:"varint,11,opt,name=status_since_us,json=statusSinceUs,proto3" json:"status_since_us,omitempty"`
 	// The highest version of Raft entries and disk formats the node reads. Leaders write only what every
 	// registered storage node reads.
-	Format        uint32 `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`
+	Format uint32 `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`
+	// Storage nodes: the run of the process, random. Two runs that say the same server id have copies of one
+	// data directory. Empty from versions before there was one, and from a node without a number.
+	Process       string `protobuf:"bytes,13,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2046,6 +2049,13 @@ func (x *Node) GetFormat() uint32 {
 		return x.Format
 	}
 	return 0
+}
+
+func (x *Node) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
 }
 
 type Replica struct {
@@ -3682,7 +3692,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\v2\x13.catalog.v1.ReplicaR\areplica\"B\n" +
 	"\rRemoveReplica\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1b\n" +
-	"\tserver_id\x18\x02 \x01(\tR\bserverId\"\xeb\x02\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\"\x85\x03\n" +
 	"\x04Node\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1b\n" +
@@ -3696,7 +3706,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10registered_at_us\x18\n" +
 	" \x01(\x03R\x0eregisteredAtUs\x12&\n" +
 	"\x0fstatus_since_us\x18\v \x01(\x03R\rstatusSinceUs\x12\x16\n" +
-	"\x06format\x18\f \x01(\rR\x06format\"o\n" +
+	"\x06format\x18\f \x01(\rR\x06format\x12\x18\n" +
+	"\aprocess\x18\r \x01(\tR\aprocess\"o\n" +
 	"\aReplica\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12.\n" +

@@ -375,10 +375,12 @@ func (x *RegisterResponse) GetHeartbeatIntervalMs() uint32 {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
-	Report        *NodeReport            `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	NodeId   uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServerId string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Report   *NodeReport            `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	// Node.process as registered: another run's reports are refused.
+	Process       string `protobuf:"bytes,4,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,6 +434,13 @@ func (x *HeartbeatRequest) GetReport() *NodeReport {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *HeartbeatRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
 }
 
 type HeartbeatResponse struct {
@@ -1826,11 +1835,12 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x10.catalog.v1.NodeR\x04node\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x122\n" +
-	"\x15heartbeat_interval_ms\x18\x03 \x01(\rR\x13heartbeatIntervalMs\"x\n" +
+	"\x15heartbeat_interval_ms\x18\x03 \x01(\rR\x13heartbeatIntervalMs\"\x92\x01\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12.\n" +
-	"\x06report\x18\x03 \x01(\v2\x16.cluster.v1.NodeReportR\x06report\"\x13\n" +
+	"\x06report\x18\x03 \x01(\v2\x16.cluster.v1.NodeReportR\x06report\x12\x18\n" +
+	"\aprocess\x18\x04 \x01(\tR\aprocess\"\x13\n" +
 	"\x11HeartbeatResponse\"\xb6\x02\n" +
 	"\n" +
 	"NodeReport\x12\x1b\n" +

@@ -62,7 +62,9 @@ type Config struct {
 	OfflineAfter time.Duration
 	// ForgetAfter an offline stateless node is removed.
 	ForgetAfter time.Duration
-	Logger      *slog.Logger
+	// Ask asks who is at a storage node's address. It answers within a second or so, an error when nobody does.
+	Ask    func(ctx context.Context, addr string) (*catalogv1.Node, error)
+	Logger *slog.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -191,6 +193,9 @@ func (d *Directory) Heartbeat(_ context.Context, req *clusterv1.HeartbeatRequest
 	n, ok := d.cfg.Catalog.Node(req.GetNodeId())
 	if !ok || n.GetServerId() != req.GetServerId() {
 		return nil, dberr.New(dberr.NotFound, "node %d is not %s: it was removed or replaced", req.GetNodeId(), req.GetServerId())
+	}
+	if n.GetProcess() != req.GetProcess() && req.GetProcess() != "" {
+		return nil, dberr.New(dberr.NotFound, "another process has registered as %s, from %s: this one has the data of its past, or a copy of its data", n.GetServerId(), n.GetRpcAddr())
 	}
 	report := req.GetReport()
 	if report == nil {

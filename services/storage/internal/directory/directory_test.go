@@ -26,6 +26,8 @@ type fixture struct {
 	term  uint64
 	index uint64
 	fail  error
+	// at is who answers at an address.
+	at map[string]*catalogv1.Node
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -37,7 +39,13 @@ func newFixture(t *testing.T) *fixture {
 	}
 	t.Cleanup(func() { _ = state.Close() })
 	f.state = state
-	f.Directory = New(Config{Catalog: state, Commands: f, Group: f, Self: func() string { return "n1" }, Now: func() time.Time { return f.now }})
+	f.Directory = New(Config{Catalog: state, Commands: f, Group: f, Self: func() string { return "n1" }, Now: func() time.Time { return f.now },
+		Ask: func(_ context.Context, addr string) (*catalogv1.Node, error) {
+			if n, ok := f.at[addr]; ok {
+				return n, nil
+			}
+			return nil, dberr.New(dberr.Unavailable, "nobody answers at %s", addr)
+		}})
 	_, err = f.Apply(t.Context(), &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_InitCluster{
 		InitCluster: &catalogv1.InitCluster{ClusterId: "c", Shards: 1, ReplicationFactor: 3, Node: storageNode(1, "n1")}}}})
 	if err != nil {
@@ -343,4 +351,65 @@ func TestStartLooksForWhoIsSilent(t *testing.T) {
 		}
 		<-moved
 	}
+}
+
+// run is a process of a storage node; it answers at its address when it runs.
+func (f *fixture) run(server, addr, process string, runs bool) *catalogv1.Node {
+	n := storageNode(2, server)
+	n.RpcAddr, n.Process = addr, process
+	if runs {
+		f.at[addr] = n
+	}
+	return n
+}
+
+func TestACopyOfANodesDataCannotTakeItsPlace(t *testing.T) {
+	f := newFixture(t)
+	f.at = map[string]*catalogv1.Node{}
+	original := f.run("n2", "a:1", "p1", true)
+	f.mustRegister(original)
+
+	_, err := f.register(f.run("n2", "b:1", "p2", true))
+	wantCode(t, err, dberr.AlreadyExists)
+	f.mustRegister(original) // it may say so again
+	if n, _ := f.state.Node(2); n.GetRpcAddr() != "a:1" || n.GetProcess() != "p1" {
+		t.Errorf("node 2 is %v", n)
+	}
+
+	delete(f.at, "a:1") // it crashed, and its disk was moved
+	f.mustRegister(f.run("n2", "b:1", "p2", true))
+	f.mustRegister(f.run("n2", "b:1", "p4", true))      // it was started again
+	_, err = f.register(f.run("n2", "a:1", "p3", true)) // the copy of before starts where the original was
+	wantCode(t, err, dberr.AlreadyExists)
+}
+
+func TestACopyOfANodesConfigurationCannotTakeItsPlace(t *testing.T) {
+	f := newFixture(t)
+	f.at = map[string]*catalogv1.Node{}
+	f.mustRegister(f.run("n2", "a:1", "p1", true))
+	_, err := f.register(f.run("n2-new", "a:1", "p2", false)) // it says a:1, and p1 is who answers there
+	wantCode(t, err, dberr.AlreadyExists)
+	f.pass(10*time.Second, 1, "n1", nil)
+	f.wantStatus(2, "offline") // nothing was heard of it, yet it runs
+	_, err = f.register(f.run("n2-new", "a:1", "p2", false))
+	wantCode(t, err, dberr.AlreadyExists)
+	f.mustRegister(f.run("n2-new", "a:1", "p2", true)) // its disk was wiped
+}
+
+func TestAProcessThatWasReplacedIsTold(t *testing.T) {
+	f := newFixture(t)
+	f.at = map[string]*catalogv1.Node{}
+	beat := func(process string) error {
+		_, err := f.Heartbeat(t.Context(), &clusterv1.HeartbeatRequest{NodeId: 2, ServerId: "n2", Process: process})
+		return err
+	}
+	f.mustRegister(f.run("n2", "a:1", "p1", false)) // cut off, or paused
+	f.mustRegister(f.run("n2", "b:1", "p2", true))
+	if err := beat("p2"); err != nil {
+		t.Error(err)
+	}
+	if err := beat(""); err != nil { // a version from before processes had names
+		t.Error(err)
+	}
+	wantCode(t, beat("p1"), dberr.NotFound)
 }

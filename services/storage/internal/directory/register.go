@@ -90,10 +90,17 @@ func (d *Directory) chooseID(ctx context.Context, node *catalogv1.Node) error {
 		return err
 	}
 	old, taken := d.cfg.Catalog.Node(node.GetNodeId())
-	if !taken || old.GetServerId() == node.GetServerId() || old.GetStatus() == catalogv1.NodeStatus_NODE_STATUS_OFFLINE {
+	if !taken {
 		return nil
 	}
-	// Who has taken over the addresses has taken over the node: two processes cannot both listen there.
+	if err := d.refuseTwin(ctx, old, node); err != nil {
+		return err
+	}
+	if old.GetServerId() == node.GetServerId() || old.GetStatus() == catalogv1.NodeStatus_NODE_STATUS_OFFLINE {
+		return nil
+	}
+	// Who has taken over the addresses has taken over the node: two processes cannot both listen there, and the one before
+	// no longer answers.
 	succeeds := node.GetRpcAddr() != "" && old.GetRpcAddr() == node.GetRpcAddr() && old.GetRaftAddr() == node.GetRaftAddr()
 	if !succeeds && d.lives(old) {
 		return dberr.New(dberr.AlreadyExists, "node id %d is that of %s at %s, which is alive", node.GetNodeId(), old.GetServerId(), old.GetRpcAddr())
@@ -102,6 +109,22 @@ func (d *Directory) chooseID(ctx context.Context, node *catalogv1.Node) error {
 		return nil
 	}
 	return d.setStatus(ctx, old, catalogv1.NodeStatus_NODE_STATUS_OFFLINE)
+}
+
+// refuseTwin refuses a process that wants the place of one that still answers at its address: it was started with a copy
+// of the other's data, or of its configuration. Addresses alone prove nothing, as they may be copied too. One that is cut
+// off from here is replaced, and learns it from its next heartbeat.
+func (d *Directory) refuseTwin(ctx context.Context, old, node *catalogv1.Node) error {
+	sameRun := old.GetServerId() == node.GetServerId() && (old.GetProcess() == node.GetProcess() || old.GetProcess() == "")
+	if sameRun || !catalogstate.HoldsReplicas(old.GetRole()) || old.GetRpcAddr() == "" {
+		return nil
+	}
+	at, err := d.cfg.Ask(ctx, old.GetRpcAddr())
+	if err != nil || at.GetServerId() != old.GetServerId() || at.GetProcess() != old.GetProcess() {
+		return nil //nolint:nilerr // who does not answer is gone
+	}
+	return dberr.New(dberr.AlreadyExists, "node id %d is that of %s, which runs at %s: a process with a copy of its data or its configuration cannot be it too",
+		node.GetNodeId(), old.GetServerId(), old.GetRpcAddr())
 }
 
 // assignedFrom is the lowest id the cluster chooses. Those below are for nodes that bring their own, as

@@ -64,7 +64,10 @@ func newSim(t testing.TB, shards, factor uint32, zone string) *sim {
 	}
 	t.Cleanup(func() { _ = state.Close() })
 	s.state = state
-	s.directory = directory.New(directory.Config{Catalog: state, Commands: s, Group: s, Self: func() string { return s.raft[0].leader }, Now: s.clock})
+	s.directory = directory.New(directory.Config{Catalog: state, Commands: s, Group: s, Self: func() string { return s.raft[0].leader }, Now: s.clock,
+		Ask: func(context.Context, string) (*catalogv1.Node, error) {
+			return nil, dberr.New(dberr.Unavailable, "nobody answers")
+		}})
 	s.newController()
 	first := &catalogv1.Node{NodeId: 1, Role: "storage", ServerId: "n1", Zone: zone, Format: catalogstate.Format}
 	s.procs["n1"] = &proc{node: first, alive: true, have: map[uint32]int{}}

@@ -26,6 +26,8 @@ const (
 	helloTimeout = time.Second
 	// greetPause is between two rounds of nodes that belong to a cluster: addresses change seldom.
 	greetPause = 3 * time.Second
+	// twinAfter is how long a process keeps its name to itself after it was heard: two greetings.
+	twinAfter = 2 * greetPause
 	// forgetAfter is how long a fresh node that no longer answers keeps the others from deciding.
 	forgetAfter = 15 * time.Second
 	// knownMax bounds what strangers can make a node remember: more nodes than a cluster can have.
@@ -233,7 +235,7 @@ func (m *Meeting) note(n *catalogv1.Node, clusterID string, itself bool) {
 	}
 	now := m.cfg.Now()
 	if old, ok := m.nodes[id]; ok {
-		if itself {
+		if itself && !(twin(old.node, n) && now.Sub(old.heard) <= twinAfter) {
 			old.node, old.clusterID, old.heard = n, clusterID, now
 		}
 		return
@@ -246,4 +248,10 @@ func (m *Meeting) note(n *catalogv1.Node, clusterID string, itself bool) {
 	if len(m.nodes) < knownMax {
 		m.nodes[id] = &met{node: n, clusterID: clusterID, heard: now}
 	}
+}
+
+// twin reports that another process uses a node's name elsewhere: with a copy of its data, unless the node has moved.
+// Who was heard lately is believed until then, so that a copy cannot take over what the others send to the original.
+func twin(known, n *catalogv1.Node) bool {
+	return known.GetProcess() != n.GetProcess() && (known.GetRpcAddr() != n.GetRpcAddr() || known.GetRaftAddr() != n.GetRaftAddr())
 }

@@ -154,3 +154,34 @@ func TestANodeTellsWhereItListensNow(t *testing.T) {
 		t.Errorf("later: %s, %v", addr, recent)
 	}
 }
+
+func TestACopyDoesNotTakeOverWhatIsSentToTheOriginal(t *testing.T) {
+	w := newTown()
+	m := w.add(1, "c", 3)
+	hello := func(process, addr string) string {
+		m.Answer(&clusterv1.HelloRequest{ClusterId: "c", Node: &catalogv1.Node{NodeId: 2, ServerId: "n2", Process: process,
+			RpcAddr: addr, RaftAddr: addr + "/raft"}})
+		at, recent := m.RaftAddr("n2")
+		if !recent {
+			t.Errorf("n2 at %s is not recent", at)
+		}
+		return at
+	}
+	pass := func(d time.Duration) { w.mu.Lock(); defer w.mu.Unlock(); w.now = w.now.Add(d) }
+	for _, step := range []struct {
+		process, addr, want string
+		after               time.Duration
+	}{
+		{process: "p1", addr: "a", want: "a/raft"},
+		{process: "p2", addr: "b", want: "a/raft", after: greetPause}, // a copy
+		{process: "p1", addr: "a", want: "a/raft", after: greetPause},
+		{process: "p2", addr: "b", want: "a/raft", after: twinAfter},
+		{process: "p2", addr: "b", want: "b/raft", after: time.Second}, // it moved: p1 was not heard again
+		{process: "p3", addr: "b", want: "b/raft"},                     // it was started again
+	} {
+		pass(step.after)
+		if got := hello(step.process, step.addr); got != step.want {
+			t.Errorf("%s at %s: messages go to %s, want %s", step.process, step.addr, got, step.want)
+		}
+	}
+}
