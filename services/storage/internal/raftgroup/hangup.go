@@ -48,12 +48,15 @@ func (g *Group) succeedDead() {
 	if !votes {
 		return
 	}
-	select {
-	case <-time.After(time.Duration(turn+1) * turnPause):
-	case <-g.stop:
+	if !g.pause(time.Duration(turn+1) * turnPause) {
 		return
 	}
-	if g.follows() != leader { // somebody else was faster
+	// One whose turn was earlier has made this node forget its leader by asking for its vote. It wins within a pause, or
+	// it cannot win because it lacks entries that this node has.
+	if g.follows() == "" && !g.pause(turnPause) {
+		return
+	}
+	if now := g.follows(); now != "" && now != leader || g.raft.State() != raft.Follower { // somebody else was faster
 		return
 	}
 	if g.raft.LastContact().After(heard) { // it lives, though this node cannot connect to it
@@ -61,6 +64,16 @@ func (g *Group) succeedDead() {
 	}
 	if err := g.electSelf(); err != nil {
 		g.cfg.Logger.Warn("succeed a leader that died; the timeout will", "group", g.cfg.Group, "leader", leader, "error", err)
+	}
+}
+
+// pause waits; false when the group stops meanwhile.
+func (g *Group) pause(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-g.stop:
+		return false
 	}
 }
 

@@ -27,6 +27,36 @@ func TestADeadProcessIsSucceededAtOnce(t *testing.T) {
 	p.has("n3", "ab")
 }
 
+// n3's turn is the first, but it lacks an entry that n2 has: n2, which forgets the leader when n3 asks for its vote, must
+// not take that for a new leader.
+func TestADeadProcessIsSucceededThoughTheFirstInTurnLacksAnEntry(t *testing.T) {
+	p := newPartyWith(t, 10*time.Minute, "n1", "n2", "n3")
+	if err := p.propose("n1", "a"); err != nil {
+		t.Fatal(err)
+	}
+	p.has("n2", "a")
+	p.has("n3", "a")
+	p.faults.Cut("n1", "n3")
+	p.faults.Cut("n3", "n1")
+	if err := p.propose("n1", "b"); err != nil {
+		t.Fatal(err)
+	}
+	p.has("n2", "ab")
+	p.mu.Lock()
+	p.gone = "n1"
+	p.mu.Unlock()
+	p.nodes["n1"].mux.Close()
+	if err := p.nodes["n3"].group.electSelf(); err != nil { // its connection was cut before, so nothing else tells it
+		t.Fatal(err)
+	}
+	p.stop("n1")
+	if err := p.propose(p.leader("n2"), "c"); err != nil {
+		t.Fatal(err)
+	}
+	p.has("n2", "abc")
+	p.has("n3", "abc")
+}
+
 func TestTurns(t *testing.T) {
 	voters := []string{"n3", "n1", "n2", "n5", "n4"}
 	for group := range uint32(8) {
