@@ -1,6 +1,6 @@
 // Package hosts makes several hosts of one machine: a network namespace each, joined by a bridge, so
 // that what crosses the network between processes is real and can be broken one way at a time. It needs
-// root and Debian's iproute2.
+// root and Debian's iproute2 and nftables.
 package hosts
 
 import (
@@ -45,6 +45,9 @@ func New(ctx context.Context, name string, number int) (*Network, error) {
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
 		return nil, errors.New("the command ip is needed (Debian: apt-get install iproute2)")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		return nil, errors.New("the command nft is needed (Debian: apt-get install nftables)")
 	}
 	n := &Network{name: name, subnet: fmt.Sprintf("10.77.%d", number)}
 	n.Close(ctx) // what a killed run left
@@ -153,6 +156,42 @@ func (h *Host) Fast(ctx context.Context) error {
 	return err
 }
 
+// lossTable is the table of Lossy in the host's packet filter.
+const lossTable = "loss"
+
+// Lossy loses a part of the packets that reach the host, in percent, each by chance.
+func (h *Host) Lossy(ctx context.Context, percent int) error {
+	if err := h.Lossless(ctx); err != nil {
+		return err
+	}
+	chance := ""
+	if percent < 100 { // nft refuses what is always true
+		chance = fmt.Sprintf("numgen random mod 100 < %d ", percent)
+	}
+	for _, c := range []string{
+		"add table ip " + lossTable,
+		"add chain ip " + lossTable + " in { type filter hook input priority 0; }",
+		"add rule ip " + lossTable + " in iifname eth0 " + chance + "drop",
+	} {
+		if err := h.nft(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Lossless undoes Lossy.
+func (h *Host) Lossless(ctx context.Context) error {
+	if err := h.nft(ctx, "add table ip "+lossTable); err != nil { // so that there is one to delete
+		return err
+	}
+	return h.nft(ctx, "delete table ip "+lossTable)
+}
+
+func (h *Host) nft(ctx context.Context, command string) error {
+	return run(ctx, "ip", "netns", "exec", h.space, "nft", command)
+}
+
 // Heal mends the whole network.
 func (n *Network) Heal(ctx context.Context) error {
 	n.mu.Lock()
@@ -160,7 +199,7 @@ func (n *Network) Heal(ctx context.Context) error {
 	n.mu.Unlock()
 	var errs []error
 	for _, h := range hosts {
-		errs = append(errs, h.Up(ctx), h.Fast(ctx))
+		errs = append(errs, h.Up(ctx), h.Fast(ctx), h.Lossless(ctx))
 		for _, other := range hosts {
 			if other != h {
 				errs = append(errs, h.Mend(ctx, other))

@@ -77,6 +77,20 @@ while True:
 	if err := n.Heal(ctx); err != nil {
 		t.Fatal(err)
 	}
+	for _, percent := range []int{50, 100} {
+		if err := b.Lossy(ctx, percent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if reaches(t, a, b) {
+		t.Error("a reaches b, which loses everything")
+	}
+	if err := n.Heal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !reaches(t, a, b) {
+		t.Error("healed, b loses packets")
+	}
 	if err := a.Slow(ctx, 64, 200); err != nil {
 		t.Fatal(err)
 	}

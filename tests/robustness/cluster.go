@@ -144,6 +144,14 @@ func (c *Cluster) networkFaults() []Fault {
 			hold(ctx, random)
 			return n.Host.Fast(context.WithoutCancel(ctx))
 		}},
+		{Name: "lossy", Weight: 2, Do: func(ctx context.Context, random *rand.Rand) error {
+			n := c.pick("storage", random)
+			if err := n.Host.Lossy(ctx, 1+random.IntN(25)); err != nil {
+				return err
+			}
+			hold(ctx, random)
+			return n.Host.Lossless(context.WithoutCancel(ctx))
+		}},
 	}
 }
 
