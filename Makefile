@@ -132,6 +132,10 @@ upgrade: build ## replace a cluster's nodes of the version FROM (the last tag) b
 	    (cd "$$old/src" && go build -tags $(TAGS) -ldflags "-X main.version=$$(git describe --tags --always)" -o "$$old/bin/kalamdb-$$r" ./services/$$r/cmd/$$r); done; \
 	  go run -tags $(TAGS) ./tests/cmd/upgrade -from "$$old/bin" -to bin $(ARGS)
 
+.PHONY: reshape
+reshape: build ## a fourth storage node joins a loaded cluster, one is drained and leaves, one loses its disk: no client sees an error
+	go run -tags $(TAGS) ./tests/cmd/reshape -bin bin $(ARGS)
+
 .PHONY: failover
 failover: build ## break a shard's leader in seven ways, TIMES each, and report the pauses (root; hosts and disks of their own)
 	go run -tags $(TAGS) ./tests/cmd/failover -bin bin -times $(TIMES)

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 )
 
 // Defaults of Config. They suit one node of two cores that runs every role.
@@ -32,6 +34,12 @@ const (
 
 // nodeMax is the highest NodeID: the upper half of the snowflake node numbers belongs to query nodes.
 const nodeMax = 511
+
+// memTableBytesMin and memTableBytesMax bound the sizes of memtables: Pebble's own limit is 4 GB.
+const (
+	memTableBytesMin = 64 << 10
+	memTableBytesMax = 1 << 30
+)
 
 // memTablesMax is how many memtables may wait to be flushed before writers wait for the disk.
 const memTablesMax = 4
@@ -75,7 +83,8 @@ type Config struct {
 
 	Shards             uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
 	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
-	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store; up to four exist"`
+	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
+	LogMemTableBytes   uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
 	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
 	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
 	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
@@ -107,6 +116,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Shards = orDefault(c.Shards, defaultShards)
 	c.CacheBytes = orDefault(c.CacheBytes, defaultCacheBytes)
 	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
+	c.LogMemTableBytes = orDefault(c.LogMemTableBytes, raftlog.DefaultMemTableBytes)
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
 	c.PruneInterval = orDefault(c.PruneInterval, config.Duration(defaultPruneInterval))
 	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)
@@ -122,6 +132,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Shards > shardmap.Slots {
 		return c, dberr.New(dberr.InvalidArgument, "shards = %d: at most %d are possible", c.Shards, shardmap.Slots)
 	}
+	if err := errors.Join(checkMemTable("memtable_bytes", c.MemTableBytes), checkMemTable("log_memtable_bytes", c.LogMemTableBytes)); err != nil {
+		return c, err
+	}
 	if c.NodeID > nodeMax {
 		return c, dberr.New(dberr.InvalidArgument, "node id %d is above %d", c.NodeID, nodeMax)
 	}
@@ -129,6 +142,13 @@ func (c Config) withDefaults() (Config, error) {
 		return c, dberr.New(dberr.InvalidArgument, "a storage node that joins others (cluster.join) needs a node id of its own, 1 to %d (cluster.node_id)", nodeMax)
 	}
 	return c, nil
+}
+
+func checkMemTable(setting string, bytes uint64) error {
+	if bytes < memTableBytesMin || bytes > memTableBytesMax {
+		return dberr.New(dberr.InvalidArgument, "storage.%s = %d: it must be %d to %d", setting, bytes, memTableBytesMin, memTableBytesMax)
+	}
+	return nil
 }
 
 func orDefault[T comparable](v, def T) T {

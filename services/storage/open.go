@@ -42,7 +42,8 @@ func (s *Storage) openStores(context.Context) (err error) {
 		return err
 	}
 	log := pebbleLog{store: "raft log", log: s.cfg.Logger, failure: s.failure}
-	s.raftLog, err = raftlog.Open(s.dir.join("raft"), raftlog.Options{FS: s.dir.fs, Logger: log, Events: s.failure.listener("raft log")})
+	s.raftLog, err = raftlog.Open(s.dir.join("raft"), raftlog.Options{FS: s.dir.fs, MemTableBytes: s.cfg.LogMemTableBytes,
+		Logger: log, Events: s.failure.listener("raft log")})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 )
 
 // Below Linux's range for outgoing connections (32768 and up): a server that is restarted must not find its
@@ -16,17 +17,30 @@ const (
 	tries   = 1000
 )
 
-// Take returns n addresses that nobody listens on, all different.
+var (
+	mu    sync.Mutex
+	given = map[int]bool{}
+)
+
+// Take returns n addresses that nobody listens on and that this process was not given before: who took them may not
+// listen yet.
 func Take(n int) (addrs []string, err error) {
+	mu.Lock()
+	defer mu.Unlock()
 	for range tries {
 		if len(addrs) == n {
 			return addrs, nil
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest)))
+		port := lowest + rand.IntN(highest-lowest)
+		if given[port] {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
 		}
-		defer l.Close() // at the end, so that none is found twice
+		l.Close()
+		given[port] = true
 		addrs = append(addrs, l.Addr().String())
 	}
 	return nil, errors.New("no free loopback ports")

@@ -97,16 +97,7 @@ func (c *Cluster) pauseOne(role string) func(context.Context, *rand.Rand) error 
 // wipeStorage deletes a node's disk. The next fault waits until its replicas are complete again: with two
 // disks gone nobody could help.
 func (c *Cluster) wipeStorage(ctx context.Context, random *rand.Rand) error {
-	n := c.pick("storage", random)
-	n.Kill()
-	if err := n.Wipe(); err != nil {
-		return err
-	}
-	whole := context.WithoutCancel(ctx)
-	if err := n.Restart(whole); err != nil {
-		return err
-	}
-	return c.waitWhole(whole)
+	return c.wipe(context.WithoutCancel(ctx), c.pick("storage", random))
 }
 
 // statement runs an operator's statement; that it cannot be done right now is not a fault of the cluster.

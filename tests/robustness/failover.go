@@ -21,9 +21,15 @@ type FailoverTarget interface {
 	Modes() []string
 	// LeaderOf names the storage node that leads a user's shard.
 	LeaderOf(ctx context.Context, user string) (string, error)
-	// Break breaks a storage node. Heal mends it.
+	// Break breaks a storage node. Heal mends it. With the mode diskFull the node breaks at its next write that needs
+	// room.
 	Break(ctx context.Context, mode, node string) error
+	// Ended reports whether a storage node's process is not running.
+	Ended(node string) bool
 }
+
+// diskFull is the mode that only writes which need room can feel.
+const diskFull = "disk-full"
 
 const (
 	failoverUsers = 8
@@ -35,6 +41,10 @@ const (
 	gapTold = 1500 * time.Millisecond
 	// brokenFor is how long a node stays broken.
 	brokenFor = 5 * time.Second
+	// bulkRow is the size of a row that takes room, in bytes; bulkRows of them are more than any memtable and what its
+	// log has reserved.
+	bulkRow  = 256 << 10
+	bulkRows = 4096
 )
 
 // Gap is what one failure cost: the longest times, over all users, without an acknowledged write and
@@ -73,12 +83,14 @@ type failover struct {
 	target   FailoverTarget
 	gateways *Gateways
 	users    []*steadyUser
+	bulk     int // rows written to take room
 }
 
 func (f *failover) setUp(ctx context.Context) error {
 	r := &run{target: f.target, gateways: f.gateways}
 	statements := []string{"CREATE NAMESPACE IF NOT EXISTS failover",
-		"CREATE USER TABLE IF NOT EXISTS failover.ticks (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)"}
+		"CREATE USER TABLE IF NOT EXISTS failover.ticks (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
+		"CREATE USER TABLE IF NOT EXISTS failover.bulk (id BIGINT PRIMARY KEY, body TEXT NOT NULL)"}
 	for i := range failoverUsers {
 		u := &steadyUser{name: fmt.Sprintf("failover_u%d", i), gateways: f.gateways}
 		f.users = append(f.users, u)
@@ -120,6 +132,11 @@ func (f *failover) one(ctx context.Context, mode, user string) (Gap, error) {
 	if err := f.target.Break(ctx, mode, node); err != nil {
 		return Gap{}, err
 	}
+	if mode == diskFull {
+		if err := f.takeRoom(ctx, user, node); err != nil {
+			return Gap{}, err
+		}
+	}
 	pause(ctx, brokenFor)
 	if err := f.target.Heal(ctx); err != nil {
 		return Gap{}, err
@@ -128,6 +145,24 @@ func (f *failover) one(ctx context.Context, mode, user string) (Gap, error) {
 		return Gap{}, fmt.Errorf("after healing: %w", err)
 	}
 	return f.gap(node, began), nil
+}
+
+// takeRoom writes to a user's shard until the node whose disk is full could not. A full disk alone changes nothing for
+// long: the log was given room before, and uses it again.
+func (f *failover) takeRoom(ctx context.Context, user, node string) error {
+	c := &statements{user: user, gateways: f.gateways}
+	defer c.hangUp()
+	body := strings.Repeat("x", bulkRow)
+	for range bulkRows {
+		if f.target.Ended(node) {
+			return nil
+		}
+		f.bulk++
+		if _, err := c.do(ctx, "", fmt.Sprintf("INSERT INTO failover.bulk (id, body) VALUES (%d, '%s')", f.bulk, body)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%s still runs after %d MiB were written on its full disk", node, bulkRows*bulkRow>>20)
 }
 
 // gap sums up one failure.
@@ -196,32 +231,56 @@ type steadyUser struct {
 }
 
 func (u *steadyUser) write(ctx context.Context) error {
-	var c *client.Client
+	c := &statements{user: u.name, gateways: u.gateways}
+	defer c.hangUp()
 	for id := int64(1); ctx.Err() == nil; {
-		if c == nil {
-			var err error
-			if c, err = u.gateways.Dial(u.name, password); err != nil {
-				return err
-			}
+		done, err := c.do(ctx, fmt.Sprintf("%s-%d", u.name, id), fmt.Sprintf("INSERT INTO failover.ticks (id, v) VALUES (%d, %d)", id, id))
+		if err != nil {
+			return err
 		}
-		call, cancel := context.WithTimeout(ctx, 2*statementTimeout)
-		_, err := c.RPC.Execute(call, &kalamv1.ExecuteRequest{IdempotencyKey: fmt.Sprintf("%s-%d", u.name, id),
-			Sql: fmt.Sprintf("INSERT INTO failover.ticks (id, v) VALUES (%d, %d)", id, id)})
-		cancel()
-		switch err = dberr.FromStatus(err); {
-		case err == nil || dberr.Is(err, dberr.PrimaryKeyViolation): // an earlier attempt was written
+		if done {
 			u.ack(id)
 			id++
 			pause(ctx, writePause)
-		case explained(err) || ctx.Err() != nil:
-			c.Close()
-			c = nil
-			pause(ctx, reopenPause)
-		default:
-			return fmt.Errorf("%s: %w", u.name, err)
 		}
 	}
 	return nil
+}
+
+// statements runs a user's statements, one after the other, at any gateway.
+type statements struct {
+	user     string
+	gateways *Gateways
+	client   *client.Client // nil: none that works
+}
+
+// do runs an INSERT and reports whether its rows are there, by this attempt or an earlier one. An error is one that
+// no fault explains.
+func (s *statements) do(ctx context.Context, idempotencyKey, sql string) (done bool, err error) {
+	if s.client == nil {
+		if s.client, err = s.gateways.Dial(s.user, password); err != nil {
+			return false, err
+		}
+	}
+	call, cancel := context.WithTimeout(ctx, 2*statementTimeout)
+	defer cancel()
+	_, err = s.client.RPC.Execute(call, &kalamv1.ExecuteRequest{IdempotencyKey: idempotencyKey, Sql: sql})
+	switch err = dberr.FromStatus(err); {
+	case err == nil || dberr.Is(err, dberr.PrimaryKeyViolation):
+		return true, nil
+	case explained(err) || ctx.Err() != nil:
+		s.hangUp()
+		pause(ctx, reopenPause)
+		return false, nil
+	}
+	return false, fmt.Errorf("%s: %w", s.user, err)
+}
+
+func (s *statements) hangUp() {
+	if s.client != nil {
+		s.client.Close()
+		s.client = nil
+	}
 }
 
 func (u *steadyUser) ack(id int64) {

@@ -21,10 +21,10 @@ const (
 	pauseMax = 60 * time.Millisecond
 )
 
-// Partition is one user's table, or the shared one, with its clients.
+// Partition is one user's table, or a shared one or a lane of it, with its clients.
 type Partition struct {
-	Name  string
-	Table string
+	Name string
+	Rows Rows
 	// User and Password of its clients; several may use a shared table.
 	User, Password string
 
@@ -59,6 +59,7 @@ func (g *Gateways) Dial(user, password string) (*client.Client, error) {
 type worker struct {
 	id        int
 	partition *Partition
+	lanes     []*Partition // all those of the partition's table, when it has lanes
 	gateways  *Gateways
 	random    *rand.Rand
 	now       func() int64
@@ -96,17 +97,54 @@ func (w *worker) one(ctx context.Context) error {
 	o.Client = w.id
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
 	defer cancel()
-	if err := o.run(call, w.client, w.partition.Table, stalenessAsked, w.now); err != nil {
+	if o.Kind == Read && len(w.lanes) > 0 && w.random.IntN(2) == 0 {
+		return w.readLanes(call, o)
+	}
+	if err := o.run(call, w.client, w.partition.Rows, stalenessAsked, w.now); err != nil {
 		return err
 	}
 	w.partition.Recorder.Add(o)
 	if o.Kind == Read && o.Outcome == Done {
 		w.seen = o.Got
 	}
-	if o.Outcome == Unknown { // perhaps the gateway is gone
+	w.leave(o.Outcome)
+	return nil
+}
+
+// leave leaves a gateway that is perhaps gone.
+func (w *worker) leave(outcome Outcome) {
+	if outcome == Unknown {
 		w.client.Close()
 		w.client = nil
 	}
+}
+
+// readLanes reads all lanes in one statement, which gathers them from several partitions. They are not one moment; but
+// of each it finds what a read of that lane alone, called and ended then, could have found.
+func (w *worker) readLanes(ctx context.Context, o Operation) error {
+	results, err := o.send(ctx, w.client, "SELECT lane, id, v FROM "+w.partition.Rows.Table, stalenessAsked, w.now)
+	if err != nil {
+		return err
+	}
+	states := map[int64]State{}
+	if o.Outcome == Done {
+		if states, err = statesIn(results[len(results)-1]); err != nil {
+			return err
+		}
+	}
+	for _, p := range w.lanes {
+		lane := o
+		lane.Got = states[*p.Rows.Lane]
+		p.Recorder.Add(lane)
+		if p == w.partition && o.Outcome == Done {
+			w.seen = lane.Got
+		}
+		delete(states, *p.Rows.Lane)
+	}
+	if len(states) > 0 {
+		return fmt.Errorf("rows of lanes nobody wrote to: %v", states)
+	}
+	w.leave(o.Outcome)
 	return nil
 }
 

@@ -15,21 +15,32 @@ import (
 func (c *Cluster) joinAndLeave(ctx context.Context, random *rand.Rand) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wholeTimeout)
 	defer cancel()
-	n, err := c.AddStorage(ctx)
+	n, err := c.join(ctx, 2) // one of them the catalog, which every storage node has
 	if err != nil {
-		return fmt.Errorf("a storage node joins: %w", err)
-	}
-	if err := c.until(ctx, "it holds replicas", func() (bool, error) {
-		held, err := c.replicasOf(ctx, n)
-		return held > 1, err // one of them the catalog, which every storage node has
-	}); err != nil {
 		return err
 	}
 	pause(ctx, time.Duration(random.IntN(3000))*time.Millisecond)
+	return c.leave(ctx, n)
+}
+
+// join starts a further storage node and returns when it holds a number of replicas.
+func (c *Cluster) join(ctx context.Context, replicas int64) (*clusterproc.Node, error) {
+	n, err := c.AddStorage(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("a storage node joins: %w", err)
+	}
+	return n, c.until(ctx, fmt.Sprintf("%s holds %d replicas", n.Name, replicas), func() (bool, error) {
+		held, err := c.replicasOf(ctx, n)
+		return held >= replicas, err
+	})
+}
+
+// leave drains a storage node, stops it and takes it out of the cluster.
+func (c *Cluster) leave(ctx context.Context, n *clusterproc.Node) error {
 	if err := c.insist(ctx, fmt.Sprintf("CLUSTER DRAIN %d", n.Number())); err != nil {
 		return err
 	}
-	if err := c.until(ctx, "it is drained", func() (bool, error) {
+	if err := c.until(ctx, n.Name+" is drained", func() (bool, error) {
 		rows, err := c.ask(ctx, fmt.Sprintf("SELECT status FROM system.nodes WHERE node_id = %d", n.Number()))
 		return err == nil && len(rows) == 1 && rows[0][0] == "left", err
 	}); err != nil {
@@ -43,6 +54,18 @@ func (c *Cluster) joinAndLeave(ctx context.Context, random *rand.Rand) error {
 	}
 	c.TakeOut(n)
 	return nil
+}
+
+// wipe kills a storage node, deletes its disk, starts it and returns when its replicas are complete again.
+func (c *Cluster) wipe(ctx context.Context, n *clusterproc.Node) error {
+	n.Kill()
+	if err := n.Wipe(); err != nil {
+		return err
+	}
+	if err := n.Restart(ctx); err != nil {
+		return err
+	}
+	return c.waitWhole(ctx)
 }
 
 // insist runs an operator's statement until the cluster can do it.

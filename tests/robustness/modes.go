@@ -24,8 +24,11 @@ const leaderTimeout = 30 * time.Second
 
 // Modes are the ways a node is broken.
 func (*Failures) Modes() []string {
-	return []string{"crash", "pause", "blackhole", "blackhole-in", "blackhole-out", "disk-stall", "disk-full"}
+	return []string{"crash", "pause", "blackhole", "blackhole-in", "blackhole-out", "disk-stall", diskFull}
 }
+
+// Ended reports whether a storage node's process is not running.
+func (f *Failures) Ended(name string) bool { return !f.Node(name).Running() }
 
 // LeaderOf names the storage node that leads a user's shard, as the nodes' metrics say.
 func (f *Failures) LeaderOf(ctx context.Context, user string) (string, error) {
@@ -74,7 +77,7 @@ func (f *Failures) Break(ctx context.Context, mode, name string) error {
 		return n.Host.Down(ctx)
 	case "disk-stall":
 		return disk.Freeze(ctx)
-	case "disk-full":
+	case diskFull:
 		return disk.Fill()
 	}
 	var errs []error

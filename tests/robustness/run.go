@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	usersPerRun         = 3
+	usersPerRun         = 2
+	lanesPerRun         = 2
 	workersPerPartition = 4
 	password            = "robust-Password-1"
 	// settleTimeout is how long a healed cluster may take until everything has arrived everywhere.
@@ -56,8 +57,7 @@ func (r *Report) String() string {
 // Run puts load on a cluster while breaking it, lets it heal and checks the history. Tables are new in each
 // run, so runs may follow each other on one cluster.
 func Run(ctx context.Context, target Target, opt Options) (*Report, error) {
-	r := &run{target: target, opt: opt, gateways: NewGateways(target.Gateways()), began: time.Now(),
-		namespace: fmt.Sprintf("rb%x", opt.Seed), spread: " PARTITION BY HASH (id) PARTITIONS 1"}
+	r := newRun(target, opt, "rb")
 	if err := r.setUp(ctx); err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
 	}
@@ -85,14 +85,22 @@ type run struct {
 	gateways   *Gateways
 	began      time.Time
 	namespace  string
-	spread     string // how the shared table is partitioned, as SQL
 	partitions []*Partition
+	// partitioned: the version says how a shared table is partitioned. Then there is one with lanes.
+	partitioned bool
+	lanes       []*Partition
 
 	mu     sync.Mutex
 	faults []string
 }
 
 func (r *run) now() int64 { return int64(time.Since(r.began)) }
+
+// newRun prepares a run whose namespace begins with a prefix.
+func newRun(target Target, opt Options, prefix string) *run {
+	return &run{target: target, opt: opt, gateways: NewGateways(target.Gateways()), began: time.Now(),
+		namespace: fmt.Sprintf("%s%x", prefix, opt.Seed), partitioned: true}
+}
 
 func (r *run) note(fault string) {
 	r.mu.Lock()
@@ -103,21 +111,40 @@ func (r *run) note(fault string) {
 func (r *run) setUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, setUpTimeout)
 	defer cancel()
-	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
-		"CREATE USER TABLE IF NOT EXISTS " + r.namespace + ".mine (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
-		"CREATE SHARED TABLE IF NOT EXISTS " + r.namespace + ".ours (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + r.spread}
-	for i := range usersPerRun {
-		user := fmt.Sprintf("%s_u%d", r.namespace, i)
-		statements = append(statements, "CREATE USER '"+user+"' WITH PASSWORD '"+password+"'")
-		r.partitions = append(r.partitions, &Partition{Name: user, Table: r.namespace + ".mine", User: user, Password: password})
-	}
-	r.partitions = append(r.partitions, &Partition{Name: "shared", Table: r.namespace + ".ours", User: r.partitions[0].User, Password: password})
-	for _, sql := range statements {
+	for _, sql := range r.tables() {
 		if err := r.root(ctx, sql); err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}
 	return nil
+}
+
+// tables makes the partitions and returns the statements that make them in the cluster.
+func (r *run) tables() []string {
+	mine, ours, wide := r.namespace+".mine", r.namespace+".ours", r.namespace+".wide"
+	spread := ""
+	if r.partitioned {
+		spread = " PARTITION BY HASH (id) PARTITIONS 1"
+	}
+	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
+		"CREATE USER TABLE IF NOT EXISTS " + mine + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
+		"CREATE SHARED TABLE IF NOT EXISTS " + ours + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + spread}
+	for i := range usersPerRun {
+		user := fmt.Sprintf("%s_u%d", r.namespace, i)
+		statements = append(statements, "CREATE USER '"+user+"' WITH PASSWORD '"+password+"'")
+		r.partitions = append(r.partitions, &Partition{Name: user, Rows: Rows{Table: mine}, User: user, Password: password})
+	}
+	user := r.partitions[0].User
+	r.partitions = append(r.partitions, &Partition{Name: "shared", Rows: Rows{Table: ours}, User: user, Password: password})
+	if !r.partitioned {
+		return statements
+	}
+	for i := range int64(lanesPerRun) {
+		r.lanes = append(r.lanes, &Partition{Name: fmt.Sprintf("lane %d", i), Rows: Rows{Table: wide, Lane: &i}, User: user, Password: password})
+	}
+	r.partitions = append(r.partitions, r.lanes...)
+	return append(statements, "CREATE SHARED TABLE IF NOT EXISTS "+wide+
+		" (lane BIGINT, id BIGINT, v BIGINT NOT NULL, PRIMARY KEY (lane, id)) PARTITION BY HASH (lane) PARTITIONS 8")
 }
 
 // root runs a statement as root, again while the cluster is not ready.
@@ -141,8 +168,6 @@ func (r *run) root(ctx context.Context, sql string) error {
 
 // work runs load, subscribers and faults; then heals and waits until the subscribers have everything.
 func (r *run) work(ctx context.Context) error {
-	load, stopLoad := context.WithTimeout(ctx, r.opt.Duration)
-	defer stopLoad()
 	follow, stopFollowing := context.WithTimeout(ctx, r.opt.Duration+settleTimeout)
 	defer stopFollowing()
 	targets := &ends{at: map[*Partition]uint64{}}
@@ -163,6 +188,8 @@ func (r *run) work(ctx context.Context) error {
 		stopFollowing()
 		return errors.Join(err, <-following)
 	}
+	load, stopLoad := context.WithTimeout(ctx, r.opt.Duration)
+	defer stopLoad()
 	err := r.load(load, random)
 	err = errors.Join(err, r.target.Heal(ctx))
 	if err == nil {
@@ -196,6 +223,9 @@ func (r *run) load(ctx context.Context, random *rand.Rand) error {
 		for range workersPerPartition {
 			w := &worker{id: len(fs), partition: p, gateways: r.gateways, now: r.now, plain: r.opt.NoTransactions,
 				random: rand.New(rand.NewPCG(r.opt.Seed, 100+uint64(len(fs))))}
+			if p.Rows.Lane != nil {
+				w.lanes = r.lanes
+			}
 			fs = append(fs, func() error {
 				err := w.run(ctx)
 				if err != nil {
@@ -268,7 +298,7 @@ func (r *run) settle(ctx context.Context, p *Partition) (State, uint64, error) {
 	defer func() { c.Close() }()
 	for {
 		o := Operation{Client: 1 << 20, Kind: Read}
-		if err := o.run(ctx, c, p.Table, 0, r.now); err != nil {
+		if err := o.run(ctx, c, p.Rows, 0, r.now); err != nil {
 			return State{}, 0, err
 		}
 		if o.Outcome == Done {
@@ -301,7 +331,7 @@ func (r *run) lastWrite(ctx context.Context, c *client.Client, p *Partition, s S
 	if s[0] != 0 {
 		o.Kind, o.Old = Swap, []int64{s[0]}
 	}
-	if err := o.run(ctx, c, p.Table, 0, r.now); err != nil {
+	if err := o.run(ctx, c, p.Rows, 0, r.now); err != nil {
 		return lastWrite{}, false, err
 	}
 	p.Recorder.Add(o)

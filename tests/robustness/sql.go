@@ -12,50 +12,45 @@ import (
 	"github.com/kalamdb/kalamdb-go/tests/client"
 )
 
-// statement is an operation as SQL on a table.
-func (o *Operation) statement(table string) string {
+// statement is an operation as SQL on the rows of a partition.
+func (o *Operation) statement(rows Rows) string {
 	switch o.Kind {
 	case Insert:
-		rows := make([]string, len(o.Keys))
-		for i, k := range o.Keys {
-			rows[i] = fmt.Sprintf("(%d, %d)", k, o.Values[i])
-		}
-		return "INSERT INTO " + table + " (id, v) VALUES " + strings.Join(rows, ", ")
+		return rows.insert(o.Keys, o.Values)
 	case Swap:
-		var cases, where []string
+		if len(o.Keys) == 1 { // the fast path of a client that updates one row
+			return rows.swap(o.Keys[0], o.Old[0], o.Values[0])
+		}
+		var cases, held []string
 		for i, k := range o.Keys {
 			cases = append(cases, fmt.Sprintf("WHEN %d THEN %d", k, o.Values[i]))
-			where = append(where, fmt.Sprintf("(id = %d AND v = %d)", k, o.Old[i]))
+			held = append(held, fmt.Sprintf("(id = %d AND v = %d)", k, o.Old[i]))
 		}
-		if len(o.Keys) == 1 { // the fast path of a client that updates one row
-			return fmt.Sprintf("UPDATE %s SET v = %d WHERE id = %d AND v = %d", table, o.Values[0], o.Keys[0], o.Old[0])
-		}
-		return fmt.Sprintf("UPDATE %s SET v = CASE id %s END WHERE %s", table, strings.Join(cases, " "), strings.Join(where, " OR "))
+		return fmt.Sprintf("UPDATE %s SET v = CASE id %s END%s", rows.Table, strings.Join(cases, " "), rows.where(strings.Join(held, " OR ")))
 	case Transact:
-		return o.transaction(table)
+		return o.transaction(rows)
 	case Delete:
-		return fmt.Sprintf("DELETE FROM %s WHERE id = %d AND v = %d", table, o.Keys[0], o.Old[0])
+		return rows.delete(o.Keys[0], o.Old[0])
 	}
-	return "SELECT id, v FROM " + table
+	return rows.read()
 }
 
 // transaction is a Transact as SQL. Its results are those of takeTransaction.
-func (o *Operation) transaction(table string) string {
-	read := "SELECT id, v FROM " + table
-	parts := []string{"BEGIN", read}
+func (o *Operation) transaction(rows Rows) string {
+	parts := []string{"BEGIN", rows.read()}
 	for i, old := range o.Old {
 		if i == len(o.Old)-1 {
-			parts = append(parts, fmt.Sprintf("DELETE FROM %s WHERE id = %d AND v = %d", table, o.Keys[i], old))
+			parts = append(parts, rows.delete(o.Keys[i], old))
 		} else {
-			parts = append(parts, fmt.Sprintf("UPDATE %s SET v = %d WHERE id = %d AND v = %d", table, o.Values[i], o.Keys[i], old))
+			parts = append(parts, rows.swap(o.Keys[i], old, o.Values[i]))
 		}
 	}
-	insert := fmt.Sprintf("INSERT INTO %s (id, v) VALUES (%d, %d) ON CONFLICT DO NOTHING", table, o.Keys[len(o.Keys)-1], o.Values[len(o.Values)-1])
+	insert := rows.insert(o.Keys[len(o.Keys)-1:], o.Values[len(o.Values)-1:]) + " ON CONFLICT DO NOTHING"
 	end := "COMMIT"
 	if o.Rollback {
 		end = "ROLLBACK"
 	}
-	return strings.Join(append(parts, insert, read, end), "; ")
+	return strings.Join(append(parts, insert, rows.read(), end), "; ")
 }
 
 // takeTransaction reads the results of a transaction.
@@ -80,18 +75,27 @@ func (o *Operation) takeTransaction(results []*kalamv1.StatementResult) (err err
 	return nil
 }
 
-// stateIn is what a SELECT of the partition found.
-func stateIn(r *kalamv1.StatementResult) (State, error) {
-	_, rows, err := client.DecodeIPC(r.GetArrowIpc())
-	if err != nil {
-		return State{}, err
+// run sends the operation once and fills in how it ended. An error is one that no fault explains.
+func (o *Operation) run(ctx context.Context, c *client.Client, rows Rows, staleness time.Duration, now func() int64) error {
+	results, err := o.send(ctx, c, o.statement(rows), staleness, now)
+	if err != nil || o.Outcome != Done {
+		return err
 	}
-	return stateOf(rows)
+	if o.Kind == Transact {
+		return o.takeTransaction(results)
+	}
+	last := results[len(results)-1]
+	if o.Kind != Read {
+		o.Affected, o.Position = int(last.GetRowCount()), last.GetPosition()
+		return nil
+	}
+	o.Got, err = stateIn(last)
+	return err
 }
 
-// run sends the operation once and fills in how it ended. An error is one that no fault explains.
-func (o *Operation) run(ctx context.Context, c *client.Client, table string, staleness time.Duration, now func() int64) error {
-	req := &kalamv1.ExecuteRequest{Sql: o.statement(table)}
+// send sends the operation's SQL once, fills in when and how it ended, and returns the results of one that is Done.
+func (o *Operation) send(ctx context.Context, c *client.Client, sql string, staleness time.Duration, now func() int64) ([]*kalamv1.StatementResult, error) {
+	req := &kalamv1.ExecuteRequest{Sql: sql}
 	switch o.Level {
 	case Leader:
 		req.Consistency = kalamv1.Consistency_CONSISTENCY_LEADER
@@ -102,37 +106,14 @@ func (o *Operation) run(ctx context.Context, c *client.Client, table string, sta
 	resp, err := c.RPC.Execute(ctx, req)
 	o.Ended = now()
 	if err != nil {
-		return o.failed(dberr.FromStatus(err))
+		return nil, o.failed(sql, dberr.FromStatus(err))
 	}
 	o.Outcome = Done
-	if o.Kind == Transact {
-		return o.takeTransaction(resp.GetResults())
-	}
-	last := resp.GetResults()[len(resp.GetResults())-1]
-	if o.Kind != Read {
-		o.Affected, o.Position = int(last.GetRowCount()), last.GetPosition()
-		return nil
-	}
-	o.Got, err = stateIn(last)
-	return err
-}
-
-func stateOf(rows [][]any) (s State, err error) {
-	for _, r := range rows {
-		id, v := r[0].(int64), r[1].(int64)
-		if id < 0 || id >= keysMax || v == 0 {
-			return s, fmt.Errorf("a row nobody wrote: id %d, v %d", id, v)
-		}
-		if s[id] != 0 {
-			return s, fmt.Errorf("id %d is twice in one answer", id)
-		}
-		s[id] = v
-	}
-	return s, nil
+	return resp.GetResults(), nil
 }
 
 // failed sorts an error: refused by the data, not known, or not explained by any fault.
-func (o *Operation) failed(err error) error {
+func (o *Operation) failed(sql string, err error) error {
 	o.Error = err.Error()
 	switch {
 	case o.Kind == Insert && dberr.Is(err, dberr.PrimaryKeyViolation):
@@ -143,5 +124,5 @@ func (o *Operation) failed(err error) error {
 		o.Outcome, o.Ended, o.Code = Unknown, math.MaxInt64, dberr.CodeOf(err)
 		return nil
 	}
-	return fmt.Errorf("%s: unexpected error: %w", o.statement("t"), err)
+	return fmt.Errorf("%s: unexpected error: %w", sql, err)
 }

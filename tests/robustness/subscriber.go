@@ -34,11 +34,11 @@ type subscriber struct {
 }
 
 func (s *subscriber) sql() string {
-	sql := "SELECT id, v FROM " + s.partition.Table
+	rows, wanted := s.partition.Rows, ""
 	if f := s.sub.Filter; f.Modulus > 1 {
-		sql += fmt.Sprintf(" WHERE v %% %d = %d", f.Modulus, f.Remainder)
+		wanted = fmt.Sprintf("v %% %d = %d", f.Modulus, f.Remainder)
 	}
-	return sql
+	return "SELECT id, v FROM " + rows.Table + rows.where(wanted)
 }
 
 // run follows until the target is reached or ctx ends, which is an error when there is a target.

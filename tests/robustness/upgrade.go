@@ -61,9 +61,8 @@ func (undisturbed) Faults() []Fault { return nil }
 func (u *Upgrade) Run(ctx context.Context, pass Pass, opt Options) (*UpgradeReport, error) {
 	seen := &Errors{}
 	opt.NoTransactions = true // v0.3.0-alpha.1 has none
-	gateways := NewGateways(u.Gateways())
-	gateways.watch = seen.watch
-	r := &run{target: undisturbed{u.Cluster}, opt: opt, gateways: gateways, began: time.Now(), namespace: fmt.Sprintf("up%x", opt.Seed)}
+	r := newRun(undisturbed{u.Cluster}, opt, "up")
+	r.gateways.watch, r.partitioned = seen.watch, false
 	out := &UpgradeReport{Errors: seen}
 	if err := r.setUp(ctx); err != nil {
 		return nil, fmt.Errorf("set up: %w", err)

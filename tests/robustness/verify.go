@@ -38,8 +38,11 @@ func compared(rows [][]any) (differ bool, err error) {
 			continue
 		}
 		replicas[group]++
-		if first, ok := sums[group]; ok && first != sum || agrees == false && replicas[group] == replicasWanted {
+		if first, ok := sums[group]; ok && first != sum {
 			return true, fmt.Errorf("the replicas of group %v hold different content: %v", group, rows)
+		}
+		if agrees != true { // a member that was just taken out did not answer
+			err = errors.Join(err, fmt.Errorf("group %v does not agree yet", group))
 		}
 		sums[group] = sum
 	}

@@ -29,9 +29,9 @@ const (
 )
 
 const (
-	// memTableBytes bounds what recovery replays from the write-ahead log, and how much log is written
+	// DefaultMemTableBytes bounds what recovery replays from the write-ahead log, and how much log is written
 	// to tables at once: larger means fewer, and entries truncated meanwhile are never compacted.
-	memTableBytes = 32 << 20
+	DefaultMemTableBytes = 32 << 20
 	// cacheBytes serves lagging replicas only; live replication reads raft.LogCache.
 	cacheBytes = 8 << 20
 	// format is fixed, so that a library upgrade alone never makes a directory unreadable to the
@@ -42,7 +42,10 @@ const (
 // Options configure Open. The zero value works.
 type Options struct {
 	// FS is the file system; nil means the real one.
-	FS     vfs.FS
+	FS vfs.FS
+	// MemTableBytes is the size of one memtable, of which up to four exist; 0 means DefaultMemTableBytes.
+	MemTableBytes uint64
+
 	Logger pebble.Logger
 	Events *pebble.EventListener
 }
@@ -57,9 +60,12 @@ func Open(dir string, opt Options) (*DB, error) {
 	if opt.FS == nil {
 		opt.FS = vfs.Default
 	}
+	if opt.MemTableBytes == 0 {
+		opt.MemTableBytes = DefaultMemTableBytes
+	}
 	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref()
-	db, err := pebble.Open(dir, &pebble.Options{FS: opt.FS, Cache: cache, MemTableSize: memTableBytes,
+	db, err := pebble.Open(dir, &pebble.Options{FS: opt.FS, Cache: cache, MemTableSize: opt.MemTableBytes,
 		MemTableStopWritesThreshold: 4, FormatMajorVersion: format, Logger: opt.Logger, EventListener: opt.Events})
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "open the Raft log in %s: %w", dir, err)

@@ -60,12 +60,17 @@ func (e *Errors) String() string {
 }
 
 // Check fails when a client saw an error that it could not just have tried again on.
-func (e *Errors) Check() error {
+func (e *Errors) Check() error { return e.checkBut(slices.Concat(retriable, answers)) }
+
+// CheckNone fails when a client saw an error that says nothing about the data.
+func (e *Errors) CheckNone() error { return e.checkBut(answers) }
+
+func (e *Errors) checkBut(allowed []dberr.Code) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var errs []error
 	for code, n := range e.count {
-		if !slices.Contains(retriable, code) && !slices.Contains(answers, code) {
+		if !slices.Contains(allowed, code) {
 			errs = append(errs, fmt.Errorf("clients saw %s %d times, first %s", code, n, e.first[code]))
 		}
 	}
