@@ -86,9 +86,9 @@ func TestLimitsThatNodesDoNotRaise(t *testing.T) {
 func tenMillion() (Load, Costs, Machine, Layout) {
 	return Load{Users: 10_000_000, Active: .2, Writes: 20, Reads: 40, Peak: 3, Online: .03, Subscriptions: 1.5,
 			RowsKept: .2 * 20 * 365, RowBytes: 500 + 286, HottestUser: .0005},
-		Costs{Write: RoleMicros{Gateway: 450, Query: 490, Storage: 700}, Read: RoleMicros{Gateway: 410, Query: 570, Storage: 390},
-			Heard: RoleMicros{Gateway: 230, Query: 50, Live: 410, Storage: 150}, GroupCores: .018, ReplicaBytes: 1.7 * (1 << 20),
-			StorageBytes: 700 << 20, GatewayBytes: 24 << 10, LiveBytes: 11 << 10, ShardWrites: 730},
+		Costs{Write: RoleMicros{Gateway: 350, Query: 350, Storage: 840}, Read: RoleMicros{Gateway: 360, Query: 510, Storage: 490},
+			Heard: RoleMicros{Gateway: 80, Live: 230, Storage: 50}, GroupCores: .006, ReplicaBytes: 1.7 * (1 << 20),
+			StorageBytes: 830 << 20, GatewayBytes: 24 << 10, LiveBytes: 11 << 10, ShardWrites: 1300},
 		Machine{Cores: 4, MemoryBytes: 16 << 30, DiskBytes: 2e12, Use: .6, LiveMax: 100_000, GatewayMax: 50_000},
 		Layout{Shards: 256, Replication: 3, Spare: 1, Uneven: 1.2, UnevenNode: 1.1}
 }
@@ -111,9 +111,9 @@ func ExampleMakePlan() {
 	fmt.Printf("%.1f replicas of %d shards on each storage node\n", p.ReplicasPerNode, l.Shards)
 	// Output:
 	// busiest second: 1389 writes, 2778 reads, 450000 subscriptions open; fullest shard: 7 writes
-	// storage   30 nodes, bound by disk: CPU 2.96 disk 28.69 memory 0.14
-	// query      2 nodes, bound by CPU: CPU 0.97
-	// live       6 nodes, bound by max_subscriptions: CPU 0.24 memory 0.49 max_subscriptions 4.50
-	// gateway    7 nodes, bound by sockets_max: CPU 0.87 memory 1.07 sockets_max 6.00
+	// storage   30 nodes, bound by disk: CPU 1.83 disk 28.69 memory 0.15
+	// query      2 nodes, bound by CPU: CPU 0.79
+	// live       6 nodes, bound by max_subscriptions: CPU 0.13 memory 0.49 max_subscriptions 4.50
+	// gateway    7 nodes, bound by sockets_max: CPU 0.67 memory 1.07 sockets_max 6.00
 	// 25.6 replicas of 256 shards on each storage node
 }
