@@ -20,7 +20,7 @@ import (
 const writesAtOnce = 8
 
 // sending is what became of a statement's writes. It outlives an attempt: a partition that was written is not written
-// again when another one makes the statement start anew.
+// again when another one makes the statement start anew. A repeated request asks partitions that were never written too.
 type sending struct {
 	mu   sync.Mutex
 	done map[uint32]*storagev1.WriteResponse
@@ -28,10 +28,21 @@ type sending struct {
 
 // explain says of a failed statement that a part of it was done.
 func (s *sending) explain(err error) error {
-	if err == nil || len(s.done) == 0 {
+	n := s.written()
+	if err == nil || n == 0 {
 		return err
 	}
-	return partly(err, len(s.done))
+	return partly(err, n)
+}
+
+// written counts the partitions that have rows of the statement.
+func (s *sending) written() (n int) {
+	for _, resp := range s.done {
+		if affected(resp) > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // partly is the error of a statement that wrote some of its partitions.
@@ -125,18 +136,21 @@ func worst(errs []error) error {
 	return last
 }
 
-// result adds up what was written.
+// result adds up what was written. Its position is that of the one partition that was; of several, each has its own.
 func (s *sending) result(env *plan.Env, b *batch, verb string, ret *returning) (*Result, error) {
 	result := &Result{Verb: verb, Durability: durabilityOf(b.table)}
 	var written []*storagev1.TableWriteResult
 	for _, n := range slices.Sorted(maps.Keys(s.done)) {
 		resp := s.done[n]
 		written = append(written, resp.GetResults()[0])
-		result.Rows += resp.GetResults()[0].GetRowsAffected()
-		result.Durability, result.Position = resp.GetDurability(), resp.GetPosition()
+		result.Rows += affected(resp)
+		result.Durability = resp.GetDurability()
+		if affected(resp) > 0 || len(s.done) == 1 {
+			result.Position = resp.GetPosition()
+		}
 	}
-	if len(s.done) > 1 {
-		result.Position = 0 // each shard has its own
+	if s.written() > 1 {
+		result.Position = 0
 	}
 	if ret == nil {
 		return result, nil

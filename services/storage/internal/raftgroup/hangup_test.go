@@ -46,10 +46,20 @@ func TestADeadProcessIsSucceededThoughTheFirstInTurnLacksAnEntry(t *testing.T) {
 	p.gone = "n1"
 	p.mu.Unlock()
 	p.nodes["n1"].mux.Close()
+	stopped := make(chan struct{})
+	go func() { // its connections end; n2 waits for its turn from then on
+		defer close(stopped)
+		p.stop("n1")
+	}()
+	p.until("n2 finds that its leader is dead", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.asked["n2"]
+	})
 	if err := p.nodes["n3"].group.electSelf(); err != nil { // its connection was cut before, so nothing else tells it
 		t.Fatal(err)
 	}
-	p.stop("n1")
+	<-stopped
 	if err := p.propose(p.leader("n2"), "c"); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -64,22 +65,35 @@ type party struct {
 	heartbeat time.Duration
 
 	mu   sync.Mutex
-	off  string // the node that isolate cut off
-	gone string // the node whose process is no more: its address refuses
+	off  string   // the node that isolate cut off
+	from []string // those it was cut off from
+	gone string   // the node whose process is no more: its address refuses
+	// asked are the nodes that were refused there.
+	asked map[string]bool
 }
 
 // isolate cuts a node off. Faults closes the connections it knows; one that is being dialled meanwhile is closed
 // by view when it comes into being.
 func (p *party) isolate(node string) {
+	others := slices.Collect(maps.Keys(p.nodes))
+	p.isolateFrom(node, slices.DeleteFunc(others, func(other string) bool { return other == node })...)
+}
+
+// isolateFrom cuts a node off from some.
+func (p *party) isolateFrom(node string, others ...string) {
 	p.mu.Lock()
-	p.off = node
+	p.off, p.from = node, others
 	p.mu.Unlock()
-	for other := range p.nodes {
-		if other != node {
-			p.faults.Cut(node, other)
-			p.faults.Cut(other, node)
-		}
+	for _, other := range others {
+		p.faults.Cut(node, other)
+		p.faults.Cut(other, node)
 	}
+}
+
+// cut reports whether a node does not reach an address.
+func (p *party) cut(node, addr string) bool {
+	at := func(n string) bool { return addr == n+"/raft" }
+	return p.off != "" && (node == p.off && slices.ContainsFunc(p.from, at) || at(p.off) && slices.Contains(p.from, node))
 }
 
 func (p *party) heal() {
@@ -101,12 +115,13 @@ func (v view) DialContext(ctx context.Context, addr string) (net.Conn, error) {
 	v.party.mu.Lock()
 	defer v.party.mu.Unlock()
 	if gone := v.party.gone; err != nil && gone != "" && addr == gone+"/raft" {
+		v.party.asked[v.node] = true
 		return nil, fmt.Errorf("dial %s: %w", addr, syscall.ECONNREFUSED)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if off := v.party.off; off != "" && (v.node == off || addr == off+"/raft") {
+	if v.party.cut(v.node, addr) {
 		return nil, errors.Join(errors.New("cut off while dialling"), c.Close())
 	}
 	return c, nil
@@ -126,7 +141,7 @@ func newParty(t *testing.T, ids ...string) *party {
 }
 
 func newPartyWith(t *testing.T, heartbeat time.Duration, ids ...string) *party {
-	p := &party{t: t, heartbeat: heartbeat, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}}
+	p := &party{t: t, heartbeat: heartbeat, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}, asked: map[string]bool{}}
 	t.Cleanup(func() {
 		p.heal()
 		for id, n := range p.nodes { // a log closes after its group

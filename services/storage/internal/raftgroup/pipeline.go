@@ -24,17 +24,6 @@ type transport struct {
 	contacts contacts
 }
 
-// contacts is when peers last answered.
-type contacts struct{ at sync.Map } // raft.ServerID → time.Time
-
-func (c *contacts) heard(id raft.ServerID) { c.at.Store(id, time.Now()) }
-
-// within reports whether a peer answered within d.
-func (c *contacts) within(id raft.ServerID, d time.Duration) bool {
-	at, ok := c.at.Load(id)
-	return ok && time.Since(at.(time.Time)) <= d
-}
-
 // TimeoutNow asks a peer to hold an election. Raft would wait for one that is paused or cut off as for any answer, and
 // refuse writes until then.
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
@@ -65,8 +54,9 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, r
 	for {
 		err := t.stall.err()
 		if err == nil {
+			sent := time.Now()
 			if err = t.NetworkTransport.AppendEntries(id, target, req, resp); err == nil {
-				t.contacts.heard(id)
+				t.contacts.heard(id, sent, resp.Success)
 			}
 		}
 		if err == nil || heartbeat(req) || !t.replicates(id, req.Term) || t.compacted(req.PrevLogEntry) {
@@ -146,7 +136,11 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return newPipeline(p, t.stall), nil
+	return newPipeline(p, t.stall, func(f raft.AppendFuture) {
+		if f.Error() == nil {
+			t.contacts.heard(id, f.Start(), f.Response().Success)
+		}
+	}), nil
 }
 
 // pipeline takes answers off the pipeline below as they come. In v1.7.3 the reader of the answers ends as soon as one
@@ -155,6 +149,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 type pipeline struct {
 	raft.AppendPipeline
 	stall *stall
+	heard func(raft.AppendFuture) // an answer came
 	// toldCommit is the commit index sent last, told the time; by the sender only.
 	toldCommit uint64
 	told       time.Time
@@ -164,8 +159,8 @@ type pipeline struct {
 	once    sync.Once
 }
 
-func newPipeline(below raft.AppendPipeline, stall *stall) *pipeline {
-	p := &pipeline{AppendPipeline: below, stall: stall, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
+func newPipeline(below raft.AppendPipeline, stall *stall, heard func(raft.AppendFuture)) *pipeline {
+	p := &pipeline{AppendPipeline: below, stall: stall, heard: heard, answers: make(chan raft.AppendFuture), closed: make(chan struct{})}
 	go p.pump() // until Close, which the sender calls at its end
 	return p
 }
@@ -181,6 +176,7 @@ func (p *pipeline) pump() {
 		}
 		select {
 		case f := <-p.AppendPipeline.Consumer():
+			p.heard(f)
 			held = append(held, f)
 		case to <- next:
 			held = held[1:]

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -82,9 +83,52 @@ func (v *verifier) run(g *Group) {
 			return
 		}
 		v.mu.Unlock()
-		if err := g.await(g.raft.VerifyLeader()); err != nil {
+		c := confirmation{self: g.self(), contacts: &g.peers.contacts, stop: g.stop,
+			verify:  func() error { return g.await(g.raft.VerifyLeader()) },
+			servers: func() []raft.Server { return g.raft.GetConfiguration().Configuration().Servers }}
+		if err := c.run(time.Now()); err != nil {
 			round.err = dberr.New(dberr.NotLeader, "confirm leadership of group %d: %w", g.cfg.Group, err)
 		}
 		close(round.done)
+	}
+}
+
+// verifyAgain is after how long Raft is asked again whether this node still leads, while the majority has not answered.
+const verifyAgain = 20 * time.Millisecond
+
+// confirmation finds out whether this node leads after some moment.
+//
+// Raft's own VerifyLeader sends a heartbeat to every server, but in v1.7.3 it counts whatever answer comes next: also one to a
+// message from before, which says nothing about now (a leader that was paused finds such answers in its sockets, while
+// others have long elected another), and also those of servers that have no vote. So it is used for its heartbeats, and for what it
+// says when this node leads no more; the majority is counted here, by voters whose answers are to messages sent afterwards.
+type confirmation struct {
+	self     raft.ServerID
+	contacts *contacts
+	stop     <-chan struct{}
+	verify   func() error
+	servers  func() []raft.Server
+}
+
+func (c *confirmation) run(began time.Time) error {
+	for {
+		if err := c.verify(); err != nil {
+			return err
+		}
+		again := time.NewTimer(verifyAgain)
+		for waiting := true; waiting; {
+			ok, changed := c.contacts.confirmed(c.self, c.servers(), began)
+			if ok {
+				again.Stop()
+				return nil
+			}
+			select {
+			case <-changed:
+			case <-again.C:
+				waiting = false
+			case <-c.stop:
+				return raft.ErrRaftShutdown
+			}
+		}
 	}
 }

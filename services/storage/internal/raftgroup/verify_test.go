@@ -1,0 +1,68 @@
+package raftgroup
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+)
+
+var fourServers = []raft.Server{{ID: "n1"}, {ID: "n2"}, {ID: "n3"}, {ID: "n4", Suffrage: raft.Nonvoter}}
+
+// Raft takes the next answer for a confirmation, whatever it answers. A leader that was paused gets many that are old.
+func TestAnswersToEarlierMessagesConfirmNothing(t *testing.T) {
+	began := time.Now()
+	var c contacts
+	rounds := 0
+	run := &confirmation{self: "n1", contacts: &c, stop: make(chan struct{}), servers: func() []raft.Server { return fourServers },
+		verify: func() error { // an answer came, Raft says yes
+			switch rounds++; rounds {
+			case 1:
+				c.heard("n2", began.Add(-time.Second), true)
+				c.heard("n3", began, true)
+			case 2:
+				c.heard("n4", began.Add(time.Second), true)
+				c.heard("n2", began.Add(time.Second), false)
+			case 3:
+				c.heard("n3", began.Add(time.Millisecond), true)
+			}
+			return nil
+		}}
+	if err := run.run(began); err != nil || rounds != 3 {
+		t.Errorf("confirmed in round %d: %v", rounds, err)
+	}
+	gone := errors.New("another leads")
+	run.verify = func() error { return gone }
+	if err := run.run(began.Add(time.Hour)); !errors.Is(err, gone) {
+		t.Errorf("%v, want %v", err, gone)
+	}
+}
+
+func TestAStopEndsAConfirmation(t *testing.T) {
+	stop := make(chan struct{})
+	close(stop)
+	run := &confirmation{self: "n1", contacts: &contacts{}, stop: stop, servers: func() []raft.Server { return fourServers }, verify: func() error { return nil }}
+	if err := run.run(time.Now()); !errors.Is(err, raft.ErrRaftShutdown) {
+		t.Error(err)
+	}
+}
+
+// A leader that reaches nobody but a learner may have been succeeded.
+func TestALearnerConfirmsNothing(t *testing.T) {
+	p := newParty(t, "n1", "n2", "n3")
+	p.open("n4", "n4", false)
+	if err := p.nodes["n1"].group.AddLearner(t.Context(), "n4"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.propose("n1", "here"); err != nil {
+		t.Fatal(err)
+	}
+	p.has("n4", "here")
+	p.isolateFrom("n1", "n2", "n3")
+	if err := p.nodes["n1"].group.ReadBarrier(t.Context()); !dberr.Is(err, dberr.NotLeader) {
+		t.Errorf("a read beside a learner alone: %v", err)
+	}
+}
