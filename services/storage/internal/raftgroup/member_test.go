@@ -58,7 +58,7 @@ func (s *sharedState) look() (content string, restored int) {
 
 // party is replicas of one group.
 type party struct {
-	t      *testing.T
+	t      testing.TB
 	faults *rpcnet.Faults
 	nodes  map[string]*peer
 
@@ -136,11 +136,11 @@ type peer struct {
 	group *Group
 }
 
-func newParty(t *testing.T, ids ...string) *party {
+func newParty(t testing.TB, ids ...string) *party {
 	return newPartyWith(t, 300*time.Millisecond, ids...)
 }
 
-func newPartyWith(t *testing.T, heartbeat time.Duration, ids ...string) *party {
+func newPartyWith(t testing.TB, heartbeat time.Duration, ids ...string) *party {
 	p := &party{t: t, heartbeat: heartbeat, faults: rpcnet.NewFaults(rpcnet.NewLocal()), nodes: map[string]*peer{}, asked: map[string]bool{}}
 	t.Cleanup(func() {
 		p.heal()

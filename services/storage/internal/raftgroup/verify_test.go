@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -64,5 +65,25 @@ func TestALearnerConfirmsNothing(t *testing.T) {
 	p.isolateFrom("n1", "n2", "n3")
 	if err := p.nodes["n1"].group.ReadBarrier(t.Context()); !dberr.Is(err, dberr.NotLeader) {
 		t.Errorf("a read beside a learner alone: %v", err)
+	}
+}
+
+// BenchmarkReadBarrier confirms reads on the leader of three; those at the same time share a confirmation.
+func BenchmarkReadBarrier(b *testing.B) {
+	for _, readers := range []int{1, 64} {
+		b.Run(fmt.Sprint(readers), func(b *testing.B) {
+			p := newParty(b, "n1", "n2", "n3")
+			p.leader("n1")
+			g := p.nodes["n1"].group
+			b.SetParallelism(readers)
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := g.ReadBarrier(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		})
 	}
 }
