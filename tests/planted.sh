@@ -23,7 +23,7 @@ plant() {
     echo "planted: $name was NOT caught"; cat "$work/out"; exit 1
   fi
   # A node that did not start, or a statement that failed, proves nothing: the check of a history must have spoken.
-  if ! grep -q 'FAILED: seed [0-9]*: rb' "$work/out" || grep -q ' ended: \|is not ready' "$work/out"; then
+  if ! grep -qE 'FAILED: seed [0-9]+: (rb|shared|lane)' "$work/out" || grep -q ' ended: \|is not ready' "$work/out"; then
     echo "planted: $name broke something else"; cat "$work/out"; exit 1
   fi
   echo "planted: $name was caught: $(grep -m1 FAILED "$work/out" | cut -c1-200)"
