@@ -118,7 +118,7 @@ func (c *Cluster) networkFaults() []Fault {
 	return []Fault{
 		{Name: "isolate", Weight: 3, Do: func(ctx context.Context, random *rand.Rand) error {
 			n := c.pick("storage", random)
-			if err := n.Host.Down(ctx); err != nil {
+			if err := n.Host.Down(context.WithoutCancel(ctx)); err != nil {
 				return err
 			}
 			hold(ctx, random)
@@ -129,7 +129,7 @@ func (c *Cluster) networkFaults() []Fault {
 		{Name: "one-way-in", Weight: 2, Do: c.cutPairs(hold, false, true)},
 		{Name: "slow", Weight: 2, Do: func(ctx context.Context, random *rand.Rand) error {
 			n := c.pick("storage", random)
-			if err := n.Host.Slow(ctx, 64+random.IntN(512), 50+random.IntN(400)); err != nil {
+			if err := n.Host.Slow(context.WithoutCancel(ctx), 64+random.IntN(512), 50+random.IntN(400)); err != nil {
 				return err
 			}
 			hold(ctx, random)
@@ -137,7 +137,7 @@ func (c *Cluster) networkFaults() []Fault {
 		}},
 		{Name: "lossy", Weight: 2, Do: func(ctx context.Context, random *rand.Rand) error {
 			n := c.pick("storage", random)
-			if err := n.Host.Lossy(ctx, 1+random.IntN(25)); err != nil {
+			if err := n.Host.Lossy(context.WithoutCancel(ctx), 1+random.IntN(25)); err != nil {
 				return err
 			}
 			hold(ctx, random)

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -39,6 +40,51 @@ func TestAnswersToEarlierMessagesConfirmNothing(t *testing.T) {
 	run.verify = func() error { return gone }
 	if err := run.run(began.Add(time.Hour)); !errors.Is(err, gone) {
 		t.Errorf("%v, want %v", err, gone)
+	}
+}
+
+// An answer tells of the time when its message was sent, not of when it came.
+func TestAnAnswerIsAsOldAsItsMessage(t *testing.T) {
+	open := func() *raft.NetworkTransport {
+		n, err := raft.NewTCPTransport("127.0.0.1:0", nil, 2, 10*time.Second, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = n.Close() })
+		return n
+	}
+	follower := open()
+	two := []raft.Server{{ID: "n1"}, {ID: "n2"}}
+	for name, send := range map[string]func(*transport) error{
+		"a call": func(tr *transport) error {
+			return tr.AppendEntries("n2", follower.LocalAddr(), &raft.AppendEntriesRequest{Term: 2}, &raft.AppendEntriesResponse{})
+		},
+		"a pipeline": func(tr *transport) error {
+			p, err := tr.AppendEntriesPipeline("n2", follower.LocalAddr())
+			if err != nil {
+				return err
+			}
+			_, err = p.AppendEntries(&raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 9}, &raft.AppendEntriesResponse{})
+			<-p.Consumer()
+			return errors.Join(err, p.Close())
+		},
+	} {
+		tr := &transport{NetworkTransport: open(), stall: newStall()}
+		before := time.Now()
+		sent := make(chan error, 1)
+		go func() { sent <- send(tr) }()
+		rpc := <-follower.Consumer()
+		arrived := time.Now()
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 2, Success: true}, nil)
+		if err := <-sent; err != nil {
+			t.Fatal(name, err)
+		}
+		if ok, _ := tr.contacts.confirmed("n1", two, before); !ok {
+			t.Errorf("%s: answered, and not counted", name)
+		}
+		if ok, _ := tr.contacts.confirmed("n1", two, arrived); ok {
+			t.Errorf("%s: it counts as if it had been sent after it arrived", name)
+		}
 	}
 }
 
