@@ -83,5 +83,9 @@ func (c *Cluster) fullDisk(ctx context.Context, random *rand.Rand) error {
 	if err := d.Free(); err != nil {
 		return err
 	}
-	return n.Restart(context.WithoutCancel(ctx))
+	whole := context.WithoutCancel(ctx)
+	if err := n.Restart(whole); err == nil || n.Running() {
+		return err
+	}
+	return n.Restart(whole) // it was about to end
 }
