@@ -90,6 +90,18 @@ func (a *Authority) Save(dir string) error {
 	return save(dir, CAFile, CAKeyFile, a.cert.Raw, a.key)
 }
 
+// SaveCertificate writes the authority's certificate into a folder: what nodes need to know each other by.
+func (a *Authority) SaveCertificate(dir string) error {
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = replace(filepath.Join(dir, CAFile), "CERTIFICATE", a.cert.Raw, publicMode)
+	}
+	if err != nil {
+		return dberr.New(dberr.InvalidArgument, "write the authority's certificate: %w", err)
+	}
+	return nil
+}
+
 // Issue makes a certificate for a role and writes it into a folder as <role>.crt and <role>.key.
 func (a *Authority) Issue(dir, cluster, role string, valid time.Duration) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
