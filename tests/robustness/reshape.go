@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +19,8 @@ type Reshape struct {
 	*Cluster
 	// Shards of the cluster.
 	Shards uint32
+	// Fill is how many MiB of rows are written before, so that replicas have something to copy.
+	Fill int
 	// Log is told about every step.
 	Log func(format string, args ...any)
 }
@@ -39,6 +45,9 @@ func (s *Reshape) Run(ctx context.Context, opt Options) (*ReshapeReport, error) 
 	if err := r.setUp(ctx); err != nil {
 		return nil, fmt.Errorf("set up: %w", err)
 	}
+	if err := s.fill(ctx, r); err != nil {
+		return nil, fmt.Errorf("fill the cluster: %w", err)
+	}
 	r.gateways.watch = seen.watch
 	err := r.during(ctx, func(ctx context.Context) error { return s.all(ctx, seen) })
 	out := &ReshapeReport{Report: r.report(), Errors: seen}
@@ -49,6 +58,59 @@ func (s *Reshape) Run(ctx context.Context, opt Options) (*ReshapeReport, error) 
 		err = errors.Join(err, r.keep())
 	}
 	return out, err
+}
+
+// Size of the rows that fill a cluster, in bytes, and of the statements that write them, in rows.
+const (
+	fillRow  = 4 << 10
+	fillRows = 64
+	fillers  = 4
+)
+
+// fill writes rows to all shards.
+func (s *Reshape) fill(ctx context.Context, r *run) error {
+	if s.Fill == 0 {
+		return nil
+	}
+	table := r.namespace + ".bulk"
+	if err := r.root(ctx, "CREATE SHARED TABLE "+table+" (id BIGINT PRIMARY KEY, body TEXT NOT NULL) PARTITION BY HASH (id) PARTITIONS 64"); err != nil {
+		return err
+	}
+	began := time.Now()
+	count := s.Fill << 20 / (fillRow * fillRows)
+	var next atomic.Int64
+	fs := make([]func() error, fillers)
+	for i := range fs {
+		random := rand.NewChaCha8([32]byte{byte(i)})
+		fs[i] = func() error {
+			c := &statements{user: r.partitions[0].User, gateways: r.gateways}
+			defer c.hangUp()
+			for n := int(next.Add(1)); n <= count && ctx.Err() == nil; n = int(next.Add(1)) {
+				sql := fillStatement(table, n, random)
+				for done := false; !done && ctx.Err() == nil; {
+					var err error
+					if done, err = c.do(ctx, "", sql); err != nil {
+						return err
+					}
+				}
+			}
+			return ctx.Err()
+		}
+	}
+	if err := runAll(fs...); err != nil {
+		return err
+	}
+	s.Log("%d MiB of rows written in %.1f s", s.Fill, time.Since(began).Seconds())
+	return nil
+}
+
+func fillStatement(table string, n int, random io.Reader) string {
+	body, tuples := make([]byte, fillRow/2), make([]string, fillRows)
+	for i := range tuples {
+		_, _ = random.Read(body) // ChaCha8 never fails
+		tuples[i] = fmt.Sprintf("(%d, '%x')", n*fillRows+i, body)
+	}
+	return "INSERT INTO " + table + " (id, body) VALUES " + strings.Join(tuples, ", ")
 }
 
 func (s *Reshape) all(ctx context.Context, seen *Errors) error {
@@ -81,11 +143,13 @@ func (s *Reshape) all(ctx context.Context, seen *Errors) error {
 func (s *Reshape) step(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, reshapeTimeout)
 	defer cancel()
+	began := time.Now()
 	if err := do(ctx); err != nil {
 		return err
 	}
 	if err := s.waitWhole(ctx); err != nil {
 		return err
 	}
+	s.Log("every group is complete after %.1f s", time.Since(began).Seconds())
 	return s.Verify(ctx)
 }

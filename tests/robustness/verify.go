@@ -16,7 +16,7 @@ func (c *Cluster) Verify(ctx context.Context) error {
 	last := errors.New("it was not asked")
 	for ctx.Err() == nil {
 		var rows [][]any
-		if rows, last = c.ask(ctx, "CLUSTER VERIFY"); last == nil {
+		if rows, last = c.askWithin(ctx, "CLUSTER VERIFY"); last == nil {
 			// A replica that only follows late has no sum yet; one that has another sum is the end.
 			var differ bool
 			if differ, last = compared(rows); last == nil || differ {

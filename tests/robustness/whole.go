@@ -61,6 +61,11 @@ func (c *Cluster) askWhole(ctx context.Context) error {
 func (c *Cluster) ask(ctx context.Context, sql string) ([][]any, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
+	return c.askWithin(ctx, sql)
+}
+
+// askWithin waits as long as ctx allows.
+func (c *Cluster) askWithin(ctx context.Context, sql string) ([][]any, error) {
 	cl, err := c.clients().Dial("root", c.Root())
 	if err != nil {
 		return nil, err

@@ -26,17 +26,18 @@ func main() {
 	bin := flag.String("bin", "bin", "folder of the binaries")
 	runs := flag.Int("runs", 1, "times, each with a new cluster")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano())&0xffffffffff, "seed of the first load; each further one's is one higher")
+	fill := flag.Int("fill", 0, "MiB of rows to write before, so that replicas have something to copy")
 	keep := flag.String("keep", "", "folder for data, logs and histories; empty makes one that is removed when all went well")
 	flag.Parse()
 	for i := range *runs {
-		if err := run(ctx, *bin, *keep, *seed+uint64(i)); err != nil {
+		if err := run(ctx, *bin, *keep, *fill, *seed+uint64(i)); err != nil {
 			fmt.Fprintln(os.Stderr, "reshape: FAILED:", err)
 			os.Exit(1)
 		}
 	}
 }
 
-func run(ctx context.Context, bin, keep string, seed uint64) (err error) {
+func run(ctx context.Context, bin, keep string, fill int, seed uint64) (err error) {
 	dir, err := os.MkdirTemp(keep, "kalamdb-reshape-")
 	if err != nil {
 		return err
@@ -47,7 +48,7 @@ func run(ctx context.Context, bin, keep string, seed uint64) (err error) {
 		return err
 	}
 	defer cluster.Kill()
-	r := &robustness.Reshape{Cluster: &robustness.Cluster{Cluster: cluster}, Shards: shards,
+	r := &robustness.Reshape{Cluster: &robustness.Cluster{Cluster: cluster}, Shards: shards, Fill: fill,
 		Log: func(format string, args ...any) { fmt.Printf("  "+format+"\n", args...) }}
 	report, err := r.Run(ctx, robustness.Options{Seed: seed, Dir: dir})
 	if report != nil {

@@ -51,7 +51,8 @@ const (
 // API serves the endpoints.
 type API struct {
 	Config
-	mux *http.ServeMux
+	mux     *http.ServeMux
+	handler http.Handler
 }
 
 // New makes the API.
@@ -69,6 +70,7 @@ func New(cfg Config) *API {
 		cfg.Observe = func(string, int, time.Duration) {}
 	}
 	a := &API{Config: cfg, mux: http.NewServeMux()}
+	a.handler = edge.Drain(cfg.BodyBytesMax, a.mux)
 	a.route("/v1/api/sql", http.MethodPost, a.sqlArrays)
 	a.route("/api/sql", http.MethodPost, a.sqlObjects)
 	a.route("/api/v1/query", http.MethodPost, a.sqlObjects)
@@ -89,7 +91,7 @@ func New(cfg Config) *API {
 	return a
 }
 
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
 
 func (a *API) route(path, method string, h http.HandlerFunc) {
 	a.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
