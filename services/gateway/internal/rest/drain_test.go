@@ -43,6 +43,34 @@ func TestARefusedBodyIsTaken(t *testing.T) {
 	}
 }
 
+// TestARefusalDoesNotWaitForTheBody: a client hears of it while most of its body is still to be sent, and the connection serves its next request
+// when it has been.
+func TestARefusalDoesNotWaitForTheBody(t *testing.T) {
+	const size = bodyBytesDefault - 1
+	b := newBench(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	if _, err := fmt.Fprintf(conn, "POST /v1/api/sql HTTP/1.1\r\nHost: db\r\nContent-Length: %d\r\n\r\n{", size); err != nil {
+		t.Fatal(err)
+	}
+	if got := status(t, answers); got != http.StatusUnauthorized {
+		t.Errorf("%d", got)
+	}
+	if _, err := conn.Write(bytes.Repeat([]byte{' '}, size-1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(conn, "POST /v1/api/sql HTTP/1.1\r\nHost: db\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := status(t, answers); got != http.StatusUnauthorized {
+		t.Errorf("the next request: %d", got)
+	}
+}
+
 // TestABodyNobodyAskedForIsNotAwaited: a client that asks before it sends is refused, and neither is told to go on.
 func TestABodyNobodyAskedForIsNotAwaited(t *testing.T) {
 	b := newBench(t)

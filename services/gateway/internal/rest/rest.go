@@ -7,6 +7,7 @@ package rest
 import (
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -126,6 +127,7 @@ func writePlain(w http.ResponseWriter, status int, body string) {
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body))) // so that a flush (edge.Drain) sends all of it
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(body))
 }
