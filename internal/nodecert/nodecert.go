@@ -3,6 +3,7 @@
 package nodecert
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -90,10 +91,25 @@ func (a *Authority) Save(dir string) error {
 	return save(dir, CAFile, CAKeyFile, a.cert.Raw, a.key)
 }
 
-// SaveCertificate writes the authority's certificate into a folder: what nodes need to know each other by.
+// holds reports whether a file of certificates has one; a file that cannot be read has none.
+func holds(path string, cert []byte) bool {
+	rest, _ := os.ReadFile(path)
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return false
+		}
+		if bytes.Equal(block.Bytes, cert) {
+			return true
+		}
+	}
+}
+
+// SaveCertificate writes the authority's certificate into a folder: what nodes need to know each other by. A file that holds it already
+// is left, because it may hold others beside it while the authority is being replaced.
 func (a *Authority) SaveCertificate(dir string) error {
 	err := os.MkdirAll(dir, 0o755)
-	if err == nil {
+	if err == nil && !holds(filepath.Join(dir, CAFile), a.cert.Raw) {
 		err = replace(filepath.Join(dir, CAFile), "CERTIFICATE", a.cert.Raw, publicMode)
 	}
 	if err != nil {

@@ -70,6 +70,9 @@ func run(args []string, out io.Writer) error {
 		fmt.Fprintln(out, host.VersionLine("kalamdb-certs", version))
 		return nil
 	}
+	if len(s.roles) == 0 {
+		return fmt.Errorf("--roles: no role; the roles are %s", strings.Join(nodecert.Roles, ", "))
+	}
 	for _, role := range s.roles {
 		if !slices.Contains(nodecert.Roles, role) {
 			return fmt.Errorf("--roles: there is no role %q; the roles are %s", role, strings.Join(nodecert.Roles, ", "))

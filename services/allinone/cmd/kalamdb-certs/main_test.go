@@ -69,3 +69,49 @@ func TestARoleThatDoesNotExist(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestNoRoleMakesNothing(t *testing.T) {
+	if err := run([]string{"--dir=" + t.TempDir(), "--roles="}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "no role;") {
+		t.Errorf("%v", err)
+	}
+}
+
+// While an authority is being replaced the nodes trust two, and new certificates by one must not end the trust in the other.
+func TestOtherAuthoritiesStay(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"--dir=" + dir, "--cluster=c", "--split", "--roles=storage"}
+	if err := run(args, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := run([]string{"--dir=" + filepath.Join(dir, "next"), "--cluster=c", "--roles=storage"}, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	trusted := filepath.Join(dir, "storage", "ca.crt")
+	one, err := os.ReadFile(trusted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := os.ReadFile(filepath.Join(dir, "next", "ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := append(two, one...)
+	if err := os.WriteFile(trusted, both, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(args, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(trusted); err != nil || !bytes.Equal(got, both) {
+		t.Errorf("the other authority is trusted no more: %v", err)
+	}
+	if err := os.WriteFile(trusted, two, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(args, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(trusted); err != nil || !bytes.Equal(got, one) {
+		t.Errorf("an authority that did not issue the certificates stayed: %v", err)
+	}
+}

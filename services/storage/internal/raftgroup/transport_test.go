@@ -47,15 +47,7 @@ func TestAMessageVouchesForWhatItReaches(t *testing.T) {
 
 // A follower is not told more by a leader of an earlier version either.
 func TestWhatAPeerSaysTooMuchIsNotHeard(t *testing.T) {
-	open := func() *raft.NetworkTransport {
-		n, err := raft.NewTCPTransport("127.0.0.1:0", nil, 2, 10*time.Second, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = n.Close() })
-		return n
-	}
-	leader, follower := open(), open()
+	leader, follower := tcpTransport(t), tcpTransport(t)
 	tr := &transport{NetworkTransport: follower, received: make(chan raft.RPC)}
 	stop := make(chan struct{})
 	defer close(stop)
@@ -94,4 +86,14 @@ func TestAMessageCarriesSoManyBytes(t *testing.T) {
 			t.Errorf("%v: %d entries", c.sizes, len(req.Entries))
 		}
 	}
+}
+
+func tcpTransport(t *testing.T) *raft.NetworkTransport {
+	t.Helper()
+	n, err := raft.NewTCPTransport("127.0.0.1:0", nil, 2, 10*time.Second, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	return n
 }

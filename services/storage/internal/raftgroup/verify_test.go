@@ -3,7 +3,6 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -45,15 +44,7 @@ func TestAnswersToEarlierMessagesConfirmNothing(t *testing.T) {
 
 // An answer tells of the time when its message was sent, not of when it came.
 func TestAnAnswerIsAsOldAsItsMessage(t *testing.T) {
-	open := func() *raft.NetworkTransport {
-		n, err := raft.NewTCPTransport("127.0.0.1:0", nil, 2, 10*time.Second, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = n.Close() })
-		return n
-	}
-	follower := open()
+	follower := tcpTransport(t)
 	two := []raft.Server{{ID: "n1"}, {ID: "n2"}}
 	for name, send := range map[string]func(*transport) error{
 		"a call": func(tr *transport) error {
@@ -69,7 +60,7 @@ func TestAnAnswerIsAsOldAsItsMessage(t *testing.T) {
 			return errors.Join(err, p.Close())
 		},
 	} {
-		tr := &transport{NetworkTransport: open(), stall: newStall()}
+		tr := &transport{NetworkTransport: tcpTransport(t), stall: newStall()}
 		before := time.Now()
 		sent := make(chan error, 1)
 		go func() { sent <- send(tr) }()
