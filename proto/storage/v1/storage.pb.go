@@ -2042,6 +2042,573 @@ func (*PurgeResponse) Descriptor() ([]byte, []int) {
 	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
 }
 
+type FlushRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Shard   uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	TableId uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// Only this owner's partition; empty: all partitions that the shard has of the table.
+	UserId string `protobuf:"bytes,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The catalog version in which the table exists, or a later one.
+	CatalogVersion uint64 `protobuf:"varint,4,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FlushRequest) Reset() {
+	*x = FlushRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlushRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlushRequest) ProtoMessage() {}
+
+func (x *FlushRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
+func (*FlushRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FlushRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *FlushRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *FlushRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *FlushRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type FlushResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Row versions moved, tombstones too.
+	Rows       uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Segments   uint64 `protobuf:"varint,2,opt,name=segments,proto3" json:"segments,omitempty"`
+	Partitions uint64 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	// Bytes of the segments' files.
+	Bytes         uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlushResponse) Reset() {
+	*x = FlushResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlushResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlushResponse) ProtoMessage() {}
+
+func (x *FlushResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
+func (*FlushResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FlushResponse) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *FlushResponse) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *FlushResponse) GetPartitions() uint64 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *FlushResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// Segment is a file with rows of one partition: part of a shard's state.
+type Segment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the file below its storage, with slashes.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The storage that has the file; empty: the disks of the shard's replicas.
+	StorageId string `protobuf:"bytes,2,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Bytes     uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256    []byte `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Row versions in it, tombstones too.
+	Rows       uint64 `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	Tombstones uint64 `protobuf:"varint,6,opt,name=tombstones,proto3" json:"tombstones,omitempty"`
+	SeqMin     uint64 `protobuf:"fixed64,7,opt,name=seq_min,json=seqMin,proto3" json:"seq_min,omitempty"`
+	SeqMax     uint64 `protobuf:"fixed64,8,opt,name=seq_max,json=seqMax,proto3" json:"seq_max,omitempty"`
+	// Least and greatest primary key, encoded as in row keys, without their prefix.
+	KeyMin        []byte `protobuf:"bytes,9,opt,name=key_min,json=keyMin,proto3" json:"key_min,omitempty"`
+	KeyMax        []byte `protobuf:"bytes,10,opt,name=key_max,json=keyMax,proto3" json:"key_max,omitempty"`
+	SchemaVersion uint32 `protobuf:"varint,11,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// How often its rows were merged: 0 comes from a flush.
+	Level uint32 `protobuf:"varint,12,opt,name=level,proto3" json:"level,omitempty"`
+	// The version of the file's layout.
+	Format        uint32           `protobuf:"varint,13,opt,name=format,proto3" json:"format,omitempty"`
+	CreatedUs     int64            `protobuf:"varint,14,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
+	Columns       []*SegmentColumn `protobuf:"bytes,15,rep,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Segment) Reset() {
+	*x = Segment{}
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Segment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Segment) ProtoMessage() {}
+
+func (x *Segment) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Segment.ProtoReflect.Descriptor instead.
+func (*Segment) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Segment) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Segment) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *Segment) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Segment) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *Segment) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Segment) GetTombstones() uint64 {
+	if x != nil {
+		return x.Tombstones
+	}
+	return 0
+}
+
+func (x *Segment) GetSeqMin() uint64 {
+	if x != nil {
+		return x.SeqMin
+	}
+	return 0
+}
+
+func (x *Segment) GetSeqMax() uint64 {
+	if x != nil {
+		return x.SeqMax
+	}
+	return 0
+}
+
+func (x *Segment) GetKeyMin() []byte {
+	if x != nil {
+		return x.KeyMin
+	}
+	return nil
+}
+
+func (x *Segment) GetKeyMax() []byte {
+	if x != nil {
+		return x.KeyMax
+	}
+	return nil
+}
+
+func (x *Segment) GetSchemaVersion() uint32 {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return 0
+}
+
+func (x *Segment) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Segment) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *Segment) GetCreatedUs() int64 {
+	if x != nil {
+		return x.CreatedUs
+	}
+	return 0
+}
+
+func (x *Segment) GetColumns() []*SegmentColumn {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+// SegmentColumn is what is known of a column's values in a segment.
+type SegmentColumn struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ColumnId uint32                 `protobuf:"varint,1,opt,name=column_id,json=columnId,proto3" json:"column_id,omitempty"`
+	Nulls    uint64                 `protobuf:"varint,2,opt,name=nulls,proto3" json:"nulls,omitempty"`
+	// Least and greatest value, encoded as in row keys; empty when there is none, or it is longer than worth keeping.
+	Min           []byte `protobuf:"bytes,3,opt,name=min,proto3" json:"min,omitempty"`
+	Max           []byte `protobuf:"bytes,4,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentColumn) Reset() {
+	*x = SegmentColumn{}
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentColumn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentColumn) ProtoMessage() {}
+
+func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentColumn.ProtoReflect.Descriptor instead.
+func (*SegmentColumn) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SegmentColumn) GetColumnId() uint32 {
+	if x != nil {
+		return x.ColumnId
+	}
+	return 0
+}
+
+func (x *SegmentColumn) GetNulls() uint64 {
+	if x != nil {
+		return x.Nulls
+	}
+	return 0
+}
+
+func (x *SegmentColumn) GetMin() []byte {
+	if x != nil {
+		return x.Min
+	}
+	return nil
+}
+
+func (x *SegmentColumn) GetMax() []byte {
+	if x != nil {
+		return x.Max
+	}
+	return nil
+}
+
+type FetchSegmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// As in Segment.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSegmentRequest) Reset() {
+	*x = FetchSegmentRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSegmentRequest) ProtoMessage() {}
+
+func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSegmentRequest.ProtoReflect.Descriptor instead.
+func (*FetchSegmentRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FetchSegmentRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *FetchSegmentRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type FetchSegmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSegmentResponse) Reset() {
+	*x = FetchSegmentResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSegmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSegmentResponse) ProtoMessage() {}
+
+func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSegmentResponse.ProtoReflect.Descriptor instead.
+func (*FetchSegmentResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *FetchSegmentResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type HoldSegmentsRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Segments []*Segment             `protobuf:"bytes,2,rep,name=segments,proto3" json:"segments,omitempty"`
+	// The server that has them.
+	ServerId      string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldSegmentsRequest) Reset() {
+	*x = HoldSegmentsRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldSegmentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldSegmentsRequest) ProtoMessage() {}
+
+func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldSegmentsRequest.ProtoReflect.Descriptor instead.
+func (*HoldSegmentsRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *HoldSegmentsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *HoldSegmentsRequest) GetSegments() []*Segment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+func (x *HoldSegmentsRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+type HoldSegmentsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldSegmentsResponse) Reset() {
+	*x = HoldSegmentsResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldSegmentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldSegmentsResponse) ProtoMessage() {}
+
+func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldSegmentsResponse.ProtoReflect.Descriptor instead.
+func (*HoldSegmentsResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
+}
+
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_storage_v1_storage_proto_rawDesc = "" +
@@ -2183,7 +2750,55 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
 	"\btable_id\x18\x02 \x01(\rR\atableId\x12'\n" +
 	"\x0fcatalog_version\x18\x03 \x01(\x04R\x0ecatalogVersion\"\x0f\n" +
-	"\rPurgeResponse*V\n" +
+	"\rPurgeResponse\"\x81\x01\n" +
+	"\fFlushRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12\x17\n" +
+	"\auser_id\x18\x03 \x01(\tR\x06userId\x12'\n" +
+	"\x0fcatalog_version\x18\x04 \x01(\x04R\x0ecatalogVersion\"u\n" +
+	"\rFlushResponse\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x1a\n" +
+	"\bsegments\x18\x02 \x01(\x04R\bsegments\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x01(\x04R\n" +
+	"partitions\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xab\x03\n" +
+	"\aSegment\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x02 \x01(\tR\tstorageId\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
+	"\x04rows\x18\x05 \x01(\x04R\x04rows\x12\x1e\n" +
+	"\n" +
+	"tombstones\x18\x06 \x01(\x04R\n" +
+	"tombstones\x12\x17\n" +
+	"\aseq_min\x18\a \x01(\x06R\x06seqMin\x12\x17\n" +
+	"\aseq_max\x18\b \x01(\x06R\x06seqMax\x12\x17\n" +
+	"\akey_min\x18\t \x01(\fR\x06keyMin\x12\x17\n" +
+	"\akey_max\x18\n" +
+	" \x01(\fR\x06keyMax\x12%\n" +
+	"\x0eschema_version\x18\v \x01(\rR\rschemaVersion\x12\x14\n" +
+	"\x05level\x18\f \x01(\rR\x05level\x12\x16\n" +
+	"\x06format\x18\r \x01(\rR\x06format\x12\x1d\n" +
+	"\n" +
+	"created_us\x18\x0e \x01(\x03R\tcreatedUs\x123\n" +
+	"\acolumns\x18\x0f \x03(\v2\x19.storage.v1.SegmentColumnR\acolumns\"f\n" +
+	"\rSegmentColumn\x12\x1b\n" +
+	"\tcolumn_id\x18\x01 \x01(\rR\bcolumnId\x12\x14\n" +
+	"\x05nulls\x18\x02 \x01(\x04R\x05nulls\x12\x10\n" +
+	"\x03min\x18\x03 \x01(\fR\x03min\x12\x10\n" +
+	"\x03max\x18\x04 \x01(\fR\x03max\"?\n" +
+	"\x13FetchSegmentRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"*\n" +
+	"\x14FetchSegmentResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"y\n" +
+	"\x13HoldSegmentsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12/\n" +
+	"\bsegments\x18\x02 \x03(\v2\x13.storage.v1.SegmentR\bsegments\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\"\x16\n" +
+	"\x14HoldSegmentsResponse*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2208,7 +2823,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xfa\x03\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xe0\x05\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -2217,7 +2832,10 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"TableStats\x12\x1d.storage.v1.TableStatsRequest\x1a\x1e.storage.v1.TableStatsResponse\x12H\n" +
 	"\tNodeStats\x12\x1c.storage.v1.NodeStatsRequest\x1a\x1d.storage.v1.NodeStatsResponse\x12<\n" +
-	"\x05Purge\x12\x18.storage.v1.PurgeRequest\x1a\x19.storage.v1.PurgeResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\x05Purge\x12\x18.storage.v1.PurgeRequest\x1a\x19.storage.v1.PurgeResponse\x12<\n" +
+	"\x05Flush\x12\x18.storage.v1.FlushRequest\x1a\x19.storage.v1.FlushResponse\x12S\n" +
+	"\fFetchSegment\x12\x1f.storage.v1.FetchSegmentRequest\x1a .storage.v1.FetchSegmentResponse0\x01\x12Q\n" +
+	"\fHoldSegments\x12\x1f.storage.v1.HoldSegmentsRequest\x1a .storage.v1.HoldSegmentsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -2232,48 +2850,56 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_storage_v1_storage_proto_goTypes = []any{
-	(Durability)(0),             // 0: storage.v1.Durability
-	(Operation)(0),              // 1: storage.v1.Operation
-	(OnConflict)(0),             // 2: storage.v1.OnConflict
-	(Consistency)(0),            // 3: storage.v1.Consistency
-	(ChangeKind)(0),             // 4: storage.v1.ChangeKind
-	(*WriteRequest)(nil),        // 5: storage.v1.WriteRequest
-	(*TableWrite)(nil),          // 6: storage.v1.TableWrite
-	(*WriteResponse)(nil),       // 7: storage.v1.WriteResponse
-	(*CommitRequest)(nil),       // 8: storage.v1.CommitRequest
-	(*TableRead)(nil),           // 9: storage.v1.TableRead
-	(*CommitResponse)(nil),      // 10: storage.v1.CommitResponse
-	(*TableWriteResult)(nil),    // 11: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),  // 12: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil), // 13: storage.v1.WriteStreamResponse
-	(*Error)(nil),               // 14: storage.v1.Error
-	(*ScanRequest)(nil),         // 15: storage.v1.ScanRequest
-	(*ScanHeader)(nil),          // 16: storage.v1.ScanHeader
-	(*Change)(nil),              // 17: storage.v1.Change
-	(*WatchRequest)(nil),        // 18: storage.v1.WatchRequest
-	(*WatchAdd)(nil),            // 19: storage.v1.WatchAdd
-	(*WatchResponse)(nil),       // 20: storage.v1.WatchResponse
-	(*WatchStarted)(nil),        // 21: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),         // 22: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),          // 23: storage.v1.WatchEnded
-	(*Progress)(nil),            // 24: storage.v1.Progress
-	(*TableStatsRequest)(nil),   // 25: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),  // 26: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),    // 27: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),   // 28: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),        // 29: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),       // 30: storage.v1.PurgeResponse
-	nil,                         // 31: storage.v1.Error.FieldsEntry
-	nil,                         // 32: storage.v1.WatchEnded.FieldsEntry
-	nil,                         // 33: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),         // 34: catalog.v1.Identity
-	(*v11.Expr)(nil),            // 35: expr.v1.Expr
-	(*v11.OrderBy)(nil),         // 36: expr.v1.OrderBy
+	(Durability)(0),              // 0: storage.v1.Durability
+	(Operation)(0),               // 1: storage.v1.Operation
+	(OnConflict)(0),              // 2: storage.v1.OnConflict
+	(Consistency)(0),             // 3: storage.v1.Consistency
+	(ChangeKind)(0),              // 4: storage.v1.ChangeKind
+	(*WriteRequest)(nil),         // 5: storage.v1.WriteRequest
+	(*TableWrite)(nil),           // 6: storage.v1.TableWrite
+	(*WriteResponse)(nil),        // 7: storage.v1.WriteResponse
+	(*CommitRequest)(nil),        // 8: storage.v1.CommitRequest
+	(*TableRead)(nil),            // 9: storage.v1.TableRead
+	(*CommitResponse)(nil),       // 10: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),     // 11: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),   // 12: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),  // 13: storage.v1.WriteStreamResponse
+	(*Error)(nil),                // 14: storage.v1.Error
+	(*ScanRequest)(nil),          // 15: storage.v1.ScanRequest
+	(*ScanHeader)(nil),           // 16: storage.v1.ScanHeader
+	(*Change)(nil),               // 17: storage.v1.Change
+	(*WatchRequest)(nil),         // 18: storage.v1.WatchRequest
+	(*WatchAdd)(nil),             // 19: storage.v1.WatchAdd
+	(*WatchResponse)(nil),        // 20: storage.v1.WatchResponse
+	(*WatchStarted)(nil),         // 21: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),          // 22: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),           // 23: storage.v1.WatchEnded
+	(*Progress)(nil),             // 24: storage.v1.Progress
+	(*TableStatsRequest)(nil),    // 25: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),   // 26: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),     // 27: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),    // 28: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),         // 29: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),        // 30: storage.v1.PurgeResponse
+	(*FlushRequest)(nil),         // 31: storage.v1.FlushRequest
+	(*FlushResponse)(nil),        // 32: storage.v1.FlushResponse
+	(*Segment)(nil),              // 33: storage.v1.Segment
+	(*SegmentColumn)(nil),        // 34: storage.v1.SegmentColumn
+	(*FetchSegmentRequest)(nil),  // 35: storage.v1.FetchSegmentRequest
+	(*FetchSegmentResponse)(nil), // 36: storage.v1.FetchSegmentResponse
+	(*HoldSegmentsRequest)(nil),  // 37: storage.v1.HoldSegmentsRequest
+	(*HoldSegmentsResponse)(nil), // 38: storage.v1.HoldSegmentsResponse
+	nil,                          // 39: storage.v1.Error.FieldsEntry
+	nil,                          // 40: storage.v1.WatchEnded.FieldsEntry
+	nil,                          // 41: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),          // 42: catalog.v1.Identity
+	(*v11.Expr)(nil),             // 43: expr.v1.Expr
+	(*v11.OrderBy)(nil),          // 44: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	34, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	42, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -2285,40 +2911,48 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	5,  // 9: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	7,  // 10: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	14, // 11: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	31, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	34, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	35, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	36, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	39, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	42, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	43, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	44, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 16: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 17: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	19, // 18: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	34, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	42, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	21, // 20: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	22, // 21: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	23, // 22: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	24, // 23: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	17, // 24: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	32, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	33, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	5,  // 27: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	12, // 28: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	8,  // 29: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	18, // 30: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	25, // 31: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	27, // 32: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	29, // 33: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	7,  // 34: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	13, // 35: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	10, // 36: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	20, // 37: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	26, // 38: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	28, // 39: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	30, // 40: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	40, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	41, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	34, // 27: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
+	33, // 28: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
+	5,  // 29: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	12, // 30: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	8,  // 31: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	18, // 32: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	25, // 33: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	27, // 34: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	29, // 35: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	31, // 36: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	35, // 37: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	37, // 38: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	7,  // 39: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	13, // 40: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	10, // 41: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	20, // 42: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	26, // 43: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	28, // 44: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	30, // 45: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	32, // 46: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	36, // 47: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	38, // 48: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	39, // [39:49] is the sub-list for method output_type
+	29, // [29:39] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -2342,7 +2976,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   29,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

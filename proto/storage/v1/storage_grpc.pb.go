@@ -23,13 +23,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_Write_FullMethodName       = "/storage.v1.StorageService/Write"
-	StorageService_WriteStream_FullMethodName = "/storage.v1.StorageService/WriteStream"
-	StorageService_Commit_FullMethodName      = "/storage.v1.StorageService/Commit"
-	StorageService_Watch_FullMethodName       = "/storage.v1.StorageService/Watch"
-	StorageService_TableStats_FullMethodName  = "/storage.v1.StorageService/TableStats"
-	StorageService_NodeStats_FullMethodName   = "/storage.v1.StorageService/NodeStats"
-	StorageService_Purge_FullMethodName       = "/storage.v1.StorageService/Purge"
+	StorageService_Write_FullMethodName        = "/storage.v1.StorageService/Write"
+	StorageService_WriteStream_FullMethodName  = "/storage.v1.StorageService/WriteStream"
+	StorageService_Commit_FullMethodName       = "/storage.v1.StorageService/Commit"
+	StorageService_Watch_FullMethodName        = "/storage.v1.StorageService/Watch"
+	StorageService_TableStats_FullMethodName   = "/storage.v1.StorageService/TableStats"
+	StorageService_NodeStats_FullMethodName    = "/storage.v1.StorageService/NodeStats"
+	StorageService_Purge_FullMethodName        = "/storage.v1.StorageService/Purge"
+	StorageService_Flush_FullMethodName        = "/storage.v1.StorageService/Flush"
+	StorageService_FetchSegment_FullMethodName = "/storage.v1.StorageService/FetchSegment"
+	StorageService_HoldSegments_FullMethodName = "/storage.v1.StorageService/HoldSegments"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -50,6 +53,14 @@ type StorageServiceClient interface {
 	// Purge removes the rows of a dropped table from one shard, for good. The leader of the catalog asks the
 	// leaders of all shards, and again until each has answered.
 	Purge(ctx context.Context, in *PurgeRequest, opts ...grpc.CallOption) (*PurgeResponse, error)
+	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
+	// returns when the segments are durable and part of the shard's state; asking again is harmless.
+	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
+	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
+	FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error)
+	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
+	// they are durable here.
+	HoldSegments(ctx context.Context, in *HoldSegmentsRequest, opts ...grpc.CallOption) (*HoldSegmentsResponse, error)
 }
 
 type storageServiceClient struct {
@@ -136,6 +147,45 @@ func (c *storageServiceClient) Purge(ctx context.Context, in *PurgeRequest, opts
 	return out, nil
 }
 
+func (c *storageServiceClient) Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FlushResponse)
+	err := c.cc.Invoke(ctx, StorageService_Flush_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[2], StorageService_FetchSegment_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchSegmentRequest, FetchSegmentResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_FetchSegmentClient = grpc.ServerStreamingClient[FetchSegmentResponse]
+
+func (c *storageServiceClient) HoldSegments(ctx context.Context, in *HoldSegmentsRequest, opts ...grpc.CallOption) (*HoldSegmentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HoldSegmentsResponse)
+	err := c.cc.Invoke(ctx, StorageService_HoldSegments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -154,6 +204,14 @@ type StorageServiceServer interface {
 	// Purge removes the rows of a dropped table from one shard, for good. The leader of the catalog asks the
 	// leaders of all shards, and again until each has answered.
 	Purge(context.Context, *PurgeRequest) (*PurgeResponse, error)
+	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
+	// returns when the segments are durable and part of the shard's state; asking again is harmless.
+	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
+	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
+	FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error
+	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
+	// they are durable here.
+	HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -184,6 +242,15 @@ func (UnimplementedStorageServiceServer) NodeStats(context.Context, *NodeStatsRe
 }
 func (UnimplementedStorageServiceServer) Purge(context.Context, *PurgeRequest) (*PurgeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Purge not implemented")
+}
+func (UnimplementedStorageServiceServer) Flush(context.Context, *FlushRequest) (*FlushResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Flush not implemented")
+}
+func (UnimplementedStorageServiceServer) FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchSegment not implemented")
+}
+func (UnimplementedStorageServiceServer) HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HoldSegments not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -310,6 +377,53 @@ func _StorageService_Purge_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Flush_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlushRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Flush(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Flush_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Flush(ctx, req.(*FlushRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_FetchSegment_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchSegmentRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StorageServiceServer).FetchSegment(m, &grpc.GenericServerStream[FetchSegmentRequest, FetchSegmentResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_FetchSegmentServer = grpc.ServerStreamingServer[FetchSegmentResponse]
+
+func _StorageService_HoldSegments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldSegmentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).HoldSegments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_HoldSegments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).HoldSegments(ctx, req.(*HoldSegmentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -337,6 +451,14 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Purge",
 			Handler:    _StorageService_Purge_Handler,
 		},
+		{
+			MethodName: "Flush",
+			Handler:    _StorageService_Flush_Handler,
+		},
+		{
+			MethodName: "HoldSegments",
+			Handler:    _StorageService_HoldSegments_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -350,6 +472,11 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _StorageService_Watch_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchSegment",
+			Handler:       _StorageService_FetchSegment_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "storage/v1/storage.proto",
