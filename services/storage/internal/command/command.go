@@ -7,6 +7,8 @@
 //	purge (version 1)   table
 //	write (version 2)   request id (16 bytes), number of counts, counts, then as in version 1
 //	verify (version 2)  bucket of the change log
+//	segments (version 4)  user (length, bytes), table, _seq u64 up to which rows are covered, number of segments removed,
+//	                    their ids u64, segments added (storage.v1.Segment)
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
 // delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
@@ -31,6 +33,9 @@ const (
 	Purge Kind = 2
 	// Verify makes every replica compute the sum of its state at this entry.
 	Verify Kind = 3
+	// Segments changes the segments of a partition: rows move out of the hot store into new ones, or new ones take
+	// the place of others.
+	Segments Kind = 4
 )
 
 // The versions of the format. A leader writes an entry of a version only when every replica reads it.
@@ -38,8 +43,10 @@ const (
 	version1 = 1
 	// VersionRequests brought request ids and Verify.
 	VersionRequests = 2
-	// Newest is the highest version this program reads. Version 3, of the catalog, changed no entry of a shard.
-	Newest = VersionRequests
+	// VersionSegments brought Segments. Version 3, of the catalog, changed no entry of a shard.
+	VersionSegments = 4
+	// Newest is the highest version this program reads.
+	Newest = VersionSegments
 )
 
 // RequestIDBytes is the length of a request's id.
@@ -64,11 +71,21 @@ type Command struct {
 	Counts    []uint32
 	// Bucket is the first hour bucket of the change log that a Verify sums up.
 	Bucket uint32
+	// CoveredSeq is set when the segments Added come from the hot store: its rows of User's partition of Table that lie
+	// within their keys and have a _seq up to it are in them.
+	CoveredSeq uint64
+	// Removed are ids of segments whose rows the Added have. Added are encoded; number i has the id
+	// snowflake.At(FirstSeq, i).
+	Removed []uint64
+	Added   [][]byte
 }
 
 // version is the lowest that can carry c.
 func (c *Command) version() byte {
-	if c.Kind == Verify || len(c.RequestID) > 0 {
+	switch {
+	case c.Kind == Segments:
+		return VersionSegments
+	case c.Kind == Verify || len(c.RequestID) > 0:
 		return VersionRequests
 	}
 	return version1
@@ -117,6 +134,8 @@ func Append(dst []byte, c *Command) []byte {
 		return binary.AppendUvarint(dst, uint64(c.Table))
 	case Verify:
 		return binary.AppendUvarint(dst, uint64(c.Bucket))
+	case Segments:
+		return appendSegments(dst, c)
 	}
 	if len(c.RequestID) > 0 {
 		dst = append(dst, c.RequestID...)
@@ -131,6 +150,17 @@ func Append(dst []byte, c *Command) []byte {
 		dst = appendRow(dst, &c.Rows[i])
 	}
 	return dst
+}
+
+func appendSegments(dst []byte, c *Command) []byte {
+	dst = appendBytes(dst, []byte(c.User))
+	dst = binary.AppendUvarint(dst, uint64(c.Table))
+	dst = binary.BigEndian.AppendUint64(dst, c.CoveredSeq)
+	dst = binary.AppendUvarint(dst, uint64(len(c.Removed)))
+	for _, id := range c.Removed {
+		dst = binary.BigEndian.AppendUint64(dst, id)
+	}
+	return appendList(dst, c.Added)
 }
 
 // SetFirstSeq puts the _seq into an encoded command: it is known last, under the lock that orders
@@ -191,6 +221,8 @@ func Decode(src []byte) (*Command, error) {
 		r.checkCounts(c)
 	case src[0] == VersionRequests && c.Kind == Verify:
 		c.Bucket = r.uint32()
+	case src[0] == VersionSegments && c.Kind == Segments:
+		r.segments(c)
 	default:
 		return nil, corrupt("unknown kind")
 	}
@@ -225,6 +257,16 @@ func (r *reader) uint32() uint32 {
 		return 0
 	}
 	return uint32(v)
+}
+
+func (r *reader) uint64() uint64 {
+	if len(r.src) < 8 {
+		r.fail()
+		return 0
+	}
+	v := binary.BigEndian.Uint64(r.src)
+	r.src = r.src[8:]
+	return v
 }
 
 // count reads how many items of at least size bytes follow.
@@ -268,6 +310,18 @@ func (r *reader) write(c *Command) {
 	}
 }
 
+func (r *reader) segments(c *Command) {
+	c.User, c.Table = string(r.bytes()), r.uint32()
+	c.CoveredSeq = r.uint64()
+	if n := r.count(8); n > 0 {
+		c.Removed = make([]uint64, n)
+		for i := range c.Removed {
+			c.Removed[i] = r.uint64()
+		}
+	}
+	c.Added = r.list()
+}
+
 func (r *reader) request(c *Command) {
 	if len(r.src) < RequestIDBytes {
 		r.fail()
@@ -307,12 +361,7 @@ func (r *reader) row(row *Row) {
 	row.Key, row.Row = r.bytes(), r.bytes()
 	if row.Kind != storagev1.ChangeKind_CHANGE_KIND_INSERT {
 		row.OldSchemaVersion = r.uint32()
-		if len(r.src) < 8 {
-			r.fail()
-			return
-		}
-		row.OldSeq = binary.BigEndian.Uint64(r.src)
-		r.src = r.src[8:]
+		row.OldSeq = r.uint64()
 		row.OldRow = r.bytes()
 	}
 	row.UniqueDropped, row.UniqueSet = r.list(), r.list()

@@ -17,13 +17,20 @@ func requested() *Command {
 	return c
 }
 
+// segmented adds two segments in place of one, in version 4.
+func segmented() *Command {
+	return &Command{Kind: Segments, Term: 5, FirstSeq: 6, User: "ann", Table: 300, CoveredSeq: 1 << 50, Removed: []uint64{7, 1 << 40},
+		Added: [][]byte{[]byte("first"), []byte("second")}}
+}
+
 // The fixtures are what earlier versions of this program wrote: a log on disk has them.
 func TestFixtures(t *testing.T) {
 	for name, want := range map[string]*Command{
-		"write-v1.bin":  sample(),
-		"purge-v1.bin":  {Kind: Purge, Term: 1, FirstSeq: 2, Table: 1 << 31},
-		"write-v2.bin":  requested(),
-		"verify-v2.bin": {Kind: Verify, Term: 3, FirstSeq: 4, Bucket: 1 << 20},
+		"write-v1.bin":    sample(),
+		"purge-v1.bin":    {Kind: Purge, Term: 1, FirstSeq: 2, Table: 1 << 31},
+		"write-v2.bin":    requested(),
+		"verify-v2.bin":   {Kind: Verify, Term: 3, FirstSeq: 4, Bucket: 1 << 20},
+		"segments-v4.bin": segmented(),
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -57,8 +64,8 @@ func TestOnlyWhatNeedsVersion2IsWrittenInIt(t *testing.T) {
 	}
 }
 
-func TestEveryTruncationOfVersion2IsRefused(t *testing.T) {
-	for _, c := range []*Command{requested(), {Kind: Verify, Bucket: 300}} {
+func TestEveryTruncationOfLaterVersionsIsRefused(t *testing.T) {
+	for _, c := range []*Command{requested(), segmented(), {Kind: Verify, Bucket: 300}} {
 		b := Append(nil, c)
 		for n := range b {
 			if _, err := Decode(b[:n]); !dberr.Is(err, dberr.Corrupt) {

@@ -22,6 +22,7 @@ const (
 	spaceUnique  byte = 0x05 // shard table column user value → key
 	spacePruned  byte = 0x06 // shard → position up to which the change log was pruned
 	spaceRequest byte = 0x07 // shard bucket id → Request
+	spaceSegment byte = 0x08 // shard table user id → storage.v1.Segment
 
 	spaceRestoring byte = 0x7F // shard → nothing
 )
@@ -32,8 +33,8 @@ type Span struct{ Start, End []byte }
 // ShardSpans returns every range that holds keys of the shard, in key order: what a snapshot copies
 // and what a restore clears.
 func ShardSpans(shard uint32) []Span {
-	spans := make([]Span, 0, spaceRequest)
-	for space := spaceApplied; space <= spaceRequest; space++ {
+	spans := make([]Span, 0, spaceSegment)
+	for space := spaceApplied; space <= spaceSegment; space++ {
 		p := shardPrefix(nil, space, shard)
 		spans = append(spans, Span{Start: p, End: PrefixEnd(p)})
 	}
@@ -215,6 +216,44 @@ func RequestBucketOf(k []byte) (uint32, error) {
 		return 0, corrupt("request key without a bucket")
 	}
 	return binary.BigEndian.Uint32(rest), nil
+}
+
+// SegmentPrefix starts the segments of all tables of the shard.
+func SegmentPrefix(shard uint32) []byte { return shardPrefix(nil, spaceSegment, shard) }
+
+// TableSegmentPrefix starts the segments of a table in the shard, of all users.
+func TableSegmentPrefix(shard, table uint32) []byte {
+	return binary.BigEndian.AppendUint32(shardPrefix(nil, spaceSegment, shard), table)
+}
+
+// PartitionSegmentPrefix starts the segments of one partition.
+func PartitionSegmentPrefix(dst []byte, shard, table uint32, user string) []byte {
+	dst = binary.BigEndian.AppendUint32(shardPrefix(dst, spaceSegment, shard), table)
+	return appendEscaped(dst, user)
+}
+
+// SegmentKey is the key of a segment. Its id is the _seq of the entry that added it, so later ones come behind.
+func SegmentKey(dst []byte, shard, table uint32, user string, id uint64) []byte {
+	return binary.BigEndian.AppendUint64(PartitionSegmentPrefix(dst, shard, table, user), id)
+}
+
+// DecodeSegmentKey splits a segment's key.
+func DecodeSegmentKey(k []byte) (table uint32, user string, id uint64, err error) {
+	rest, _, err := cutHeader(k, spaceSegment, "segment")
+	if err != nil {
+		return 0, "", 0, err
+	}
+	if len(rest) < 4 {
+		return 0, "", 0, corrupt("segment key without a table")
+	}
+	table = binary.BigEndian.Uint32(rest)
+	if user, rest, err = cutEscaped(rest[4:]); err != nil {
+		return 0, "", 0, err
+	}
+	if len(rest) != 8 {
+		return 0, "", 0, corrupt("segment key of a wrong length")
+	}
+	return table, user, binary.BigEndian.Uint64(rest), nil
 }
 
 // UserOf cuts the owner's id out of a row's key: its partition's prefix, and the id.

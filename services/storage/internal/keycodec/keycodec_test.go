@@ -95,7 +95,8 @@ func TestRowKeyRoundTrip(t *testing.T) {
 func TestShardSpansHoldEveryKeyOfTheShardAlone(t *testing.T) {
 	keysOf := func(shard uint32) [][]byte {
 		return [][]byte{AppliedKey(shard), AppendRowKey(nil, shard, 1, "u", nil), ChangeKey(nil, shard, 2, 1, "u", 5),
-			DroppedKey(shard, 4), UniqueKey(nil, shard, 1, 2, "u", datum.Int(1)), PrunedKey(shard)}
+			DroppedKey(shard, 4), UniqueKey(nil, shard, 1, 2, "u", datum.Int(1)), PrunedKey(shard),
+			SegmentKey(nil, shard, 1, "u", 9)}
 	}
 	held := func(k []byte) bool {
 		for _, s := range ShardSpans(7) {
@@ -226,4 +227,17 @@ func FuzzDecodeVersion(f *testing.F) {
 			t.Fatalf("does not survive: %v", err)
 		}
 	})
+}
+
+func TestSegmentKeyRoundTrip(t *testing.T) {
+	k := SegmentKey(nil, 3, 4, "a\x00b", math.MaxUint64)
+	table, user, id, err := DecodeSegmentKey(k)
+	if err != nil || table != 4 || user != "a\x00b" || id != math.MaxUint64 {
+		t.Errorf("%d %q %d %v", table, user, id, err)
+	}
+	for n := range k {
+		if _, _, _, err := DecodeSegmentKey(k[:n]); !dberr.Is(err, dberr.Corrupt) {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+	}
 }

@@ -48,7 +48,7 @@ type outcome struct {
 }
 
 // Apply applies committed entries: rows, change log, unique index and applied index of many entries in
-// one batch. Only then are changes published and writers answered. It reads nothing but memory.
+// one batch. Only then are changes published and writers answered. It reads nothing but memory, unless segments change.
 func (s *Shard) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	if s.broken.Load() {
@@ -59,7 +59,16 @@ func (s *Shard) Apply(logs []*raft.Log) []any {
 		if l.Index <= a.applied.Index {
 			continue // replayed after a restart: the state has it
 		}
-		err := a.entry(l)
+		c, err := command.Decode(l.Data)
+		if err == nil && c.Kind == command.Segments { // it reads the state: what is before it must be there
+			if !a.commit() {
+				return refuseAll(results)
+			}
+			a = s.newApplication()
+		}
+		if err == nil {
+			err = a.entry(l, c)
+		}
 		if dberr.Is(err, dberr.Corrupt) { // skipping it would make this replica differ from others
 			a.abandon(err)
 			return refuseAll(results)
@@ -96,11 +105,8 @@ func (s *Shard) newApplication() *application {
 
 // entry adds one entry to the batch. An error other than Corrupt is the command's outcome: the same on
 // every replica.
-func (a *application) entry(l *raft.Log) error {
-	c, err := command.Decode(l.Data)
-	if err != nil {
-		return err
-	}
+func (a *application) entry(l *raft.Log, c *command.Command) error {
+	var err error
 	switch {
 	case c.Term != l.Term:
 		err = dberr.New(dberr.Unavailable, "shard %d changed leaders while the write was decided: nothing was written", a.shard.cfg.ID)
@@ -108,6 +114,8 @@ func (a *application) entry(l *raft.Log) error {
 		err = a.purge(c)
 	case c.Kind == command.Verify:
 		a.verify = c
+	case c.Kind == command.Segments:
+		err = a.segments(c)
 	default:
 		err = a.write(c)
 	}
@@ -187,7 +195,8 @@ func (a *application) uniques(r *command.Row, user string) error {
 func (a *application) purge(c *command.Command) error {
 	rows := keycodec.PrefixSpan(keycodec.TablePrefix(a.shard.cfg.ID, c.Table))
 	index := keycodec.PrefixSpan(keycodec.TableUniquePrefix(a.shard.cfg.ID, c.Table))
-	for _, span := range []keycodec.Span{rows, index} {
+	segments := keycodec.PrefixSpan(keycodec.TableSegmentPrefix(a.shard.cfg.ID, c.Table))
+	for _, span := range []keycodec.Span{rows, index, segments} {
 		if err := a.batch.DeleteRange(span.Start, span.End, nil); err != nil {
 			return batchFailed(err)
 		}

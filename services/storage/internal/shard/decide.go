@@ -24,6 +24,7 @@ type decider struct {
 	db      pebble.Reader
 	user    string
 	highest *highest
+	cold    *coldRows
 
 	rows   map[string]*current // by row key; only when the plan has several rows
 	unique map[string][]byte   // by index key: key of the row that holds the value, empty when free
@@ -146,22 +147,23 @@ func (d *decider) find(it *item) (*current, error) {
 		return nil, err
 	}
 	if !isNew {
-		return d.current(it.key)
+		return d.current(it)
 	}
 	if invariants.On {
-		cur, err := d.current(it.key)
+		cur, err := d.current(it)
 		invariants.Check(err != nil || !cur.live && cur.seq == 0, "a generated key of %s is not new", it.table.QualifiedName())
 	}
 	return &current{}, nil
 }
 
-func (d *decider) current(key []byte) (*current, error) {
-	if cur, ok := d.rows[string(key)]; ok {
+// current reads a row. It looks into the hot store first: rows move from there to segments, never back.
+func (d *decider) current(it *item) (*current, error) {
+	if cur, ok := d.rows[string(it.key)]; ok {
 		return cur, nil
 	}
-	v, closer, err := d.db.Get(key)
+	v, closer, err := d.db.Get(it.key)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return &current{}, nil
+		return d.cold.current(it, d.owner(it))
 	}
 	if err != nil {
 		return nil, readFailed(err)
@@ -227,11 +229,15 @@ func (d *decider) oldUnique(it *item, cur *current, columns []int) ([][]byte, er
 	if err := rowcodec.Decode(cur.row, it.table, &row); err != nil {
 		return nil, err
 	}
-	user := ""
+	return uniqueKeys(d.shard, it.table, d.owner(it), &row, columns)
+}
+
+// owner is the owner in the key of an item's row.
+func (d *decider) owner(it *item) string {
 	if it.table.Owned() {
-		user = d.user
+		return d.user
 	}
-	return uniqueKeys(d.shard, it.table, user, &row, columns)
+	return ""
 }
 
 // free reports whether no other row holds a unique value.

@@ -20,7 +20,9 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 )
@@ -81,6 +83,7 @@ type node struct {
 	shard  *Shard
 	leads  chan uint64
 	failed chan struct{}
+	cold   *cold.Readers
 
 	mu  sync.Mutex
 	err error
@@ -139,7 +142,9 @@ func openNode(t testing.TB, opt nodeOptions) *node {
 	}
 	ids, err := snowflake.New(snowflake.IDEpoch, opt.number, opt.now)
 	check(err)
-	n.shard, err = New(Config{ID: 0, Shards: shardmap.Even(1), DB: n.hot, Tables: opt.tables, Node: opt.number, IDs: ids,
+	n.cold, err = cold.NewReaders(cold.NewFiles(opt.fs, path("cold")), 0, nil)
+	check(err)
+	n.shard, err = New(Config{ID: 0, Shards: shardmap.Even(1), DB: n.hot, Cold: n.cold, ServerID: opt.id, Tables: opt.tables, Node: opt.number, IDs: ids,
 		FormatVersion: opt.format, ReadIndex: opt.readIndex, Now: opt.now, Fail: n.fail, Failed: n.failed, Logger: slog.New(slog.DiscardHandler)})
 	check(err)
 	n.group, err = raftgroup.Open(context.Background(), raftgroup.Config{Group: 1, State: n.shard,
@@ -187,6 +192,7 @@ func (n *node) stop() {
 		}
 	}
 	n.mux.Close()
+	n.cold.Close()
 	if err := n.log.Close(); err != nil {
 		n.t.Error(err)
 	}
@@ -245,7 +251,53 @@ func (n *node) mustWrite(user string, writes ...*storagev1.TableWrite) *storagev
 	return resp
 }
 
-// rows returns every row of messages by user and id, tombstones included.
+// flush moves all rows of messages into segments.
+func (n *node) flush() Flushed {
+	n.t.Helper()
+	f, err := n.shard.Flush(context.Background(), tables()[messagesID], "", func(context.Context, *storagev1.Segment) error { return nil })
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return f
+}
+
+// allRows returns every row of messages by user and id, from the hot store and from segments, tombstones included.
+func (n *node) allRows() map[string]keycodec.Version {
+	n.t.Helper()
+	out := n.rows()
+	entries, err := manifest.ReadTable(n.hot, 0, messagesID)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	byUser := map[string][]manifest.Entry{}
+	for _, e := range entries {
+		byUser[e.User] = append(byUser[e.User], e)
+	}
+	for user, list := range byUser {
+		m := n.cold.NewMerge(0, list, cold.Range{Table: tables()[messagesID]})
+		defer m.Close()
+		for {
+			key, v, ok, err := m.Next(context.Background())
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			if !ok {
+				break
+			}
+			id, _, err := keycodec.DecodeDatum(key)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			name := fmt.Sprintf("%s/%d", user, id.AsInt())
+			if hot, ok := out[name]; !ok || hot.Seq < v.Seq {
+				out[name] = v
+			}
+		}
+	}
+	return out
+}
+
+// rows returns every row that messages has in the hot store, by user and id, tombstones included.
 func (n *node) rows() map[string]keycodec.Version {
 	n.t.Helper()
 	out := map[string]keycodec.Version{}

@@ -119,10 +119,7 @@ func (d *decider) isNew(it *item) (bool, error) {
 	if !it.generated {
 		return false, nil
 	}
-	p := keyPartition{table: it.table.ID}
-	if it.table.Owned() {
-		p.user = d.user
-	}
+	p := keyPartition{table: it.table.ID, user: d.owner(it)}
 	key := intKey(it.key)
 	above, unknown := d.highest.isAbove(p, key)
 	if unknown == nil {
@@ -137,7 +134,7 @@ func (d *decider) isNew(it *item) (bool, error) {
 	return above, nil
 }
 
-// lastKey is the highest key of a partition in the store.
+// lastKey is the highest key of a partition, in the hot store and in segments.
 func (d *decider) lastKey(p keyPartition) (key int64, err error) {
 	span := keycodec.PrefixSpan(keycodec.PartitionPrefix(nil, d.shard, p.table, p.user))
 	it, err := d.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
@@ -151,5 +148,9 @@ func (d *decider) lastKey(p keyPartition) (key int64, err error) {
 	if err := errors.Join(it.Error(), it.Close()); err != nil {
 		return 0, readFailed(err)
 	}
-	return key, nil
+	entries, err := d.cold.segments(p)
+	for i := range entries {
+		key = max(key, intKey(entries[i].GetKeyMax()))
+	}
+	return key, err
 }

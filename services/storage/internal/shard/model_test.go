@@ -109,14 +109,28 @@ func (o op) write() *storagev1.TableWrite {
 	return w
 }
 
-// TestDecidingAgreesWithAModel tries random requests of one to four rows on a shard and on a map.
+// TestDecidingAgreesWithAModel tries random requests of one to four rows on a shard and on a map: with hot rows only, with rows
+// that are always cold, and with rows that are both.
 func TestDecidingAgreesWithAModel(t *testing.T) {
+	for name, flushEvery := range map[string]int{"hot": 0, "cold": 1, "mixed": 17} {
+		t.Run(name, func(t *testing.T) { decideAgainstModel(t, flushEvery) })
+	}
+}
+
+func decideAgainstModel(t *testing.T, flushEvery int) {
 	n := openNode(t, nodeOptions{})
 	defer n.stop()
 	rng := rand.New(rand.NewPCG(11, 13))
 	model := modelRows{}
 	outcomes := map[dberr.Code]int{}
-	for step := range 3000 {
+	steps := 3000
+	if flushEvery == 1 {
+		steps = 1000 // each makes a segment, and all of them are looked at
+	}
+	for step := range steps {
+		if flushEvery > 0 && step%flushEvery == 0 {
+			n.flush()
+		}
 		next := model.clone()
 		var writes []*storagev1.TableWrite
 		var touched []int // ids of rows affected, in order
@@ -158,7 +172,7 @@ func TestDecidingAgreesWithAModel(t *testing.T) {
 		compare(t, n, model, step)
 	}
 	for _, code := range []dberr.Code{"", dberr.PrimaryKeyViolation, dberr.UniqueViolation, dberr.Conflict} {
-		if outcomes[code] < 50 {
+		if outcomes[code] < steps/60 {
 			t.Errorf("only %d requests ended with %q: %v", outcomes[code], code, outcomes)
 		}
 	}
@@ -167,7 +181,7 @@ func TestDecidingAgreesWithAModel(t *testing.T) {
 func compare(t *testing.T, n *node, model modelRows, step int) {
 	t.Helper()
 	live := 0
-	for key, v := range n.rows() {
+	for key, v := range n.allRows() {
 		if v.Deleted {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
@@ -45,7 +46,10 @@ type Config struct {
 	ID     uint32
 	Shards shardmap.Map
 	DB     *pebble.DB
-	Tables Tables
+	// Cold reads the shard's segments, and has the files that this node writes. ServerID is part of their names.
+	Cold     *cold.Readers
+	ServerID string
+	Tables   Tables
 	// Node numbers this node in _seq and SNOWFLAKE_ID().
 	Node uint16
 	// IDs serve SNOWFLAKE_ID(): one generator for all shards of a node.
@@ -94,6 +98,7 @@ type Shard struct {
 	fresh    freshness
 	progress progress
 	sums     sums
+	flushes  flushes
 	highest  *highest
 	keys     *reservations
 	inFlight *semaphore.Weighted

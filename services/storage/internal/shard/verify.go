@@ -166,7 +166,8 @@ func (t *summing) run(stop <-chan struct{}, shard uint32) error {
 		return err
 	}
 	for _, span := range []keycodec.Span{changes, keycodec.PrefixSpan(keycodec.DroppedPrefix(shard)),
-		keycodec.PrefixSpan(keycodec.UniquePrefix(shard)), keycodec.PrefixSpan(keycodec.RequestPrefix(shard))} {
+		keycodec.PrefixSpan(keycodec.UniquePrefix(shard)), keycodec.PrefixSpan(keycodec.RequestPrefix(shard)),
+		keycodec.PrefixSpan(keycodec.SegmentPrefix(shard))} {
 		if _, err := addSpan(stop, h, t.snap, span); err != nil {
 			return err
 		}

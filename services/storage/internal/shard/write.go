@@ -111,7 +111,8 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads [
 		return nil, err
 	}
 	pend.returns, pend.attempt = req.GetReturnRows(), at
-	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest}
+	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest,
+		cold: &coldRows{ctx: ctx, shard: s.cfg.ID, db: s.cfg.DB, readers: s.cfg.Cold}}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
 		err = s.confirmed(ctx, s.unlessReadsChanged(err, reads))
 		pend.finish(err)

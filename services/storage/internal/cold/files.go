@@ -1,0 +1,193 @@
+package cold
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/cockroachdb/errors/oserror"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+)
+
+const (
+	dirMode = 0o700
+	// tempExtension ends the name of a file that is being written.
+	tempExtension = ".tmp"
+	// copyBytes is how much is read or sent at a time.
+	copyBytes = 1 << 20
+)
+
+// Files are the segments a node has on its disk, below one folder.
+type Files struct {
+	fs   vfs.FS
+	root string
+}
+
+// NewFiles keeps segments below root, which is made when it is needed.
+func NewFiles(fs vfs.FS, root string) *Files { return &Files{fs: fs, root: root} }
+
+// name is where a segment's path leads. Paths come from other nodes, too.
+func (f *Files) name(p string) (string, error) {
+	if p == "" || path.IsAbs(p) || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || strings.ContainsAny(p, "\\\x00") {
+		return "", dberr.New(dberr.InvalidArgument, "%q is not the path of a segment", p)
+	}
+	return f.fs.PathJoin(append([]string{f.root}, strings.Split(p, "/")...)...), nil
+}
+
+// NewFile is a segment's file that is being written. It is visible after Commit.
+type NewFile struct {
+	files *Files
+	file  vfs.File
+	name  string
+	sum   hash.Hash
+	bytes uint64
+	buf   []byte
+}
+
+// Create begins a file, in place of an unfinished or damaged one.
+func (f *Files) Create(p string) (*NewFile, error) {
+	name, err := f.name(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.makeDir(f.fs.PathDir(name)); err != nil {
+		return nil, fileFailed("make the folder of", p, err)
+	}
+	file, err := f.fs.Create(name+tempExtension, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, fileFailed("create", p, err)
+	}
+	return &NewFile{files: f, file: file, name: name, sum: sha256.New()}, nil
+}
+
+// makeDir makes a folder and those above it, durably.
+func (f *Files) makeDir(dir string) error {
+	if _, err := f.fs.Stat(dir); err == nil || !oserror.IsNotExist(err) {
+		return err
+	}
+	parent := f.fs.PathDir(dir)
+	if parent != dir {
+		if err := f.makeDir(parent); err != nil {
+			return err
+		}
+	}
+	return errors.Join(f.fs.MkdirAll(dir, dirMode), f.syncDir(parent))
+}
+
+func (f *Files) syncDir(dir string) error {
+	d, err := f.fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Write appends. The file system may change what it is given, so it gets a copy.
+func (n *NewFile) Write(p []byte) (int, error) {
+	_, _ = n.sum.Write(p) // a hash never fails
+	n.buf = append(n.buf[:0], p...)
+	w, err := n.file.Write(n.buf)
+	n.bytes += uint64(w)
+	return w, err
+}
+
+// Commit makes the file durable and visible, if it is what the segment says.
+func (n *NewFile) Commit(seg *storagev1.Segment) error {
+	if n.bytes != seg.GetBytes() || !bytes.Equal(n.sum.Sum(nil), seg.GetSha256()) {
+		return errors.Join(damaged(seg), n.Abort())
+	}
+	err := n.file.Sync()
+	if err = errors.Join(err, n.file.Close()); err == nil {
+		err = n.files.fs.Rename(n.name+tempExtension, n.name)
+	}
+	if err == nil {
+		err = n.files.syncDir(n.files.fs.PathDir(n.name))
+	}
+	if err != nil {
+		return fileFailed("finish", seg.GetPath(), err)
+	}
+	return nil
+}
+
+// Abort removes an unfinished file.
+func (n *NewFile) Abort() error {
+	return errors.Join(n.file.Close(), n.files.fs.Remove(n.name+tempExtension))
+}
+
+// Open opens a file; NotFound when it is not there.
+func (f *Files) Open(p string) (vfs.File, int64, error) {
+	name, err := f.name(p)
+	if err != nil {
+		return nil, 0, err
+	}
+	file, err := f.fs.Open(name)
+	if err != nil {
+		return nil, 0, fileFailed("open", p, err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(fileFailed("look at", p, err), file.Close())
+	}
+	return file, info.Size(), nil
+}
+
+// Has reports whether a segment's file is there in its full length.
+func (f *Files) Has(seg *storagev1.Segment) bool {
+	name, err := f.name(seg.GetPath())
+	if err != nil {
+		return false
+	}
+	info, err := f.fs.Stat(name)
+	return err == nil && info.Size() == int64(seg.GetBytes())
+}
+
+// openChecked opens a file that is what the segment says.
+func (f *Files) openChecked(seg *storagev1.Segment) (vfs.File, error) {
+	file, _, err := f.Open(seg.GetPath())
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	n, err := io.CopyBuffer(sum, &readerAt{from: file}, make([]byte, copyBytes))
+	if err != nil {
+		return nil, errors.Join(fileFailed("read", seg.GetPath(), err), file.Close())
+	}
+	if uint64(n) != seg.GetBytes() || !bytes.Equal(sum.Sum(nil), seg.GetSha256()) {
+		return nil, errors.Join(damaged(seg), file.Close())
+	}
+	return file, nil
+}
+
+// readerAt reads a file from its beginning without moving its position.
+type readerAt struct {
+	from io.ReaderAt
+	at   int64
+}
+
+func (r *readerAt) Read(p []byte) (int, error) {
+	n, err := r.from.ReadAt(p, r.at)
+	r.at += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+func damaged(seg *storagev1.Segment) error {
+	return dberr.New(dberr.Corrupt, "the file of segment %s is not what was written (%d bytes, SHA-256 %x)", seg.GetPath(), seg.GetBytes(), seg.GetSha256())
+}
+
+func fileFailed(what, p string, err error) error {
+	code := dberr.Unavailable
+	if oserror.IsNotExist(err) {
+		code = dberr.NotFound
+	}
+	return dberr.New(code, "%s segment %s: %w", what, p, err)
+}

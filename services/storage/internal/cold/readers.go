@@ -1,0 +1,235 @@
+// Package cold is the cold tier of a node: the files of segments, reading them, and writing new ones from the hot store.
+package cold
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segment"
+)
+
+const (
+	// readersMax bounds the segments that are kept open: each holds a file and its footer.
+	readersMax = 512
+	// blocksBytesDefault bounds the decoded row groups that are kept.
+	blocksBytesDefault = 64 << 20
+)
+
+// Fetch gets a segment's file that is missing or damaged here from another replica of the shard.
+type Fetch func(ctx context.Context, shard uint32, seg *storagev1.Segment) error
+
+// Readers keep segments open and row groups decoded. They are safe for concurrent use.
+type Readers struct {
+	files *Files
+	fetch Fetch
+
+	mu   sync.Mutex
+	open *simplelru.LRU[string, *opened]
+
+	blocks blocks
+}
+
+// opened is an open segment. It is closed when it is neither kept nor in use.
+type opened struct {
+	once   sync.Once
+	err    error
+	file   vfs.File
+	reader *segment.Reader
+	// users and kept are guarded by Readers.mu.
+	users int
+	kept  bool
+}
+
+// NewReaders makes readers of files. blocksBytes bounds decoded row groups, zero means 64 MiB. fetch may be nil: nobody else
+// has the files.
+func NewReaders(files *Files, blocksBytes int64, fetch Fetch) (*Readers, error) {
+	r := &Readers{files: files, fetch: fetch}
+	var err error
+	if r.open, err = simplelru.NewLRU[string, *opened](readersMax, func(_ string, o *opened) { r.drop(o) }); err == nil {
+		err = r.blocks.init(blocksBytes)
+	}
+	if err != nil {
+		return nil, dberr.New(dberr.Internal, "make the readers of segments: %w", err)
+	}
+	return r, nil
+}
+
+// Files are what the readers read.
+func (r *Readers) Files() *Files { return r.files }
+
+// Close closes what is not in use.
+func (r *Readers) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open.Purge()
+}
+
+// drop lets go of a segment that is not kept any longer. mu is held.
+func (r *Readers) drop(o *opened) {
+	o.kept = false
+	if o.users == 0 && o.file != nil {
+		_ = o.file.Close() // it was only read
+	}
+}
+
+// use opens a segment, or finds it open. Call the result when done with it.
+func (r *Readers) use(ctx context.Context, shard uint32, seg *storagev1.Segment) (*segment.Reader, func(), error) {
+	for {
+		reader, release, err := r.useOnce(ctx, shard, seg)
+		if (dberr.Is(err, dberr.Canceled) || dberr.Is(err, dberr.Timeout)) && ctx.Err() == nil {
+			continue // it was another's time that ended
+		}
+		return reader, release, err
+	}
+}
+
+func (r *Readers) useOnce(ctx context.Context, shard uint32, seg *storagev1.Segment) (*segment.Reader, func(), error) {
+	r.mu.Lock()
+	o, ok := r.open.Get(seg.GetPath())
+	if !ok {
+		o = &opened{kept: true}
+		r.open.Add(seg.GetPath(), o)
+	}
+	o.users++
+	r.mu.Unlock()
+	o.once.Do(func() { o.file, o.reader, o.err = r.load(ctx, shard, seg) })
+	release := func() { r.release(seg.GetPath(), o) }
+	if o.err != nil {
+		release()
+		return nil, nil, o.err
+	}
+	return o.reader, release, nil
+}
+
+func (r *Readers) release(path string, o *opened) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o.users--
+	if o.err != nil && o.kept { // the next one tries again
+		if kept, ok := r.open.Peek(path); ok && kept == o {
+			r.open.Remove(path)
+		}
+	}
+	if o.users == 0 && !o.kept && o.file != nil {
+		_ = o.file.Close() // it was only read
+		o.file = nil
+	}
+}
+
+// load opens a segment's file; one that is missing or damaged is fetched first.
+func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, *segment.Reader, error) {
+	file, err := r.files.openChecked(seg)
+	if (dberr.Is(err, dberr.NotFound) || dberr.Is(err, dberr.Corrupt)) && r.fetch != nil {
+		if fetchErr := r.fetch(ctx, shard, seg); fetchErr != nil {
+			return nil, nil, errors.Join(fetchErr, err)
+		}
+		file, err = r.files.openChecked(seg)
+	}
+	if err != nil {
+		return nil, nil, unreadable(seg, err)
+	}
+	reader, err := segment.Open(file, int64(seg.GetBytes()))
+	if err != nil {
+		return nil, nil, errors.Join(unreadable(seg, err), file.Close())
+	}
+	return file, reader, nil
+}
+
+func unreadable(seg *storagev1.Segment, err error) error {
+	code := dberr.CodeOf(err)
+	if code == dberr.NotFound { // of the file, not of what the caller asked for
+		code = dberr.Corrupt
+	}
+	return dberr.New(code, "segment %s: %w", seg.GetPath(), err)
+}
+
+// block returns a decoded row group, as table t has it, with the columns asked for (nil for all).
+func (r *Readers) block(ctx context.Context, reader *segment.Reader, seg *storagev1.Segment, group int, t *catalog.Table, columns []uint32) (*segment.Rows, error) {
+	key := blockKey{path: seg.GetPath(), group: group, version: t.SchemaVersion, columns: columnsKey(columns)}
+	if rows, ok := r.blocks.get(key); ok {
+		return rows, nil
+	}
+	rows, err := reader.Read(ctx, group, t, columns)
+	if err != nil {
+		return nil, unreadable(seg, err)
+	}
+	r.blocks.put(key, rows)
+	return rows, nil
+}
+
+// blocks are the decoded row groups that were used last, up to a number of bytes.
+type blocks struct {
+	mu    sync.Mutex
+	kept  *simplelru.LRU[blockKey, *segment.Rows]
+	bytes int64
+	max   int64
+}
+
+type blockKey struct {
+	path    string
+	group   int
+	version uint32
+	columns string
+}
+
+// columnsKey tells lists of columns apart; all of them are nil.
+func columnsKey(ids []uint32) string {
+	if ids == nil {
+		return "*"
+	}
+	b := make([]byte, 0, 4*len(ids))
+	for _, id := range ids {
+		b = append(b, byte(id), byte(id>>8), byte(id>>16), byte(id>>24))
+	}
+	return string(b)
+}
+
+// blocksMax bounds them by number; bytes are the real limit.
+const blocksMax = 1 << 16
+
+func (b *blocks) init(max int64) (err error) {
+	if b.max = max; max == 0 {
+		b.max = blocksBytesDefault
+	}
+	b.kept, err = simplelru.NewLRU[blockKey, *segment.Rows](blocksMax, func(_ blockKey, rows *segment.Rows) { b.bytes -= int64(rows.Bytes) })
+	return err
+}
+
+func (b *blocks) get(key blockKey) (*segment.Rows, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kept.Get(key)
+}
+
+func (b *blocks) put(key blockKey, rows *segment.Rows) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.kept.Contains(key) {
+		return // somebody else decoded it meanwhile
+	}
+	b.kept.Add(key, rows)
+	b.bytes += int64(rows.Bytes)
+	for b.bytes > b.max {
+		if _, _, ok := b.kept.RemoveOldest(); !ok {
+			return
+		}
+	}
+}
+
+// Columns normalizes a list of column ids for reading: ascending and distinct.
+func Columns(ids []uint32) []uint32 {
+	out := slices.Clone(ids)
+	if out == nil {
+		out = []uint32{}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

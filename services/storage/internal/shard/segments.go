@@ -1,0 +1,129 @@
+package shard
+
+import (
+	"context"
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/snowflake"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+)
+
+// SegmentsChange is a change of the segments of one partition. Files of Added must be durable where the shard's
+// replicas find them.
+type SegmentsChange struct {
+	Table uint32
+	// User is the owner in the keys of the partition's rows.
+	User  string
+	Added []*storagev1.Segment
+	// CoveredSeq is the position of the state that Added were written from when they come from the hot store: their rows
+	// leave it, unless they have changed since. Zero when they come from other segments, which are Removed.
+	CoveredSeq uint64
+	Removed    []uint64
+}
+
+// ChangeSegments logs a change and returns when it is applied. Only the leader can. It fails with Conflict when a segment to
+// be removed is not there any more.
+func (s *Shard) ChangeSegments(ctx context.Context, c SegmentsChange) error {
+	if err := s.checkServing(); err != nil {
+		return err
+	}
+	if f := s.format(); f < command.VersionSegments {
+		return dberr.New(dberr.Unavailable, "a storage node of an earlier version, which does not know segments, is part of the cluster (format %d)", f)
+	}
+	cmd := &command.Command{Kind: command.Segments, Term: s.term.Load(), Table: c.Table, User: c.User, CoveredSeq: c.CoveredSeq, Removed: c.Removed}
+	for _, seg := range c.Added {
+		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(seg)
+		if err != nil {
+			return dberr.New(dberr.Internal, "encode a segment: %w", err)
+		}
+		cmd.Added = append(cmd.Added, raw)
+	}
+	pend, err := s.admit(ctx, &plan{})
+	if err != nil {
+		return err
+	}
+	if err := s.log(pend, cmd, nil); err != nil {
+		return err
+	}
+	_, err = pend.Wait(ctx)
+	return err
+}
+
+// segments applies a change. Everything before it is committed, so it may read: its cost is bounded by the rows of the
+// segments and not by the table, and what it reads is the same on every replica.
+func (a *application) segments(c *command.Command) error {
+	if a.shard.dropped[c.Table] {
+		return dberr.New(dberr.TableNotFound, "table %d was dropped", c.Table)
+	}
+	id := a.shard.cfg.ID
+	for _, removed := range c.Removed { // all are there, or nothing happens
+		_, closer, err := a.shard.cfg.DB.Get(keycodec.SegmentKey(nil, id, c.Table, c.User, removed))
+		if errors.Is(err, pebble.ErrNotFound) {
+			return dberr.New(dberr.Conflict, "a segment of table %d that was to be replaced is not there any more", c.Table)
+		}
+		if err != nil {
+			return batchFailed(err)
+		}
+		if err := closer.Close(); err != nil {
+			return batchFailed(err)
+		}
+	}
+	for _, removed := range c.Removed {
+		if err := a.batch.Delete(keycodec.SegmentKey(nil, id, c.Table, c.User, removed), nil); err != nil {
+			return batchFailed(err)
+		}
+	}
+	for i, raw := range c.Added {
+		if err := a.addSegment(c, snowflake.At(c.FirstSeq, i), raw); err != nil {
+			return err
+		}
+	}
+	// An id must never come again: a leader to come begins behind it, though its clock may be behind.
+	a.applied.Seq = max(a.applied.Seq, snowflake.At(c.FirstSeq, max(len(c.Added)-1, 0)))
+	return nil
+}
+
+func (a *application) addSegment(c *command.Command, id uint64, raw []byte) error {
+	if c.CoveredSeq > 0 {
+		seg := new(storagev1.Segment)
+		if err := proto.Unmarshal(raw, seg); err != nil {
+			return batchFailed(err)
+		}
+		if err := a.dropCovered(c, seg); err != nil {
+			return batchFailed(err)
+		}
+	}
+	if err := a.batch.Set(keycodec.SegmentKey(nil, a.shard.cfg.ID, c.Table, c.User, id), raw, nil); err != nil {
+		return batchFailed(err)
+	}
+	return nil
+}
+
+// dropCovered removes the hot rows that a segment has. Every row up to CoveredSeq was in the state the segment was written
+// from, as positions follow the log; what was written since has a higher _seq.
+func (a *application) dropCovered(c *command.Command, seg *storagev1.Segment) error {
+	prefix := keycodec.PartitionPrefix(nil, a.shard.cfg.ID, c.Table, c.User)
+	start := append(prefix[:len(prefix):len(prefix)], seg.GetKeyMin()...)
+	end := keycodec.PrefixEnd(append(prefix[:len(prefix):len(prefix)], seg.GetKeyMax()...))
+	it, err := a.shard.cfg.DB.NewIter(&pebble.IterOptions{LowerBound: start, UpperBound: end})
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok && err == nil; ok = it.Next() {
+		var value []byte
+		if value, err = it.ValueAndErr(); err != nil {
+			break
+		}
+		var v keycodec.Version
+		if v, err = keycodec.DecodeVersion(value); err == nil && v.Seq <= c.CoveredSeq {
+			err = a.batch.Delete(it.Key(), nil)
+		}
+	}
+	return errors.Join(err, it.Error(), it.Close())
+}
