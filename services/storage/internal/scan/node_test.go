@@ -11,6 +11,7 @@ import (
 	"github.com/apache/arrow-go/v18/arrow/flight"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
@@ -18,6 +19,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/rowcodec"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/scan"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
@@ -31,10 +33,13 @@ const seqStep = 1 << 22
 
 // node is a shard's rows, written as apply writes them.
 type node struct {
-	db     *pebble.DB
-	seq    uint64
-	tables map[uint32]*catalog.Table
-	store  *stream.Store
+	db   *pebble.DB
+	seq  uint64
+	cold *cold.Readers
+	// segments counts them.
+	segments uint64
+	tables   map[uint32]*catalog.Table
+	store    *stream.Store
 	// roles are the accounts there are; lookups counts how often one was asked for.
 	roles   map[string]catalog.Role
 	lookups int
@@ -69,7 +74,12 @@ func newNode(t testing.TB) *node {
 			t.Error(err)
 		}
 	})
-	n := &node{db: db, tables: map[uint32]*catalog.Table{}, roles: map[string]catalog.Role{"ann": catalog.RoleUser,
+	readers, err := cold.NewReaders(cold.NewFiles(vfs.NewMem(), "segments"), 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(readers.Close)
+	n := &node{db: db, cold: readers, tables: map[uint32]*catalog.Table{}, roles: map[string]catalog.Role{"ann": catalog.RoleUser,
 		"bob": catalog.RoleUser, "bot": catalog.RoleService, "dave": catalog.RoleDBA, "root": catalog.RoleSystem}}
 	for i, kind := range []catalog.TableKind{catalog.UserTable, catalog.SharedTable, catalog.StreamTable} {
 		n.tables[uint32(i+1)] = messages(uint32(i+1), kind)
@@ -161,6 +171,52 @@ func (n *node) add(t testing.TB, b *pebble.Batch, table *catalog.Table, user str
 	}
 }
 
+// flush moves every row into segments, as a flush and its apply do.
+func (n *node) flush(t testing.TB) {
+	t.Helper()
+	for _, table := range n.tables {
+		for _, owner := range n.owners(t, table) {
+			p := cold.Partition{Shard: shard, Table: table, Owner: owner}
+			out := cold.Output{Files: n.cold.Files(), Now: func() time.Time { return now }, Name: func() string { n.segments++; return fmt.Sprint(n.segments) },
+				Commit: func(_ context.Context, seg *storagev1.Segment) error {
+					raw, err := proto.Marshal(seg)
+					if err != nil {
+						return err
+					}
+					return n.db.Set(keycodec.SegmentKey(nil, shard, table.ID, owner, n.segments), raw, pebble.NoSync)
+				}}
+			if _, err := out.Flush(t.Context(), n.db, p); err != nil {
+				t.Fatal(err)
+			}
+			span := keycodec.PrefixSpan(keycodec.PartitionPrefix(nil, shard, table.ID, owner))
+			if err := n.db.DeleteRange(span.Start, span.End, pebble.NoSync); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// owners are those that have hot rows in a table.
+func (n *node) owners(t testing.TB, table *catalog.Table) (list []string) {
+	t.Helper()
+	span := keycodec.PrefixSpan(keycodec.TablePrefix(shard, table.ID))
+	it, err := n.db.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		_, owner, err := keycodec.UserOf(it.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 0 || list[len(list)-1] != owner {
+			list = append(list, owner)
+		}
+	}
+	return list
+}
+
 // sink receives a scan's messages.
 type sink struct {
 	sent []*flight.FlightData
@@ -211,7 +267,7 @@ func ask(columns ...uint32) *storagev1.ScanRequest {
 
 func newServer(t testing.TB, n *node) *scan.Server {
 	t.Helper()
-	s, err := scan.NewServer(n, scan.Config{})
+	s, err := scan.NewServer(n, scan.Config{Cold: n.cold})
 	if err != nil {
 		t.Fatal(err)
 	}

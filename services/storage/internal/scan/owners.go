@@ -51,7 +51,7 @@ func mayActFor(caller, owner catalog.Role, exists bool) bool {
 
 // ownedRows are the rows of partitions whose owners the caller may act for.
 type ownedRows struct {
-	*storedRows
+	storedOrMerged
 	shards Shards
 	caller catalog.Role
 	// partition is the prefix of the current partition's keys, owner its owner.
@@ -61,7 +61,7 @@ type ownedRows struct {
 
 func (o *ownedRows) next() ([]byte, keycodec.Version, bool, error) {
 	for {
-		key, v, ok, err := o.storedRows.next()
+		key, v, ok, err := o.storedOrMerged.next()
 		if err != nil || !ok || o.partition != nil && bytes.HasPrefix(key, o.partition) {
 			return key, v, ok, err
 		}

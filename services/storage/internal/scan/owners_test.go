@@ -18,6 +18,12 @@ import (
 // Partitions of 50 users, every third of whom may not be read: each owner is looked up once, whatever the number of
 // rows, and hidden rows are passed over in one step.
 func TestEveryOwnerIsLookedUpOnce(t *testing.T) {
+	for name, flush := range flushing {
+		t.Run(name, func(t *testing.T) { lookUpOwners(t, flush) })
+	}
+}
+
+func lookUpOwners(t *testing.T, flush func(step int) bool) {
 	n := newNode(t)
 	table := n.tables[1]
 	visible := 0
@@ -32,8 +38,11 @@ func TestEveryOwnerIsLookedUpOnce(t *testing.T) {
 		for i := range 20 {
 			n.write(t, table, user, parseRow(t, table, fmt.Sprint("id=", i, " room=a")), false)
 		}
+		if flush(u) {
+			n.flush(t)
+		}
 	}
-	server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t)})
+	server, err := scan.NewServer(n, scan.Config{Cold: n.cold, Allocator: rowbatchtest.Allocator(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +64,7 @@ func TestEveryOwnerIsLookedUpOnce(t *testing.T) {
 
 func TestAScanAsksForWhatItsRequestSays(t *testing.T) {
 	n := filled(t, 3, 1)
-	server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t), WaitVersion: n.WaitVersion})
+	server, err := scan.NewServer(n, scan.Config{Cold: n.cold, Allocator: rowbatchtest.Allocator(t), WaitVersion: n.WaitVersion})
 	if err != nil {
 		t.Fatal(err)
 	}

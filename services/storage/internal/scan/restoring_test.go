@@ -20,9 +20,9 @@ func TestAShardThatIsBeingReplacedIsNotRead(t *testing.T) {
 	}
 	defer func() { _ = db.Close() }()
 	open := func(shard uint32) error {
-		rows, _, err := openStored(t.Context(), db, &plan{req: &storagev1.ScanRequest{Shard: shard}, table: &catalog.Table{}}, nil)
+		rows, _, err := new(Server).openStored(t.Context(), db, &plan{req: &storagev1.ScanRequest{Shard: shard}, table: &catalog.Table{}}, nil)
 		if err == nil {
-			err = rows.it.Close()
+			err = rows.close()
 		}
 		return err
 	}

@@ -24,8 +24,8 @@ type rows interface {
 	close() error
 }
 
-// storedRows reads the hot store. One iterator is one consistent view: it reads the applied position first,
-// then the rows.
+// storedRows reads the hot store. One iterator is one consistent view: it reads the applied position and the
+// list of segments first, then the rows.
 type storedRows struct {
 	it      *pebble.Iterator
 	owner   datum.Datum
@@ -36,8 +36,14 @@ type storedRows struct {
 	placed bool
 }
 
-// closed is how an iterator was closed that came too early.
-func openStored(ctx context.Context, r pebble.Reader, p *plan, closed error) (*storedRows, uint64, error) {
+// storedOrMerged are the rows of partitions: the hot ones, with those of segments merged in where there are any.
+type storedOrMerged interface {
+	rows
+	versions
+}
+
+// openStored opens a view. closed is how an iterator was closed that came too early.
+func (s *Server) openStored(ctx context.Context, r pebble.Reader, p *plan, closed error) (storedOrMerged, uint64, error) {
 	if closed != nil {
 		return nil, 0, readFailed(closed)
 	}
@@ -55,14 +61,23 @@ func openStored(ctx context.Context, r pebble.Reader, p *plan, closed error) (*s
 	} else {
 		var began bool
 		if began, err = neverApplied(r, p.req.GetShard()); began && it.Error() == nil {
-			return openStored(ctx, r, p, it.Close()) // behind its first entry
+			return s.openStored(ctx, r, p, it.Close()) // behind its first entry
 		}
 		err = errors.Join(it.Error(), err)
 	}
 	if err != nil {
 		return nil, 0, errors.Join(readFailed(err), it.Close())
 	}
-	return &storedRows{it: it, owner: p.owner(), reverse: p.reverse, spans: p.spans}, max(applied.Seq, changelog.Beginning), nil
+	frozen, err := openCold(ctx, it, p, s.cfg.Cold)
+	if err != nil {
+		return nil, 0, errors.Join(err, it.Close())
+	}
+	position := max(applied.Seq, changelog.Beginning)
+	hot := &storedRows{it: it, owner: p.owner(), reverse: p.reverse, spans: p.spans}
+	if frozen == nil {
+		return hot, position, nil
+	}
+	return &merged{hot: head{from: hot}, cold: head{from: frozen}, owner: hot.owner, reverse: p.reverse}, position, nil
 }
 
 // neverApplied is nil if a shard whose position is missing never applied anything: it has no rows either. While a

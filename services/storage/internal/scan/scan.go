@@ -20,6 +20,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
 
@@ -42,6 +43,8 @@ type Config struct {
 	Allocator memory.Allocator
 	// WaitVersion returns once the catalog that Shards knows has a version; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
+	// Cold reads the segments that the shards' state names.
+	Cold *cold.Readers
 	// SortBytesMax bounds what one scan may hold to sort. Zero means 64 MiB.
 	SortBytesMax int
 }
@@ -135,12 +138,12 @@ func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	stored, position, err := openStored(ctx, reader, p, nil)
+	stored, position, err := s.openStored(ctx, reader, p, nil)
 	if err != nil {
 		return nil, 0, err
 	}
 	if p.req.GetAllUsers() && p.table.Kind.PerUser() {
-		return &ownedRows{storedRows: stored, shards: s.shards, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
+		return &ownedRows{storedOrMerged: stored, shards: s.shards, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
 	}
 	return stored, position, nil
 }

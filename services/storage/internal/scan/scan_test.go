@@ -37,10 +37,25 @@ import (
 //	del table=… [user=…]     the same
 //	scan table=… [user=…] [as=…] [columns=(…)] [where=(column,op,value)]… [order=(column[ desc][ first],…)]
 //	     [limit= offset= after= deleted schema=] [all role=…]
+//
+// The answers are the same wherever the rows are.
 func TestScan(t *testing.T) {
+	for name, flush := range flushing {
+		t.Run(name, func(t *testing.T) { scanFiles(t, flush) })
+	}
+}
+
+// flushing says behind which writes rows move to segments.
+var flushing = map[string]func(step int) bool{
+	"hot":   func(int) bool { return false },
+	"cold":  func(int) bool { return true },
+	"mixed": func(step int) bool { return step%3 == 1 },
+}
+
+func scanFiles(t *testing.T, flush func(step int) bool) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		n := newNode(t)
-		server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t), SortBytesMax: 4096})
+		n, step := newNode(t), 0
+		server, err := scan.NewServer(n, scan.Config{Cold: n.cold, Allocator: rowbatchtest.Allocator(t), SortBytesMax: 4096})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +65,9 @@ func TestScan(t *testing.T) {
 			case "put", "del":
 				for line := range strings.SplitSeq(d.Input, "\n") {
 					n.put(t, table, arg(d, "user"), parseRow(t, table, line), d.Cmd == "del")
+					if step++; flush(step) {
+						n.flush(t)
+					}
 				}
 				return ""
 			case "scan":
@@ -369,7 +387,7 @@ func (c cancelling) Reader(ctx context.Context, s uint32, want storagev1.Consist
 // A reader that is gone ends the scan, and everything is released.
 func TestSendFailure(t *testing.T) {
 	n := filled(t, 1_000, 1)
-	server, err := scan.NewServer(n, scan.Config{Allocator: rowbatchtest.Allocator(t)})
+	server, err := scan.NewServer(n, scan.Config{Cold: n.cold, Allocator: rowbatchtest.Allocator(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
