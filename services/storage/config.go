@@ -21,6 +21,7 @@ const (
 	defaultShards        = 8
 	defaultCacheBytes    = 128 << 20
 	defaultMemTableBytes = 64 << 20
+	defaultSegmentCache  = 64 << 20
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -85,6 +86,7 @@ type Config struct {
 	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
 	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
 	LogMemTableBytes   uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
+	SegmentCacheBytes  int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
 	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
 	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
 	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
@@ -117,6 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CacheBytes = orDefault(c.CacheBytes, defaultCacheBytes)
 	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
 	c.LogMemTableBytes = orDefault(c.LogMemTableBytes, raftlog.DefaultMemTableBytes)
+	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
 	c.PruneInterval = orDefault(c.PruneInterval, config.Duration(defaultPruneInterval))
 	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)

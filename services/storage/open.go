@@ -47,6 +47,9 @@ func (s *Storage) openStores(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := s.openSegments(); err != nil {
+		return err
+	}
 	return s.openHot()
 }
 
@@ -204,7 +207,8 @@ func (s *Storage) route(ctx context.Context, seeds []string) error {
 func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	s.memory = stream.NewMemory(stream.MemoryConfig{BytesMax: s.cfg.StreamMemoryBytes})
 	s.metrics = newMetrics(s)
-	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Log: s.raftLog,
+	s.segments.Self = s.identity.ServerID
+	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, Restored: s.restored, Log: s.raftLog,
 		Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Memory: s.memory,
 		Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
 		Now: s.cfg.Now, Steady: s.cfg.Steady, Rand: s.cfg.Rand, Fail: s.failure.fail, Failed: s.failure.done, Observe: s.metrics.applied, Logger: s.cfg.Logger})
@@ -260,6 +264,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.replicas.Follow)
 	s.background(run, s.purgeDropped)
 	s.background(run, s.pruneChanges)
+	s.background(run, s.keepSegments)
 	s.background(run, s.report)
 	s.gate.open()
 	s.leadership.begin(ctx)

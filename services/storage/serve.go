@@ -23,7 +23,7 @@ import (
 
 // serve opens the address. Until the node belongs to a cluster only Hello is answered.
 func (s *Storage) serve(context.Context) error {
-	scans, err := scan.NewServer(lookup{s}, scan.Config{WaitVersion: s.catalog.WaitVersion})
+	scans, err := scan.NewServer(lookup{s}, scan.Config{Cold: s.cold, WaitVersion: s.catalog.WaitVersion})
 	if err != nil {
 		return err
 	}

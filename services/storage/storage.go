@@ -14,6 +14,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
@@ -21,6 +22,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
 
@@ -58,6 +60,11 @@ type Storage struct {
 	controller   *placement.Controller
 	leadership   leadership // of the catalog
 
+	// segments are the files of the cold tier, cold reads them. segmentCheck asks for a look at what is missing.
+	segments     *segmentsync.Sync
+	cold         *cold.Readers
+	segmentCheck chan struct{}
+
 	router   *router.Router
 	replicas *replica.Manager
 	memory   *stream.Memory
@@ -71,7 +78,9 @@ type Storage struct {
 }
 
 // New makes the role; Start starts it.
-func New(cfg Config, net rpcnet.Network) *Storage { return &Storage{cfg: cfg, net: net} }
+func New(cfg Config, net rpcnet.Network) *Storage {
+	return &Storage{cfg: cfg, net: net, segmentCheck: make(chan struct{}, 1)}
+}
 
 // Name is the role's name.
 func (*Storage) Name() string { return "storage" }
@@ -224,6 +233,9 @@ func (s *Storage) closeStores() error {
 	var errs []error
 	if s.catalog != nil {
 		errs = append(errs, s.catalog.Close())
+	}
+	if s.cold != nil {
+		s.cold.Close()
 	}
 	if s.hot != nil {
 		errs = append(errs, s.hot.Flush(), s.hot.Close()) // flushed, the next start replays nothing

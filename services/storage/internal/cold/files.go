@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"path"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -28,6 +32,13 @@ const (
 type Files struct {
 	fs   vfs.FS
 	root string
+	// dirs keeps folders that are being written to from being removed as empty.
+	dirs sync.RWMutex
+	// unfinished numbers files that are being written: two may be on their way to one name.
+	unfinished atomic.Uint64
+	// made are the files this process gave their names, until Sweep finds them old.
+	making sync.Mutex
+	made   map[string]time.Time
 }
 
 // NewFiles keeps segments below root, which is made when it is needed.
@@ -38,7 +49,12 @@ func (f *Files) name(p string) (string, error) {
 	if p == "" || path.IsAbs(p) || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || strings.ContainsAny(p, "\\\x00") {
 		return "", dberr.New(dberr.InvalidArgument, "%q is not the path of a segment", p)
 	}
-	return f.fs.PathJoin(append([]string{f.root}, strings.Split(p, "/")...)...), nil
+	return f.below(p), nil
+}
+
+// below is a path in the file system.
+func (f *Files) below(p string) string {
+	return f.fs.PathJoin(append([]string{f.root}, strings.Split(p, "/")...)...)
 }
 
 // NewFile is a segment's file that is being written. It is visible after Commit.
@@ -46,6 +62,7 @@ type NewFile struct {
 	files *Files
 	file  vfs.File
 	name  string
+	temp  string
 	sum   hash.Hash
 	bytes uint64
 	buf   []byte
@@ -57,14 +74,17 @@ func (f *Files) Create(p string) (*NewFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.dirs.RLock()
+	defer f.dirs.RUnlock()
 	if err := f.makeDir(f.fs.PathDir(name)); err != nil {
 		return nil, fileFailed("make the folder of", p, err)
 	}
-	file, err := f.fs.Create(name+tempExtension, vfs.WriteCategoryUnspecified)
+	temp := fmt.Sprintf("%s.%d%s", name, f.unfinished.Add(1), tempExtension)
+	file, err := f.fs.Create(temp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fileFailed("create", p, err)
 	}
-	return &NewFile{files: f, file: file, name: name, sum: sha256.New()}, nil
+	return &NewFile{files: f, file: file, name: name, temp: temp, sum: sha256.New()}, nil
 }
 
 // makeDir makes a folder and those above it, durably.
@@ -98,6 +118,9 @@ func (n *NewFile) Write(p []byte) (int, error) {
 	return w, err
 }
 
+// Bytes is how much was written.
+func (n *NewFile) Bytes() uint64 { return n.bytes }
+
 // Commit makes the file durable and visible, if it is what the segment says.
 func (n *NewFile) Commit(seg *storagev1.Segment) error {
 	if n.bytes != seg.GetBytes() || !bytes.Equal(n.sum.Sum(nil), seg.GetSha256()) {
@@ -105,7 +128,8 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 	}
 	err := n.file.Sync()
 	if err = errors.Join(err, n.file.Close()); err == nil {
-		err = n.files.fs.Rename(n.name+tempExtension, n.name)
+		n.files.noteMade(n.name)
+		err = n.files.fs.Rename(n.temp, n.name)
 	}
 	if err == nil {
 		err = n.files.syncDir(n.files.fs.PathDir(n.name))
@@ -118,7 +142,7 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 
 // Abort removes an unfinished file.
 func (n *NewFile) Abort() error {
-	return errors.Join(n.file.Close(), n.files.fs.Remove(n.name+tempExtension))
+	return errors.Join(n.file.Close(), n.files.fs.Remove(n.temp))
 }
 
 // Open opens a file; NotFound when it is not there.

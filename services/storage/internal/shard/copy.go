@@ -142,6 +142,9 @@ func (s *Shard) replace(r io.Reader) error {
 		return err
 	}
 	s.progress.advance()
+	if s.cfg.Restored != nil {
+		s.cfg.Restored()
+	}
 	return nil
 }
 

@@ -49,6 +49,8 @@ type Config struct {
 	// Cold reads the shard's segments, and has the files that this node writes. ServerID is part of their names.
 	Cold     *cold.Readers
 	ServerID string
+	// Restored is told that the state was replaced by a leader's; nil means nobody.
+	Restored func()
 	Tables   Tables
 	// Node numbers this node in _seq and SNOWFLAKE_ID().
 	Node uint16

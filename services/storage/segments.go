@@ -1,0 +1,164 @@
+package storage
+
+import (
+	"context"
+	"hash/maphash"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
+)
+
+const (
+	// segmentCheckInterval is how often a node looks for segments it should have and has not, and for files nobody needs.
+	segmentCheckInterval = 10 * time.Minute
+	// orphanAge is how old a file must be that no state names before it is removed: longer than any flush takes to name
+	// it, and than any scan takes that began when it was named.
+	orphanAge = time.Hour
+)
+
+// openSegments opens the files of the cold tier.
+func (s *Storage) openSegments() (err error) {
+	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
+	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)
+	return err
+}
+
+// peers are the nodes that have the same shards.
+type peers struct{ node *Storage }
+
+func (p peers) Server(id string) (grpc.ClientConnInterface, error) { return groups(p).Server(id) }
+
+func (p peers) Replicas(shard uint32) (servers []string) {
+	for _, r := range p.node.catalog.Placement(replica.FirstShardGroup + shard).GetReplicas() {
+		servers = append(servers, r.GetServerId())
+	}
+	return servers
+}
+
+// Flush moves hot rows of a table into segments, in a shard this node leads.
+func (s *service) Flush(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
+	r, err := lookup{s.node}.replica(req.GetShard())
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, err
+	}
+	t, ok := s.node.catalog.Table(req.GetTableId())
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
+	}
+	f, err := r.Shard.Flush(ctx, t, req.GetUserId(), s.node.holder(r))
+	if err != nil {
+		return nil, err
+	}
+	return &storagev1.FlushResponse{Rows: f.Rows, Segments: uint64(f.Segments), Partitions: uint64(f.Partitions), Bytes: f.Bytes}, nil
+}
+
+// holder makes segments durable on a majority of a replica's group.
+func (s *Storage) holder(r *replica.Replica) func(context.Context, *storagev1.Segment) error {
+	return func(ctx context.Context, seg *storagev1.Segment) error {
+		members, err := r.Group.Members()
+		if err != nil {
+			return err
+		}
+		return s.segments.Hold(ctx, r.Shard.ID(), members.Voters, seg)
+	}
+}
+
+// HoldSegments fetches what a leader is about to commit.
+func (s *service) HoldSegments(ctx context.Context, req *storagev1.HoldSegmentsRequest) (*storagev1.HoldSegmentsResponse, error) {
+	if _, err := (lookup{s.node}).replica(req.GetShard()); err != nil {
+		return nil, err
+	}
+	if err := s.node.segments.Take(ctx, req); err != nil {
+		return nil, err
+	}
+	return &storagev1.HoldSegmentsResponse{}, nil
+}
+
+// FetchSegment sends a file.
+func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.ServerStreamingServer[storagev1.FetchSegmentResponse]) error {
+	if _, err := (lookup{s.node}).replica(req.GetShard()); err != nil {
+		return err
+	}
+	return s.node.segments.Send(req.GetPath(), stream.Send)
+}
+
+// restored is told when a replica's state was replaced by its leader's: its segments are somewhere else.
+func (s *Storage) restored() {
+	select {
+	case s.segmentCheck <- struct{}{}:
+	default: // a check is about to begin anyway
+	}
+}
+
+// keepSegments fetches what is missing and removes what nobody needs, until ctx ends.
+func (s *Storage) keepSegments(ctx context.Context) {
+	tick := time.NewTicker(segmentCheckInterval)
+	defer tick.Stop()
+	for {
+		if err := s.fetchMissing(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.WarnContext(ctx, "fetch the segments this node misses", "error", err)
+		}
+		removed, err := s.sweepSegments(orphanAge)
+		if err != nil {
+			s.cfg.Logger.WarnContext(ctx, "remove the segments nobody needs", "error", err)
+		}
+		if removed > 0 {
+			s.cfg.Logger.InfoContext(ctx, "files that no segment names were removed", "files", removed)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-s.segmentCheck:
+		}
+	}
+}
+
+// fetchMissing goes on behind what cannot be fetched.
+func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
+	for _, r := range s.replicas.All() {
+		err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if !s.segments.Files.Has(e.Segment) {
+				if err := s.segments.Fetch(ctx, r.Shard.ID(), e.Segment); err != nil {
+					failed = err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+// sweepSegments removes files that no replica of this node names. What it keeps in memory is a number for each segment; that
+// two may share one only keeps a file for longer.
+func (s *Storage) sweepSegments(age time.Duration) (int, error) {
+	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
+	for _, r := range s.replicas.All() {
+		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
+			named[maphash.String(seed, e.GetPath())] = struct{}{}
+			return nil
+		}); err != nil {
+			return 0, err
+		}
+	}
+	return s.segments.Files.Sweep(func(path string) bool {
+		_, ok := named[maphash.String(seed, path)]
+		return ok
+	}, age)
+}
