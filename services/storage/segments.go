@@ -92,8 +92,16 @@ func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.S
 	return s.node.segments.Send(req.GetPath(), stream.Send)
 }
 
-// restored is told when a replica's state was replaced by its leader's: its segments are somewhere else.
-func (s *Storage) restored() {
+// segmentsChanged asks for a look at the files when some are missing: those of segments that were added while this node was away, or
+// of a state that came from the leader.
+func (s *Storage) segmentsChanged(added []*storagev1.Segment) {
+	missing := added == nil
+	for _, seg := range added {
+		missing = missing || !s.segments.Files.Has(seg)
+	}
+	if !missing {
+		return
+	}
 	select {
 	case s.segmentCheck <- struct{}{}:
 	default: // a check is about to begin anyway

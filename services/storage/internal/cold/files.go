@@ -172,8 +172,8 @@ func (f *Files) Has(seg *storagev1.Segment) bool {
 	return err == nil && info.Size() == int64(seg.GetBytes())
 }
 
-// openChecked opens a file that is what the segment says.
-func (f *Files) openChecked(seg *storagev1.Segment) (vfs.File, error) {
+// OpenChecked opens a file that is what the segment says; NotFound when it is not there, Corrupt when it is another.
+func (f *Files) OpenChecked(seg *storagev1.Segment) (vfs.File, error) {
 	file, _, err := f.Open(seg.GetPath())
 	if err != nil {
 		return nil, err

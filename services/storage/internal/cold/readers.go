@@ -126,12 +126,12 @@ func (r *Readers) release(path string, o *opened) {
 
 // load opens a segment's file; one that is missing or damaged is fetched first.
 func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, *segment.Reader, error) {
-	file, err := r.files.openChecked(seg)
+	file, err := r.files.OpenChecked(seg)
 	if (dberr.Is(err, dberr.NotFound) || dberr.Is(err, dberr.Corrupt)) && r.fetch != nil {
 		if fetchErr := r.fetch(ctx, shard, seg); fetchErr != nil {
 			return nil, nil, errors.Join(fetchErr, err)
 		}
-		file, err = r.files.openChecked(seg)
+		file, err = r.files.OpenChecked(seg)
 	}
 	if err != nil {
 		return nil, nil, unreadable(seg, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -49,15 +50,15 @@ type Config struct {
 	NodeID  uint16
 	Catalog Catalog
 	Hot     *pebble.DB
-	// Cold reads segments. Restored is told that a replica's state was replaced, and with it its list of segments.
-	Cold     *cold.Readers
-	Restored func()
-	Log      *raftlog.DB
-	Mux      *raftgroup.Mux
-	FS       vfs.FS
-	SpoolDir string
-	Settings raftgroup.Settings
-	Memory   *stream.Memory
+	// Cold reads segments; SegmentsChanged as in shard.Config.
+	Cold            *cold.Readers
+	SegmentsChanged func(added []*storagev1.Segment)
+	Log             *raftlog.DB
+	Mux             *raftgroup.Mux
+	FS              vfs.FS
+	SpoolDir        string
+	Settings        raftgroup.Settings
+	Memory          *stream.Memory
 	// Found makes groups that do not exist: this node makes the cluster.
 	Found bool
 	// Confirm returns once the local catalog holds everything any leader had committed when it was called. Data is
@@ -177,7 +178,7 @@ func (m *Manager) placed() map[uint32]bool {
 
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
-	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, ServerID: m.cfg.Mux.ServerID(), Restored: m.cfg.Restored, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
+	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
 		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -15,8 +16,13 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 )
 
-// partBytes is how much of a file one message carries.
-const partBytes = 1 << 20
+const (
+	// partBytes is how much of a file one message carries.
+	partBytes = 1 << 20
+	// stragglerTimeout is how long replicas beyond a majority are waited for: they fetch a segment now or when they
+	// apply it.
+	stragglerTimeout = 2 * time.Second
+)
 
 // Peers are the storage nodes of the cluster.
 type Peers interface {
@@ -34,8 +40,7 @@ type Sync struct {
 	Logger *slog.Logger
 }
 
-// Hold returns when a majority of voters has a segment that this node has. The others may have it later: they fetch it
-// when they miss it.
+// Hold returns when all voters have a segment that this node has, or a majority has it and the others take long.
 func (s *Sync) Hold(ctx context.Context, shard uint32, voters []string, seg *storagev1.Segment) error {
 	need := len(voters)/2 + 1
 	ctx, cancel := context.WithCancel(ctx)
@@ -50,12 +55,20 @@ func (s *Sync) Hold(ctx context.Context, shard uint32, voters []string, seg *sto
 		go func() { answers <- s.ask(ctx, voter, shard, seg) }() // ends with ctx, and always has room to answer
 	}
 	var errs []error
-	for ; held < need && asked > 0; asked-- {
-		if err := <-answers; err != nil {
-			errs = append(errs, err)
-			continue
+	var late <-chan time.Time
+	for ; asked > 0; asked-- {
+		if held >= need && late == nil {
+			late = time.After(stragglerTimeout)
 		}
-		held++
+		select {
+		case err := <-answers:
+			if err == nil {
+				held++
+			}
+			errs = append(errs, err)
+		case <-late:
+			return nil
+		}
 	}
 	if held < need {
 		return dberr.New(dberr.Unavailable, "segment %s is on %d of %d replicas, a majority of them must have it: %w", seg.GetPath(), held, len(voters), errors.Join(errs...))

@@ -24,8 +24,10 @@ type application struct {
 	changes  []published
 	purged   []uint32
 	outcomes []outcome
-	scratch  []byte
-	key      []byte
+	// added are new segments.
+	added   []*storagev1.Segment
+	scratch []byte
+	key     []byte
 	// buckets of remembered requests, nil as long as none is added; requests are those added.
 	buckets  []uint32
 	requests []rememberedRequest
@@ -238,6 +240,9 @@ func (a *application) commit() bool {
 		s.sum(applied.Index, a.verify.Bucket)
 	}
 	s.progress.advance()
+	if len(a.added) > 0 && s.cfg.SegmentsChanged != nil {
+		s.cfg.SegmentsChanged(a.added)
+	}
 	for _, t := range a.purged {
 		s.hub.DropTable(t)
 	}

@@ -142,8 +142,8 @@ func (s *Shard) replace(r io.Reader) error {
 		return err
 	}
 	s.progress.advance()
-	if s.cfg.Restored != nil {
-		s.cfg.Restored()
+	if s.cfg.SegmentsChanged != nil {
+		s.cfg.SegmentsChanged(nil)
 	}
 	return nil
 }

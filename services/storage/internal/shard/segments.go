@@ -90,11 +90,12 @@ func (a *application) segments(c *command.Command) error {
 }
 
 func (a *application) addSegment(c *command.Command, id uint64, raw []byte) error {
+	seg := new(storagev1.Segment)
+	if err := proto.Unmarshal(raw, seg); err != nil {
+		return batchFailed(err)
+	}
+	a.added = append(a.added, seg)
 	if c.CoveredSeq > 0 {
-		seg := new(storagev1.Segment)
-		if err := proto.Unmarshal(raw, seg); err != nil {
-			return batchFailed(err)
-		}
 		if err := a.dropCovered(c, seg); err != nil {
 			return batchFailed(err)
 		}

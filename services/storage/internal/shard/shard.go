@@ -21,6 +21,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -49,9 +50,10 @@ type Config struct {
 	// Cold reads the shard's segments, and has the files that this node writes. ServerID is part of their names.
 	Cold     *cold.Readers
 	ServerID string
-	// Restored is told that the state was replaced by a leader's; nil means nobody.
-	Restored func()
-	Tables   Tables
+	// SegmentsChanged is told which segments an entry added, or nil when the state was replaced by a leader's; the files may be
+	// missing here. nil means nobody.
+	SegmentsChanged func(added []*storagev1.Segment)
+	Tables          Tables
 	// Node numbers this node in _seq and SNOWFLAKE_ID().
 	Node uint16
 	// IDs serve SNOWFLAKE_ID(): one generator for all shards of a node.
