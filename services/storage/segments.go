@@ -18,7 +18,7 @@ import (
 const (
 	// segmentCheckInterval is how often a node looks for segments it should have and has not, and for files nobody needs.
 	segmentCheckInterval = 10 * time.Minute
-	// orphanAge is how old a file must be that no state names before it is removed: longer than any flush takes to name
+	// orphanAge is for how long no state must have named a file before it is removed: longer than any flush takes to name
 	// it, and than any scan takes that began when it was named.
 	orphanAge = time.Hour
 )

@@ -36,9 +36,9 @@ type Files struct {
 	dirs sync.RWMutex
 	// unfinished numbers files that are being written: two may be on their way to one name.
 	unfinished atomic.Uint64
-	// made are the files this process gave their names, until Sweep finds them old.
-	making sync.Mutex
-	made   map[string]time.Time
+	// unneeded are the files that sweeps found nobody to need, and since when.
+	sweeping sync.Mutex
+	unneeded map[string]time.Time
 }
 
 // NewFiles keeps segments below root, which is made when it is needed.
@@ -128,7 +128,6 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 	}
 	err := n.file.Sync()
 	if err = errors.Join(err, n.file.Close()); err == nil {
-		n.files.noteMade(n.name)
 		err = n.files.fs.Rename(n.temp, n.name)
 	}
 	if err == nil {

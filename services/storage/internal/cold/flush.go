@@ -1,6 +1,7 @@
 package cold
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type Output struct {
 	// Name makes file names no other leader makes: it is part of them all.
 	Name func() string
 	Now  func() time.Time
+	// RowsMax and BytesMax are where a segment is full; zero means segment.RowsMax and segment.BytesMax.
+	RowsMax, BytesMax int
 	// Commit makes a segment part of the partition, when its file is durable here.
 	Commit func(ctx context.Context, seg *storagev1.Segment) error
 }
@@ -92,7 +95,7 @@ func (o *Output) Write(ctx context.Context, p Partition, level uint32, next func
 				return segments, err
 			}
 		}
-		if w != nil && (!ok || w.writer.Full()) {
+		if w != nil && (!ok || o.full(w.writer)) {
 			done := w
 			w = nil // finish aborts what it cannot finish
 			seg, err := o.finish(ctx, done)
@@ -105,6 +108,10 @@ func (o *Output) Write(ctx context.Context, p Partition, level uint32, next func
 			return segments, nil
 		}
 	}
+}
+
+func (o *Output) full(w *segment.Writer) bool {
+	return w.Rows() >= cmp.Or(o.RowsMax, segment.RowsMax) || w.Bytes() >= cmp.Or(o.BytesMax, segment.BytesMax)
 }
 
 // unfinished is a segment that is being written.

@@ -31,12 +31,13 @@ func Dir(t *catalog.Table, owner string) string {
 }
 
 // escape makes a name safe as a part of a path: bytes outside of [a-z0-9_.-] become %XX, capital letters too, as there are file
-// systems that fold case, and so does a leading dot. What gets long goes on in a folder below: a part that ends in % goes on.
+// systems that fold case, and so does a dot that may lead a part. What gets long goes on in a folder below: a part that ends in % goes on.
 func escape(name string) string {
 	var b strings.Builder
+	dots := len(name) <= partBytesMax/3 // no part can begin in the middle of it
 	for i := range len(name) {
 		c := name[i]
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.' && i > 0 {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.' && i > 0 && dots {
 			b.WriteByte(c)
 			continue
 		}

@@ -41,25 +41,28 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// Sweep removes files that nobody needs and that are older than an age, and the folders that are empty then. It returns how
-// many files went. A file that is being written, or was written and is not yet part of a partition, is young: what this
-// process made is judged by a clock that does not jump.
+// Sweep removes files that nobody has needed for an age, and the folders that are empty then. It returns how many files went. How
+// long a file was not needed is known from earlier sweeps: neither a file that was written and is not yet part of a partition goes,
+// nor one that was replaced while somebody still reads what it was part of.
 func (f *Files) Sweep(needed func(path string) bool, age time.Duration) (removed int, err error) {
-	now := time.Now()
-	f.forgetMade(now.Add(-age))
-	before := now.Round(0).Add(-age)
+	f.sweeping.Lock()
+	defer f.sweeping.Unlock()
+	now, since := time.Now(), f.unneeded
+	f.unneeded = map[string]time.Time{}
 	err = f.walk("", func(dir string, names []string) error {
 		kept := 0
 		for _, name := range names {
 			p := join(dir, name)
-			info, err := f.fs.Stat(f.below(p))
-			if oserror.IsNotExist(err) {
+			if needed(p) {
+				kept++
 				continue
 			}
-			if err != nil {
-				return fileFailed("look at", p, err)
+			from, known := since[p]
+			if !known {
+				from = now
 			}
-			if needed(p) || f.madeLately(p) || !info.ModTime().Before(before) {
+			if now.Sub(from) < age {
+				f.unneeded[p] = from
 				kept++
 				continue
 			}
@@ -88,31 +91,4 @@ func (f *Files) removeEmpty(dir string) error {
 		return fileFailed("remove the folder", dir, err)
 	}
 	return nil
-}
-
-// noteMade remembers when a file got its name.
-func (f *Files) noteMade(name string) {
-	f.making.Lock()
-	defer f.making.Unlock()
-	if f.made == nil {
-		f.made = map[string]time.Time{}
-	}
-	f.made[name] = time.Now()
-}
-
-func (f *Files) forgetMade(before time.Time) {
-	f.making.Lock()
-	defer f.making.Unlock()
-	for name, at := range f.made {
-		if at.Before(before) {
-			delete(f.made, name)
-		}
-	}
-}
-
-func (f *Files) madeLately(p string) bool {
-	f.making.Lock()
-	defer f.making.Unlock()
-	_, ok := f.made[f.below(p)]
-	return ok
 }

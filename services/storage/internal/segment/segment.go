@@ -33,7 +33,7 @@ const (
 	// rowGroupBytes ends a row group of wide rows early.
 	rowGroupBytes = 8 << 20
 
-	// RowsMax and BytesMax are where a writer is full: apply walks as many rows as the segment has, in one go.
+	// RowsMax and BytesMax are where a flushed segment is full: apply walks as many rows as it has, in one go.
 	RowsMax  = 65_536
 	BytesMax = 64 << 20
 

@@ -133,8 +133,8 @@ func (w *Writer) flush() error {
 // Rows is how many were added.
 func (w *Writer) Rows() int { return int(w.seg.Rows) }
 
-// Full reports that the segment should be finished.
-func (w *Writer) Full() bool { return w.seg.Rows >= RowsMax || w.bytes >= BytesMax }
+// Bytes is what was added, before it is compressed.
+func (w *Writer) Bytes() int { return w.bytes }
 
 // Finish ends the file and tells what is in it: everything but its path, storage and time.
 func (w *Writer) Finish() (*storagev1.Segment, error) {

@@ -53,23 +53,27 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 }
 
 func (s *Shard) flushPartition(ctx context.Context, snap *pebble.Snapshot, covered uint64, p cold.Partition, hold Hold, f *Flushed) error {
-	out := cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now,
-		Name: func() string { return fmt.Sprintf("%016x-%s", s.seq.Next(), s.cfg.ServerID) },
-		Commit: func(ctx context.Context, seg *storagev1.Segment) error {
-			if err := hold(ctx, seg); err != nil {
-				return err
-			}
-			err := s.ChangeSegments(ctx, SegmentsChange{Table: p.Table.ID, User: p.Owner, Added: []*storagev1.Segment{seg}, CoveredSeq: covered})
-			if err == nil {
-				f.Rows, f.Bytes, f.Segments = f.Rows+seg.GetRows(), f.Bytes+seg.GetBytes(), f.Segments+1
-			}
+	out := s.output(func(ctx context.Context, seg *storagev1.Segment) error {
+		if err := hold(ctx, seg); err != nil {
 			return err
-		}}
+		}
+		err := s.ChangeSegments(ctx, SegmentsChange{Table: p.Table.ID, User: p.Owner, Added: []*storagev1.Segment{seg}, CoveredSeq: covered})
+		if err == nil {
+			f.Rows, f.Bytes, f.Segments = f.Rows+seg.GetRows(), f.Bytes+seg.GetBytes(), f.Segments+1
+		}
+		return err
+	})
 	segments, err := out.Flush(ctx, snap, p)
 	if len(segments) > 0 {
 		f.Partitions++
 	}
 	return err
+}
+
+// output writes segments, whose names no other leader gives.
+func (s *Shard) output(commit func(context.Context, *storagev1.Segment) error) *cold.Output {
+	return &cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now, Commit: commit,
+		Name: func() string { return fmt.Sprintf("%016x-%s", s.seq.Next(), s.cfg.ServerID) }}
 }
 
 // eachOwner visits the owners that have hot rows in a table.

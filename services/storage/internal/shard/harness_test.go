@@ -261,6 +261,16 @@ func (n *node) flush() Flushed {
 	return f
 }
 
+// merge merges segments of messages.
+func (n *node) merge(whole bool) Merged {
+	n.t.Helper()
+	m, err := n.shard.Merge(context.Background(), tables()[messagesID], "", whole, func(context.Context, *storagev1.Segment) error { return nil })
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return m
+}
+
 // allRows returns every row of messages by user and id, from the hot store and from segments, tombstones included.
 func (n *node) allRows() map[string]keycodec.Version {
 	n.t.Helper()
@@ -329,4 +339,8 @@ func decodeMessage(t testing.TB, src []byte) rowcodec.Row {
 		t.Fatal(err)
 	}
 	return row
+}
+
+func partitionOf(user string) cold.Partition {
+	return cold.Partition{Table: tables()[messagesID], Owner: user}
 }

@@ -110,26 +110,29 @@ func (o op) write() *storagev1.TableWrite {
 }
 
 // TestDecidingAgreesWithAModel tries random requests of one to four rows on a shard and on a map: with hot rows only, with rows
-// that are always cold, and with rows that are both.
+// that are always cold, with rows that are both, and with segments that are always merged.
 func TestDecidingAgreesWithAModel(t *testing.T) {
-	for name, flushEvery := range map[string]int{"hot": 0, "cold": 1, "mixed": 17} {
-		t.Run(name, func(t *testing.T) { decideAgainstModel(t, flushEvery) })
+	for name, every := range map[string]struct{ flush, merge int }{"hot": {}, "cold": {flush: 1}, "mixed": {flush: 17, merge: 40}, "merged": {flush: 2, merge: 2}} {
+		t.Run(name, func(t *testing.T) { decideAgainstModel(t, every.flush, every.merge) })
 	}
 }
 
-func decideAgainstModel(t *testing.T, flushEvery int) {
+func decideAgainstModel(t *testing.T, flushEvery, mergeEvery int) {
 	n := openNode(t, nodeOptions{})
 	defer n.stop()
 	rng := rand.New(rand.NewPCG(11, 13))
 	model := modelRows{}
 	outcomes := map[dberr.Code]int{}
 	steps := 3000
-	if flushEvery == 1 {
-		steps = 1000 // each makes a segment, and all of them are looked at
+	if flushEvery > 0 && flushEvery < 10 {
+		steps = 1000 // segments cost time
 	}
 	for step := range steps {
 		if flushEvery > 0 && step%flushEvery == 0 {
 			n.flush()
+		}
+		if mergeEvery > 0 && step%mergeEvery == 0 {
+			n.merge(rng.IntN(2) == 0)
 		}
 		next := model.clone()
 		var writes []*storagev1.TableWrite
