@@ -22,6 +22,8 @@ const (
 	defaultCacheBytes    = 128 << 20
 	defaultMemTableBytes = 64 << 20
 	defaultSegmentCache  = 64 << 20
+	defaultFlushCheck    = time.Second
+	defaultFlushWorkers  = 2
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -87,6 +89,8 @@ type Config struct {
 	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
 	LogMemTableBytes   uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
 	SegmentCacheBytes  int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
+	FlushCheckInterval config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
+	FlushWorkers       int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
 	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
 	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
 	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
@@ -120,6 +124,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
 	c.LogMemTableBytes = orDefault(c.LogMemTableBytes, raftlog.DefaultMemTableBytes)
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
+	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
+	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
 	c.PruneInterval = orDefault(c.PruneInterval, config.Duration(defaultPruneInterval))
 	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)
@@ -137,6 +143,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if err := errors.Join(checkMemTable("memtable_bytes", c.MemTableBytes), checkMemTable("log_memtable_bytes", c.LogMemTableBytes)); err != nil {
 		return c, err
+	}
+	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.SegmentCacheBytes < 0 {
+		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, segment_cache_bytes = %d: none may be negative",
+			c.FlushWorkers, time.Duration(c.FlushCheckInterval), c.SegmentCacheBytes)
 	}
 	if c.NodeID > nodeMax {
 		return c, dberr.New(dberr.InvalidArgument, "node id %d is above %d", c.NodeID, nodeMax)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
 )
 
 // metrics are the role's Prometheus metrics. Gauges are read when they are asked for.
@@ -18,6 +19,9 @@ type metrics struct {
 	writes     *prometheus.HistogramVec
 	batch      prometheus.Histogram
 	batchBytes prometheus.Histogram
+	flushes    *prometheus.HistogramVec
+	merges     *prometheus.HistogramVec
+	moved      *prometheus.CounterVec
 }
 
 var (
@@ -56,6 +60,12 @@ func newMetrics(s *Storage) *metrics {
 			Help: "Commands applied in one batch.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}),
 		batchBytes: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "kalamdb_storage_apply_bytes",
 			Help: "Bytes of one batch applied.", Buckets: prometheus.ExponentialBuckets(256, 4, 10)}),
+		flushes: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kalamdb_storage_flush_seconds",
+			Help: "Time of a flush of a partition or a table's part in a shard, by dberr code.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 18)}, []string{"code"}),
+		merges: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kalamdb_storage_merge_seconds",
+			Help: "Time of merging segments, by dberr code.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 18)}, []string{"code"}),
+		moved: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kalamdb_storage_segments_total",
+			Help: "What flushes and merges wrote: segments, rows, bytes; dropped counts rows that merging left out."}, []string{"by", "what"}),
 	}
 }
 
@@ -78,11 +88,7 @@ func (m *metrics) unregister() {
 
 // wrote observes one write.
 func (m *metrics) wrote(began time.Time, err error) {
-	code := "ok"
-	if err != nil {
-		code = string(dberr.CodeOf(err))
-	}
-	m.writes.WithLabelValues(code).Observe(time.Since(began).Seconds())
+	m.writes.WithLabelValues(codeLabel(err)).Observe(time.Since(began).Seconds())
 }
 
 // applied observes one batch.
@@ -91,11 +97,38 @@ func (m *metrics) applied(commands, bytes int) {
 	m.batchBytes.Observe(float64(bytes))
 }
 
+// flushed observes a flush.
+func (m *metrics) flushed(began time.Time, f shard.Flushed, err error) {
+	m.flushes.WithLabelValues(codeLabel(err)).Observe(time.Since(began).Seconds())
+	m.moved.WithLabelValues("flush", "segments").Add(float64(f.Segments))
+	m.moved.WithLabelValues("flush", "rows").Add(float64(f.Rows))
+	m.moved.WithLabelValues("flush", "bytes").Add(float64(f.Bytes))
+}
+
+// merged observes a merge.
+func (m *metrics) merged(began time.Time, o shard.Merged, err error) {
+	m.merges.WithLabelValues(codeLabel(err)).Observe(time.Since(began).Seconds())
+	m.moved.WithLabelValues("merge", "segments").Add(float64(o.Added))
+	m.moved.WithLabelValues("merge", "rows").Add(float64(o.Rows - o.Dropped))
+	m.moved.WithLabelValues("merge", "dropped").Add(float64(o.Dropped))
+	m.moved.WithLabelValues("merge", "bytes").Add(float64(o.Bytes))
+}
+
+func codeLabel(err error) string {
+	if err != nil {
+		return string(dberr.CodeOf(err))
+	}
+	return "ok"
+}
+
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.writes.Describe(out)
 	m.batch.Describe(out)
 	m.batchBytes.Describe(out)
+	m.flushes.Describe(out)
+	m.merges.Describe(out)
+	m.moved.Describe(out)
 	for _, d := range []*prometheus.Desc{descApplied, descLast, descSnapshot, descTerm, descLeader, descCommit, descContact, descBytes,
 		descChanges, descState, descOpened, descRemoved, descSeqAhead, descDisk, descMemTable, descDebt, descFailed} {
 		out <- d
@@ -107,6 +140,9 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	m.writes.Collect(out)
 	m.batch.Collect(out)
 	m.batchBytes.Collect(out)
+	m.flushes.Collect(out)
+	m.merges.Collect(out)
+	m.moved.Collect(out)
 	failed := m.node.failure.failed()
 	gauge(out, descFailed, boolean(failed))
 	if failed {

@@ -55,22 +55,11 @@ func (s *service) Flush(ctx context.Context, req *storagev1.FlushRequest) (*stor
 	if !ok {
 		return nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
 	}
-	f, err := r.Shard.Flush(ctx, t, req.GetUserId(), s.node.holder(r))
+	f, err := s.node.flush(ctx, r, t, req.GetUserId())
 	if err != nil {
 		return nil, err
 	}
 	return &storagev1.FlushResponse{Rows: f.Rows, Segments: uint64(f.Segments), Partitions: uint64(f.Partitions), Bytes: f.Bytes}, nil
-}
-
-// holder makes segments durable on a majority of a replica's group.
-func (s *Storage) holder(r *replica.Replica) func(context.Context, *storagev1.Segment) error {
-	return func(ctx context.Context, seg *storagev1.Segment) error {
-		members, err := r.Group.Members()
-		if err != nil {
-			return err
-		}
-		return s.segments.Hold(ctx, r.Shard.ID(), members.Voters, seg)
-	}
 }
 
 // HoldSegments fetches what a leader is about to commit.

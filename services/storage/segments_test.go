@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/config"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -34,7 +35,7 @@ func (r *role) flush(t *catalog.Table) (rows uint64) {
 }
 
 // segmentsOf lists the segments a node has of all tables.
-func segmentsOf(t *testing.T, node *Storage) (list []manifest.Entry) {
+func segmentsOf(t testing.TB, node *Storage) (list []manifest.Entry) {
 	t.Helper()
 	for _, r := range node.replicas.All() {
 		if err := manifest.EachOf(node.hot, r.Shard.ID(), func(e manifest.Entry) error {
@@ -279,4 +280,60 @@ func TestPathsOfSegmentsStayBelowTheirFolder(t *testing.T) {
 	if !dberr.Is(dberr.FromStatus(err), dberr.NotFound) {
 		t.Errorf("a path that is not there: %v", err)
 	}
+}
+
+// flushedBy waits until a user has a number of segments.
+func (r *role) flushedBy(user string, segments int) {
+	r.t.Helper()
+	deadline := time.After(time.Minute)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n := 0
+		for _, e := range segmentsOf(r.t, r.node) {
+			if e.User == user {
+				n++
+			}
+		}
+		if n == segments {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			r.t.Fatalf("%s has %d segments, want %d", user, n, segments)
+		}
+	}
+}
+
+func (r *role) createWithPolicy(name string, rows, seconds uint64) *catalog.Table {
+	r.t.Helper()
+	r.apply(&catalogv1.Command{Command: &catalogv1.Command_CreateNamespace{CreateNamespace: &catalogv1.CreateNamespace{Name: "app", IfNotExists: true}}})
+	table := &catalog.Table{Namespace: "app", Name: name, Kind: catalog.UserTable, Columns: []catalog.Column{
+		{Name: "id", Type: catalog.Type{Kind: catalog.BigInt}, NotNull: true, PrimaryKey: true},
+		{Name: "body", Type: catalog.Type{Kind: catalog.Text}}}, Options: catalog.TableOptions{FlushRows: rows, FlushIntervalSeconds: seconds}}
+	resp := r.apply(&catalogv1.Command{Command: &catalogv1.Command_CreateTable{CreateTable: &catalogv1.CreateTable{Table: catalog.TableToProto(table)}}})
+	return catalog.TableFromProto(resp.GetTable())
+}
+
+// A policy looks at each partition by itself, and works on for rows of before a restart.
+func TestPolicies(t *testing.T) {
+	fs := vfs.NewMem()
+	cfg := Config{FS: fs, FlushCheckInterval: config.Duration(5 * time.Millisecond)}
+	r := start(t, cfg)
+	byRows, byTime, never := r.createWithPolicy("byrows", 3, 0), r.createWithPolicy("bytime", 0, 1), r.createTable("never", catalog.UserTable)
+	r.insert(byRows, "ann", 1, 2, 3)
+	r.insert(byRows, "bob", 1, 2)
+	r.insert(never, "eve", 1, 2, 3, 4, 5)
+	r.flushedBy("ann", 1)
+	r.insert(byTime, "joe", 1)
+	r.flushedBy("joe", 1)
+	r.flushedBy("bob", 0)
+	r.stop()
+	r = start(t, cfg)
+	r.insert(byRows, "bob", 3)
+	r.flushedBy("bob", 1)
+	r.flushedBy("eve", 0)
+	r.wantRows(byRows, "bob", 3)
+	r.wantRows(never, "eve", 5)
 }

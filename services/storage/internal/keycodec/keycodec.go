@@ -256,6 +256,18 @@ func DecodeSegmentKey(k []byte) (table uint32, user string, id uint64, err error
 	return table, user, binary.BigEndian.Uint64(rest), nil
 }
 
+// TableOf reads the table of a row's key.
+func TableOf(k []byte) (uint32, error) {
+	rest, _, err := cutHeader(k, spaceRow, "row")
+	if err != nil {
+		return 0, err
+	}
+	if len(rest) < 4 {
+		return 0, corrupt("row key without a table")
+	}
+	return binary.BigEndian.Uint32(rest), nil
+}
+
 // UserOf cuts the owner's id out of a row's key: its partition's prefix, and the id.
 func UserOf(k []byte) (partition []byte, user string, err error) {
 	rest, _, err := cutHeader(k, spaceRow, "row")

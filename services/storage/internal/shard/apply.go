@@ -240,6 +240,9 @@ func (a *application) commit() bool {
 		s.sum(applied.Index, a.verify.Bucket)
 	}
 	s.progress.advance()
+	if s.Leads() {
+		s.noteWritten(a.changes)
+	}
 	if len(a.added) > 0 && s.cfg.SegmentsChanged != nil {
 		s.cfg.SegmentsChanged(a.added)
 	}

@@ -103,10 +103,12 @@ type Shard struct {
 	progress progress
 	sums     sums
 	flushes  flushes
-	highest  *highest
-	keys     *reservations
-	inFlight *semaphore.Weighted
-	bytes    *semaphore.Weighted
+	// unflushed is for the leader only.
+	unflushed unflushed
+	highest   *highest
+	keys      *reservations
+	inFlight  *semaphore.Weighted
+	bytes     *semaphore.Weighted
 
 	// propose orders _seq and log: both are taken under it. It guards closed. Lock order: propose, waiting.
 	propose sync.Mutex
@@ -204,6 +206,7 @@ func (s *Shard) Lead(term uint64) {
 	position := s.Position()
 	s.seq.Raise(position)
 	s.hub.Open(position)
+	s.unflushed.reset()
 	s.term.Store(term)
 }
 
