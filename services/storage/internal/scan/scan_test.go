@@ -50,6 +50,8 @@ var flushing = map[string]func(step int) bool{
 	"hot":   func(int) bool { return false },
 	"cold":  func(int) bool { return true },
 	"mixed": func(step int) bool { return step%3 == 1 },
+	// What is written behind the sixth row, to the same rows, is hot.
+	"above": func(step int) bool { return step == 6 },
 }
 
 func scanFiles(t *testing.T, flush func(step int) bool) {

@@ -115,4 +115,27 @@ func TestAMergeThatComesTooLate(t *testing.T) {
 	}
 }
 
+// The id of a segment is a _seq that no later leader gives again, whatever its clock says.
+func TestPositionsCoverTheIdsOfSegments(t *testing.T) {
+	n := openNode(t, nodeOptions{})
+	defer n.stop()
+	n.mustWrite("ann", insert(message(1, "x", nil)))
+	n.flush()
+	if id := n.segments()[0].ID; n.shard.Position() < id {
+		t.Errorf("position %d, segment %d", n.shard.Position(), id)
+	}
+}
+
+func TestTheHighestKeyMayBeInASegment(t *testing.T) {
+	n := openNode(t, nodeOptions{})
+	defer n.stop()
+	n.mustWrite("ann", insert(message(100, "x", nil), message(7, "y", nil)))
+	n.flush()
+	n.mustWrite("ann", insert(message(50, "z", nil)))
+	d := decider{db: n.hot, cold: &coldRows{ctx: t.Context(), db: n.hot, readers: n.cold}}
+	if key, err := d.lastKey(keyPartition{messagesID, "ann"}); key != 100 || err != nil {
+		t.Errorf("%d, %v", key, err)
+	}
+}
+
 func holdNothing(context.Context, *storagev1.Segment) error { return nil }
