@@ -12,14 +12,22 @@ import (
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
+// benchmark reads the rows from the hot store, and from a segment whose row groups are in memory.
 func benchmark(b *testing.B, rows int, req *storagev1.ScanRequest) {
-	n := filled(b, rows, 4)
-	server := newServer(b, n)
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := server.Scan(b.Context(), req, discard{}); err != nil {
-			b.Fatal(err)
-		}
+	for _, where := range []string{"hot", "cold"} {
+		b.Run(where, func(b *testing.B) {
+			n := filled(b, rows, 4)
+			if where == "cold" {
+				n.flush(b)
+			}
+			server := newServer(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := server.Scan(b.Context(), req, discard{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 
