@@ -127,8 +127,8 @@ func (r *run) tables() []string {
 		spread = " PARTITION BY HASH (id) PARTITIONS 1"
 	}
 	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
-		"CREATE USER TABLE IF NOT EXISTS " + mine + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)",
-		"CREATE SHARED TABLE IF NOT EXISTS " + ours + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + spread}
+		"CREATE USER TABLE IF NOT EXISTS " + mine + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + flushByRows,
+		"CREATE SHARED TABLE IF NOT EXISTS " + ours + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + spread + flushByTime}
 	for i := range usersPerRun {
 		user := fmt.Sprintf("%s_u%d", r.namespace, i)
 		statements = append(statements, "CREATE USER '"+user+"' WITH PASSWORD '"+password+"'")
@@ -144,8 +144,14 @@ func (r *run) tables() []string {
 	}
 	r.partitions = append(r.partitions, r.lanes...)
 	return append(statements, "CREATE SHARED TABLE IF NOT EXISTS "+wide+
-		" (lane BIGINT, id BIGINT, v BIGINT NOT NULL, PRIMARY KEY (lane, id)) PARTITION BY HASH (lane) PARTITIONS 8")
+		" (lane BIGINT, id BIGINT, v BIGINT NOT NULL, PRIMARY KEY (lane, id)) PARTITION BY HASH (lane) PARTITIONS 8"+flushByRows)
 }
+
+// Rows move to segments all the time, so that most of what a run reads is in several places.
+const (
+	flushByRows = " FLUSH ROW_THRESHOLD 25"
+	flushByTime = " FLUSH INTERVAL 1s"
+)
 
 // root runs a statement as root, again while the cluster is not ready.
 func (r *run) root(ctx context.Context, sql string) error {
