@@ -12,7 +12,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
-	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/watch"
 )
@@ -197,22 +196,6 @@ func (s *service) Purge(ctx context.Context, req *storagev1.PurgeRequest) (*stor
 		return nil, err
 	}
 	return &storagev1.PurgeResponse{}, nil
-}
-
-// TableStats estimates what a table holds on this node.
-func (s *service) TableStats(_ context.Context, req *storagev1.TableStatsRequest) (*storagev1.TableStatsResponse, error) {
-	resp := &storagev1.TableStatsResponse{}
-	for _, r := range s.node.replicas.All() {
-		span := keycodec.PrefixSpan(keycodec.TablePrefix(r.Shard.ID(), req.GetTableId()))
-		n, err := s.node.hot.EstimateDiskUsage(span.Start, span.End)
-		if err != nil {
-			return nil, dberr.New(dberr.Unavailable, "estimate the size of a table: %w", err)
-		}
-		rows, _ := r.Stream.Stats(req.GetTableId())
-		resp.HotBytesEstimate += n
-		resp.StreamRows += uint64(rows)
-	}
-	return resp, nil
 }
 
 // NodeStats returns the node's figures for system.stats.

@@ -1768,9 +1768,12 @@ func (x *Progress) GetPosition() uint64 {
 	return 0
 }
 
+// TableStatsRequest asks for what the shards that a node leads have of a table.
 type TableStatsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TableId       uint32                 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TableId uint32                 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// Rows and segments of this owner only; bytes are the whole table's.
+	UserId        *string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3,oneof" json:"user_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1812,12 +1815,26 @@ func (x *TableStatsRequest) GetTableId() uint32 {
 	return 0
 }
 
+func (x *TableStatsRequest) GetUserId() string {
+	if x != nil && x.UserId != nil {
+		return *x.UserId
+	}
+	return ""
+}
+
 type TableStatsResponse struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	HotBytesEstimate uint64                 `protobuf:"varint,1,opt,name=hot_bytes_estimate,json=hotBytesEstimate,proto3" json:"hot_bytes_estimate,omitempty"`
 	StreamRows       uint64                 `protobuf:"varint,2,opt,name=stream_rows,json=streamRows,proto3" json:"stream_rows,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Live rows in the hot store.
+	HotRows  uint64 `protobuf:"varint,3,opt,name=hot_rows,json=hotRows,proto3" json:"hot_rows,omitempty"`
+	Segments uint64 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`
+	// Bytes of the files of all segments of the table, once, however many replicas have them.
+	SegmentBytes uint64 `protobuf:"varint,5,opt,name=segment_bytes,json=segmentBytes,proto3" json:"segment_bytes,omitempty"`
+	// When the newest segment was written, 0 when there is none.
+	LastFlushedUs int64 `protobuf:"varint,6,opt,name=last_flushed_us,json=lastFlushedUs,proto3" json:"last_flushed_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TableStatsResponse) Reset() {
@@ -1860,6 +1877,34 @@ func (x *TableStatsResponse) GetHotBytesEstimate() uint64 {
 func (x *TableStatsResponse) GetStreamRows() uint64 {
 	if x != nil {
 		return x.StreamRows
+	}
+	return 0
+}
+
+func (x *TableStatsResponse) GetHotRows() uint64 {
+	if x != nil {
+		return x.HotRows
+	}
+	return 0
+}
+
+func (x *TableStatsResponse) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *TableStatsResponse) GetSegmentBytes() uint64 {
+	if x != nil {
+		return x.SegmentBytes
+	}
+	return 0
+}
+
+func (x *TableStatsResponse) GetLastFlushedUs() int64 {
+	if x != nil {
+		return x.LastFlushedUs
 	}
 	return 0
 }
@@ -2733,13 +2778,20 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"<\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\x06R\bposition\".\n" +
+	"\bposition\x18\x02 \x01(\x06R\bposition\"X\n" +
 	"\x11TableStatsRequest\x12\x19\n" +
-	"\btable_id\x18\x01 \x01(\rR\atableId\"c\n" +
+	"\btable_id\x18\x01 \x01(\rR\atableId\x12\x1c\n" +
+	"\auser_id\x18\x02 \x01(\tH\x00R\x06userId\x88\x01\x01B\n" +
+	"\n" +
+	"\b_user_id\"\xe7\x01\n" +
 	"\x12TableStatsResponse\x12,\n" +
 	"\x12hot_bytes_estimate\x18\x01 \x01(\x04R\x10hotBytesEstimate\x12\x1f\n" +
 	"\vstream_rows\x18\x02 \x01(\x04R\n" +
-	"streamRows\"\x12\n" +
+	"streamRows\x12\x19\n" +
+	"\bhot_rows\x18\x03 \x01(\x04R\ahotRows\x12\x1a\n" +
+	"\bsegments\x18\x04 \x01(\x04R\bsegments\x12#\n" +
+	"\rsegment_bytes\x18\x05 \x01(\x04R\fsegmentBytes\x12&\n" +
+	"\x0flast_flushed_us\x18\x06 \x01(\x03R\rlastFlushedUs\"\x12\n" +
 	"\x10NodeStatsRequest\"\x95\x01\n" +
 	"\x11NodeStatsResponse\x12D\n" +
 	"\ametrics\x18\x01 \x03(\v2*.storage.v1.NodeStatsResponse.MetricsEntryR\ametrics\x1a:\n" +
@@ -2970,6 +3022,7 @@ func file_storage_v1_storage_proto_init() {
 		(*WatchResponse_Ended)(nil),
 		(*WatchResponse_Progress)(nil),
 	}
+	file_storage_v1_storage_proto_msgTypes[20].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

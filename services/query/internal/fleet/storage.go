@@ -18,14 +18,18 @@ func (n *Nodes) StorageStats(ctx context.Context) (map[string]string, error) {
 }
 
 // TableStats adds up what the leaders hold of a table.
-func (n *Nodes) TableStats(ctx context.Context, table uint32) (*storagev1.TableStatsResponse, error) {
+func (n *Nodes) TableStats(ctx context.Context, req *storagev1.TableStatsRequest) (*storagev1.TableStatsResponse, error) {
 	answers, _, err := ask(ctx, n, func(ctx context.Context, c grpc.ClientConnInterface) (*storagev1.TableStatsResponse, error) {
-		return storagev1.NewStorageServiceClient(c).TableStats(ctx, &storagev1.TableStatsRequest{TableId: table})
+		return storagev1.NewStorageServiceClient(c).TableStats(ctx, req)
 	})
 	out := &storagev1.TableStatsResponse{}
 	for _, a := range answers {
 		out.HotBytesEstimate += a.GetHotBytesEstimate()
 		out.StreamRows += a.GetStreamRows()
+		out.HotRows += a.GetHotRows()
+		out.Segments += a.GetSegments()
+		out.SegmentBytes += a.GetSegmentBytes()
+		out.LastFlushedUs = max(out.LastFlushedUs, a.GetLastFlushedUs())
 	}
 	return out, err
 }

@@ -170,11 +170,18 @@ var statsColumns = []catalog.Column{text("table_name"), text("namespace"), integ
 	bigint("hot_rows"), bigint("cold_rows"), bigint("total_rows"), bigint("storage_bytes"),
 	{Name: "last_flushed_at", Type: catalog.Type{Kind: catalog.Timestamp}}}
 
-// Stats answers SHOW STATS FOR TABLE. Rows are those of the caller's partition (of the table, when it
-// is SHARED), counted now; bytes are the storage role's estimate for the whole table. There is no cold
-// tier yet, so nothing is flushed and every row is hot.
+// Stats answers SHOW STATS FOR TABLE. Rows and segments are those of the caller's partition (of the table, when it is SHARED), counted now;
+// bytes are the whole table's: an estimate for the hot store, and the segments' files. Rows that are not in the hot store are cold.
 func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, name string) (*systemtable.Stream, error) {
 	t, err := l.table(id, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	req := &storagev1.TableStatsRequest{TableId: t.ID}
+	if t.Kind.PerUser() {
+		req.UserId = &id.UserID
+	}
+	stats, err := l.Storage.TableStats(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -182,17 +189,19 @@ func (l *Listings) Stats(ctx context.Context, id catalog.Identity, namespace, na
 	if err != nil {
 		return nil, err
 	}
-	stats, err := l.Storage.TableStats(ctx, t.ID)
-	if err != nil {
-		return nil, err
-	}
-	hot, bytes := datum.Int(rows), datum.Int(int64(stats.GetHotBytesEstimate()))
+	// Writes in between may make the hot rows more than all that were there.
+	hotRows := min(int64(stats.GetHotRows()), rows)
+	hot, cold, bytes := datum.Int(hotRows), datum.Int(rows-hotRows), datum.Int(int64(stats.GetHotBytesEstimate()+stats.GetSegmentBytes()))
 	if t.Kind == catalog.StreamTable { // in memory only
-		hot, bytes = datum.Null, datum.Null
+		hot, cold, bytes = datum.Null, datum.Null, datum.Null
+	}
+	flushed := datum.Null
+	if us := stats.GetLastFlushedUs(); us != 0 {
+		flushed = datum.Timestamp(us)
 	}
 	return systemtable.OneShot(statsColumns, [][]datum.Datum{{datum.Text(t.Name), datum.Text(t.Namespace),
-		datum.Int(int64(t.SchemaVersion)), datum.Int(rows), datum.Int(0), l.activeStreams(ctx, id, t), datum.Null, hot,
-		datum.Int(0), datum.Int(rows), bytes, datum.Null}})
+		datum.Int(int64(t.SchemaVersion)), datum.Int(rows), datum.Int(int64(stats.GetSegments())), l.activeStreams(ctx, id, t), datum.Null, hot,
+		cold, datum.Int(rows), bytes, flushed}})
 }
 
 // countRows counts the rows of t that the caller sees, by a scan without columns.

@@ -24,8 +24,8 @@ func Dir(t *catalog.Table, owner string) string {
 	switch {
 	case t.Kind.PerUser():
 		return path.Join(userRoot, escape(owner), escape(t.Namespace), escape(t.Name))
-	case owner != "":
-		return path.Join(sharedRoot, escape(t.Namespace), escape(t.Name), escape(owner))
+	case owner != "": // a partition's name begins with a NUL, which says nothing to people
+		return path.Join(sharedRoot, escape(t.Namespace), escape(t.Name), escape(strings.TrimPrefix(owner, "\x00")))
 	}
 	return path.Join(sharedRoot, escape(t.Namespace), escape(t.Name))
 }
