@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -89,7 +89,7 @@ func (f *Files) Create(p string) (*NewFile, error) {
 
 // makeDir makes a folder and those above it, durably.
 func (f *Files) makeDir(dir string) error {
-	if _, err := f.fs.Stat(dir); err == nil || !oserror.IsNotExist(err) {
+	if _, err := f.fs.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	parent := f.fs.PathDir(dir)
@@ -209,7 +209,7 @@ func damaged(seg *storagev1.Segment) error {
 
 func fileFailed(what, p string, err error) error {
 	code := dberr.Unavailable
-	if oserror.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		code = dberr.NotFound
 	}
 	return dberr.New(code, "%s segment %s: %w", what, p, err)

@@ -2,15 +2,14 @@ package cold
 
 import (
 	"errors"
+	"io/fs"
 	"time"
-
-	"github.com/cockroachdb/errors/oserror"
 )
 
 // walk visits folders, those below before the one above. names are the files in it.
 func (f *Files) walk(dir string, visit func(dir string, names []string) error) error {
 	list, err := f.fs.List(f.below(dir))
-	if oserror.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
@@ -20,7 +19,7 @@ func (f *Files) walk(dir string, visit func(dir string, names []string) error) e
 	for _, name := range list {
 		info, err := f.fs.Stat(f.below(join(dir, name)))
 		switch {
-		case oserror.IsNotExist(err):
+		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			return fileFailed("look at", join(dir, name), err)
 		case info.IsDir():
@@ -66,7 +65,7 @@ func (f *Files) Sweep(needed func(path string) bool, age time.Duration) (removed
 				kept++
 				continue
 			}
-			if err := f.fs.Remove(f.below(p)); err != nil && !oserror.IsNotExist(err) {
+			if err := f.fs.Remove(f.below(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fileFailed("remove", p, err)
 			}
 			removed++
@@ -84,7 +83,7 @@ func (f *Files) removeEmpty(dir string) error {
 	f.dirs.Lock()
 	defer f.dirs.Unlock()
 	list, err := f.fs.List(f.below(dir))
-	if oserror.IsNotExist(err) || len(list) > 0 {
+	if errors.Is(err, fs.ErrNotExist) || len(list) > 0 {
 		return nil
 	}
 	if err = errors.Join(err, f.fs.Remove(f.below(dir))); err != nil {
