@@ -16,6 +16,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/job"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -56,6 +57,7 @@ type Storage struct {
 	commands     *catalogstate.Service
 	directory    *directory.Directory
 	controller   *placement.Controller
+	jobs         *job.Runner
 	leadership   leadership // of the catalog
 
 	router   *router.Router

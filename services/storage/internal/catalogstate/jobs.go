@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
@@ -54,18 +55,6 @@ var jobMoves = map[catalogv1.JobStatus][]catalogv1.JobStatus{
 	catalogv1.JobStatus_JOB_STATUS_FAILED:    {catalogv1.JobStatus_JOB_STATUS_RUNNING},
 	catalogv1.JobStatus_JOB_STATUS_CANCELLED: {catalogv1.JobStatus_JOB_STATUS_NEW, catalogv1.JobStatus_JOB_STATUS_QUEUED,
 		catalogv1.JobStatus_JOB_STATUS_RETRYING, catalogv1.JobStatus_JOB_STATUS_RUNNING},
-}
-
-// JobEnded reports whether nothing changes a job of this status any more.
-func JobEnded(s catalogv1.JobStatus) bool { return s >= catalogv1.JobStatus_JOB_STATUS_COMPLETED }
-
-// JobStatusName is a status as people read it.
-func JobStatusName(s catalogv1.JobStatus) string {
-	names := [...]string{"unknown", "new", "queued", "running", "retrying", "completed", "failed", "cancelled", "skipped"}
-	if s < 0 || int(s) >= len(names) { // of a newer version
-		return names[0]
-	}
-	return names[s]
 }
 
 // JobsMoved signals that a job was made or has moved to another status.
@@ -246,7 +235,7 @@ func (t *transaction) updateJob(c *catalogv1.UpdateJob) (*catalogv1.ApplyRespons
 		j.RetryCount++
 	}
 	j.Status, j.UpdatedAtUs = c.GetStatus(), t.now
-	if JobEnded(j.GetStatus()) {
+	if catalog.JobEnded(j.GetStatus()) {
 		return t.endJob(j)
 	}
 	return t.storeJob(j)
@@ -257,10 +246,10 @@ func checkJobMove(j *catalogv1.Job, c *catalogv1.UpdateJob) error {
 	switch {
 	case !known:
 		return refuse(dberr.InvalidArgument, "a job cannot be given status %d", c.GetStatus())
-	case JobEnded(j.GetStatus()):
-		return refuse(dberr.InvalidOperation, "job %s is %s: a job that has ended does not change", j.GetJobId(), JobStatusName(j.GetStatus()))
+	case catalog.JobEnded(j.GetStatus()):
+		return refuse(dberr.InvalidOperation, "job %s is %s: a job that has ended does not change", j.GetJobId(), catalog.JobStatusName(j.GetStatus()))
 	case !slices.Contains(from, j.GetStatus()):
-		return refuse(dberr.InvalidOperation, "job %s is %s and cannot become %s", j.GetJobId(), JobStatusName(j.GetStatus()), JobStatusName(c.GetStatus()))
+		return refuse(dberr.InvalidOperation, "job %s is %s and cannot become %s", j.GetJobId(), catalog.JobStatusName(j.GetStatus()), catalog.JobStatusName(c.GetStatus()))
 	case c.GetStatus() == catalogv1.JobStatus_JOB_STATUS_RETRYING && j.GetRetryCount() >= j.GetMaxRetries():
 		return refuse(dberr.InvalidOperation, "job %s was tried %d times more, which is all it may", j.GetJobId(), j.GetRetryCount())
 	}
