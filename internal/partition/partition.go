@@ -44,6 +44,26 @@ func At(m shardmap.Map, t *catalog.Table, p uint32) Place {
 	return Place{Shard: m.TablePartition(t.ID, p, t.Partitions), Owner: Name(p)}
 }
 
+// Shards are the shards that can hold rows of t, ascending: of a table with a partition per user all, as any user may
+// come.
+func Shards(m shardmap.Map, t *catalog.Table) []uint32 {
+	var shards []uint32
+	switch {
+	case t.Kind.PerUser():
+		for n := range m.Shards() {
+			shards = append(shards, n)
+		}
+	case t.Partitioned():
+		for p := range t.Partitions {
+			shards = append(shards, At(m, t, p).Shard)
+		}
+	default:
+		shards = append(shards, m.Table(t.ID))
+	}
+	slices.Sort(shards)
+	return slices.Compact(shards)
+}
+
 // prefix begins the names of partitions. No user id holds a NUL, so no user owns what a partition does.
 const prefix = "\x00p"
 

@@ -66,6 +66,28 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+func TestShards(t *testing.T) {
+	m, all := shardmap.Even(5), []uint32{0, 1, 2, 3, 4}
+	shared := &catalog.Table{ID: 7, Kind: catalog.SharedTable}
+	for _, c := range []struct {
+		table *catalog.Table
+		want  []uint32
+	}{
+		{&catalog.Table{ID: 7, Kind: catalog.UserTable}, all}, {&catalog.Table{ID: 7, Kind: catalog.StreamTable}, all},
+		{shared, []uint32{m.Table(7)}}, {table(1, catalog.Text), []uint32{m.Table(7)}}, {table(64, catalog.Text), all},
+	} {
+		if got := Shards(m, c.table); !slices.Equal(got, c.want) {
+			t.Errorf("%s in %d partitions: shards %v, want %v", c.table.Kind, c.table.Partitions, got, c.want)
+		}
+	}
+	two := table(2, catalog.Text)
+	for p := range uint32(2) {
+		if at := At(m, two, p).Shard; !slices.Contains(Shards(m, two), at) {
+			t.Errorf("partition %d is in shard %d, which is not among %v", p, at, Shards(m, two))
+		}
+	}
+}
+
 func TestMatching(t *testing.T) {
 	tab := table(64, catalog.Text)
 	is := func(v string) *exprv1.Expr {

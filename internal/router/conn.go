@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/internal/silence"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 const (
@@ -25,6 +26,12 @@ const (
 
 // clusterService are calls that may take long: moving leaders, comparing replicas.
 const clusterService = "/cluster.v1."
+
+// takesLong reports whether a call takes as long as its work does: asking another replica meanwhile would not make it
+// faster, and ending it would throw away what it has done. Its caller bounds it.
+func takesLong(method string) bool {
+	return strings.HasPrefix(method, clusterService) || method == storagev1.StorageService_Flush_FullMethodName
+}
 
 // groupConn sends calls to the leader of one group.
 type groupConn struct {
@@ -66,7 +73,7 @@ func (c *groupConn) attempt(ctx context.Context, within time.Duration, addr, met
 		return err
 	}
 	call, cancel := ctx, context.CancelFunc(nil)
-	if !c.router.local && !strings.HasPrefix(method, clusterService) {
+	if !c.router.local && !takesLong(method) {
 		call, cancel = context.WithTimeout(ctx, within)
 		defer cancel()
 	}

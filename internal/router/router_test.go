@@ -13,6 +13,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 // world is a cluster whose storage nodes say what the test tells them.
@@ -57,6 +58,7 @@ func (n *fakeNode) start() {
 		n.world.t.Fatal(err)
 	}
 	catalogv1.RegisterCatalogServiceServer(server.Registrar(), n)
+	storagev1.RegisterStorageServiceServer(server.Registrar(), fakeShard{})
 	server.Serve()
 	n.server = server
 	n.world.t.Cleanup(n.stop)
@@ -114,6 +116,26 @@ func (n *fakeNode) Watch(_ *catalogv1.WatchRequest, stream grpc.ServerStreamingS
 	}
 	<-stream.Context().Done()
 	return stream.Context().Err()
+}
+
+// fakeShard answers Flush and Purge with an error when its caller waits only so long.
+type fakeShard struct {
+	storagev1.UnimplementedStorageServiceServer
+}
+
+func (fakeShard) Flush(ctx context.Context, _ *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
+	return &storagev1.FlushResponse{}, bounded(ctx)
+}
+
+func (fakeShard) Purge(ctx context.Context, _ *storagev1.PurgeRequest) (*storagev1.PurgeResponse, error) {
+	return &storagev1.PurgeResponse{}, bounded(ctx)
+}
+
+func bounded(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); ok {
+		return dberr.New(dberr.LimitExceeded, "the call is bounded")
+	}
+	return nil
 }
 
 func (w *world) router(change func(*Config)) *Router {
@@ -229,6 +251,17 @@ func TestSilentReplicaIsLeft(t *testing.T) {
 	w.mu.Unlock()
 	if got, err := get(t.Context(), r, "u"); err != nil || got != "n2" {
 		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+func TestACallThatTakesLongIsNotCut(t *testing.T) {
+	r := newWorld(t, 1).router(nil)
+	shard := storagev1.NewStorageServiceClient(r.Shard(0))
+	if _, err := shard.Flush(t.Context(), &storagev1.FlushRequest{}); err != nil {
+		t.Errorf("a flush: %v", err)
+	}
+	if _, err := shard.Purge(t.Context(), &storagev1.PurgeRequest{}); !dberr.Is(err, dberr.LimitExceeded) {
+		t.Errorf("another call: %v", err)
 	}
 }
 

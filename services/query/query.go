@@ -25,6 +25,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/maintenance"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/statement"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
@@ -121,6 +122,7 @@ func (q *Query) build() error {
 		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner},
 		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
 		Cluster:       &clusteradmin.Admin{Router: q.router},
+		Jobs:          &maintenance.Jobs{Catalog: q.view, Now: q.cfg.Now},
 		Subscriptions: q.subscriptions, Now: q.cfg.Now, Observe: q.metrics.observe})
 	return err
 }

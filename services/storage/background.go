@@ -65,6 +65,11 @@ func (s *Storage) purge(ctx context.Context, table uint32) error {
 	return err
 }
 
+// flushShard asks the leader of a shard to move a table's rows into segments.
+func (s *Storage) flushShard(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
+	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Flush(ctx, req)
+}
+
 // pruneChanges drops changes older than the retention, hour by hour.
 func (s *Storage) pruneChanges(ctx context.Context) {
 	tick := time.NewTicker(time.Duration(s.cfg.PruneInterval))

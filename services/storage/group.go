@@ -10,7 +10,6 @@ import (
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/clusterservice"
-	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 )
@@ -87,9 +86,15 @@ func (m members) ChangeMember(ctx context.Context, req *clusterv1.ChangeMemberRe
 	return clusterv1.NewClusterServiceClient(groups(m).Leader(req.GetGroup())).ChangeMember(ctx, req)
 }
 
-// leadership starts and stops what the leader of the catalog does besides: not before the node is open.
+// office is what the leader of the catalog does besides. Follow ends what Lead began, and waits for it.
+type office interface {
+	Lead(ctx context.Context)
+	Follow()
+}
+
+// leadership starts and stops the offices: not before the node is open.
 type leadership struct {
-	controller *placement.Controller
+	offices []office
 
 	mu          sync.Mutex
 	leads, open bool
@@ -99,16 +104,14 @@ func (l *leadership) lead(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leads = true
-	if l.open {
-		l.controller.Lead(ctx)
-	}
+	l.enter(ctx)
 }
 
 func (l *leadership) follow() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leads = false
-	l.controller.Follow()
+	l.leave()
 }
 
 // begin opens it.
@@ -116,9 +119,7 @@ func (l *leadership) begin(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = true
-	if l.leads {
-		l.controller.Lead(ctx)
-	}
+	l.enter(ctx)
 }
 
 // end closes it for good.
@@ -126,5 +127,20 @@ func (l *leadership) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = false
-	l.controller.Follow()
+	l.leave()
+}
+
+func (l *leadership) enter(ctx context.Context) {
+	if !l.leads || !l.open {
+		return
+	}
+	for _, o := range l.offices {
+		o.Lead(ctx)
+	}
+}
+
+func (l *leadership) leave() {
+	for _, o := range l.offices {
+		o.Follow()
+	}
 }

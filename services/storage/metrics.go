@@ -37,6 +37,7 @@ var (
 	descState    = prometheus.NewDesc("kalamdb_storage_raft_state", "1 for the state the replica is in.", []string{"group", "state"}, nil)
 	descOpened   = prometheus.NewDesc("kalamdb_storage_replicas_opened_total", "Replicas of shards this process opened.", nil, nil)
 	descRemoved  = prometheus.NewDesc("kalamdb_storage_replicas_destroyed_total", "Replicas of shards that were placed elsewhere and removed here.", nil, nil)
+	descJobs     = prometheus.NewDesc("kalamdb_storage_jobs_running", "Jobs that run on this node because it leads the catalog.", nil, nil)
 	descSeqAhead = groupDesc("seq_ahead_seconds", "How far a shard's _seq is ahead of this node's clock.")
 	descDisk     = storeDesc("store_disk_bytes", "Bytes of a store on disk.")
 	descMemTable = storeDesc("store_memtable_bytes", "Bytes of a store's memtables.")
@@ -130,7 +131,7 @@ func (m *metrics) Describe(out chan<- *prometheus.Desc) {
 	m.merges.Describe(out)
 	m.moved.Describe(out)
 	for _, d := range []*prometheus.Desc{descApplied, descLast, descSnapshot, descTerm, descLeader, descCommit, descContact, descBytes,
-		descChanges, descState, descOpened, descRemoved, descSeqAhead, descDisk, descMemTable, descDebt, descFailed} {
+		descChanges, descState, descOpened, descRemoved, descJobs, descSeqAhead, descDisk, descMemTable, descDebt, descFailed} {
 		out <- d
 	}
 }
@@ -160,6 +161,7 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	opened, destroyed := m.node.replicas.Counts()
 	out <- prometheus.MustNewConstMetric(descOpened, prometheus.CounterValue, float64(opened))
 	out <- prometheus.MustNewConstMetric(descRemoved, prometheus.CounterValue, float64(destroyed))
+	gauge(out, descJobs, float64(m.node.jobs.Running()))
 	collectStore(out, "hot", m.node.hot.Metrics())
 	collectStore(out, "raft", m.node.raftLog.Metrics())
 }

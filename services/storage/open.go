@@ -18,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/job"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -88,7 +89,9 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.leadership.controller = s.controller
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, NodeID: uint32(s.identity.NodeID),
+		Now: s.cfg.Now, Logger: s.cfg.Logger})
+	s.leadership.offices = []office{s.controller, s.jobs}
 	return nil
 }
 

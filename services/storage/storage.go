@@ -17,6 +17,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/job"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -58,6 +59,7 @@ type Storage struct {
 	commands     *catalogstate.Service
 	directory    *directory.Directory
 	controller   *placement.Controller
+	jobs         *job.Runner
 	leadership   leadership // of the catalog
 
 	// segments are the files of the cold tier, cold reads them. segmentCheck asks for a look at what is missing.

@@ -112,6 +112,9 @@ func errorText(err error) string {
 // subscriptionID is random.
 var subscriptionID = regexp.MustCompile(`sub-[0-9a-f]{8}`)
 
+// jobID is random.
+var jobID = regexp.MustCompile(`FL-[0-9a-f]{12}`)
+
 // resultText shows one result: rows as a header and a line each, or the message.
 func resultText(t *testing.T, r *queryv1.StatementResult) string {
 	var out strings.Builder
@@ -119,7 +122,7 @@ func resultText(t *testing.T, r *queryv1.StatementResult) string {
 		out.WriteString(rowsText(t, r.GetArrowIpc()))
 	}
 	if r.GetMessage() != "" {
-		fmt.Fprintf(&out, "%s\n", r.GetMessage())
+		fmt.Fprintf(&out, "%s\n", jobID.ReplaceAllString(r.GetMessage(), "FL-…"))
 	}
 	if r.GetSubscriptionJson() != "" {
 		fmt.Fprintf(&out, "%s\n", subscriptionID.ReplaceAllString(r.GetSubscriptionJson(), "sub-…"))

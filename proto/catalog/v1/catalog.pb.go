@@ -349,6 +349,78 @@ func (AccessLevel) EnumDescriptor() ([]byte, []int) {
 	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{4}
 }
 
+type JobStatus int32
+
+const (
+	JobStatus_JOB_STATUS_UNSPECIFIED JobStatus = 0
+	// Made, and not looked at by the leader of the catalog yet.
+	JobStatus_JOB_STATUS_NEW JobStatus = 1
+	// Waits for a place among those that run.
+	JobStatus_JOB_STATUS_QUEUED  JobStatus = 2
+	JobStatus_JOB_STATUS_RUNNING JobStatus = 3
+	// Failed, and waits for the next attempt.
+	JobStatus_JOB_STATUS_RETRYING JobStatus = 4
+	// The following are the end: nothing changes a job that has ended.
+	JobStatus_JOB_STATUS_COMPLETED JobStatus = 5
+	JobStatus_JOB_STATUS_FAILED    JobStatus = 6
+	JobStatus_JOB_STATUS_CANCELLED JobStatus = 7
+	// There was nothing to do.
+	JobStatus_JOB_STATUS_SKIPPED JobStatus = 8
+)
+
+// Enum value maps for JobStatus.
+var (
+	JobStatus_name = map[int32]string{
+		0: "JOB_STATUS_UNSPECIFIED",
+		1: "JOB_STATUS_NEW",
+		2: "JOB_STATUS_QUEUED",
+		3: "JOB_STATUS_RUNNING",
+		4: "JOB_STATUS_RETRYING",
+		5: "JOB_STATUS_COMPLETED",
+		6: "JOB_STATUS_FAILED",
+		7: "JOB_STATUS_CANCELLED",
+		8: "JOB_STATUS_SKIPPED",
+	}
+	JobStatus_value = map[string]int32{
+		"JOB_STATUS_UNSPECIFIED": 0,
+		"JOB_STATUS_NEW":         1,
+		"JOB_STATUS_QUEUED":      2,
+		"JOB_STATUS_RUNNING":     3,
+		"JOB_STATUS_RETRYING":    4,
+		"JOB_STATUS_COMPLETED":   5,
+		"JOB_STATUS_FAILED":      6,
+		"JOB_STATUS_CANCELLED":   7,
+		"JOB_STATUS_SKIPPED":     8,
+	}
+)
+
+func (x JobStatus) Enum() *JobStatus {
+	p := new(JobStatus)
+	*p = x
+	return p
+}
+
+func (x JobStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JobStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_catalog_v1_catalog_proto_enumTypes[5].Descriptor()
+}
+
+func (JobStatus) Type() protoreflect.EnumType {
+	return &file_catalog_v1_catalog_proto_enumTypes[5]
+}
+
+func (x JobStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JobStatus.Descriptor instead.
+func (JobStatus) EnumDescriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
+}
+
 type NodeStatus int32
 
 const (
@@ -392,11 +464,11 @@ func (x NodeStatus) String() string {
 }
 
 func (NodeStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_catalog_v1_catalog_proto_enumTypes[5].Descriptor()
+	return file_catalog_v1_catalog_proto_enumTypes[6].Descriptor()
 }
 
 func (NodeStatus) Type() protoreflect.EnumType {
-	return &file_catalog_v1_catalog_proto_enumTypes[5]
+	return &file_catalog_v1_catalog_proto_enumTypes[6]
 }
 
 func (x NodeStatus) Number() protoreflect.EnumNumber {
@@ -405,7 +477,7 @@ func (x NodeStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeStatus.Descriptor instead.
 func (NodeStatus) EnumDescriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{6}
 }
 
 type ReplicaState int32
@@ -446,11 +518,11 @@ func (x ReplicaState) String() string {
 }
 
 func (ReplicaState) Descriptor() protoreflect.EnumDescriptor {
-	return file_catalog_v1_catalog_proto_enumTypes[6].Descriptor()
+	return file_catalog_v1_catalog_proto_enumTypes[7].Descriptor()
 }
 
 func (ReplicaState) Type() protoreflect.EnumType {
-	return &file_catalog_v1_catalog_proto_enumTypes[6]
+	return &file_catalog_v1_catalog_proto_enumTypes[7]
 }
 
 func (x ReplicaState) Number() protoreflect.EnumNumber {
@@ -459,7 +531,7 @@ func (x ReplicaState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReplicaState.Descriptor instead.
 func (ReplicaState) EnumDescriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{6}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 // Identity is who a request acts for, established by the gateway from a verified credential.
@@ -1242,6 +1314,290 @@ func (x *User) GetTokenVersion() uint64 {
 	return 0
 }
 
+// Job is work in the background, run by the leader of the catalog.
+type Job struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen before the log: two letters for the type, a hyphen and 12 hex digits.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// flush
+	Type   string    `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Status JobStatus `protobuf:"varint,3,opt,name=status,proto3,enum=catalog.v1.JobStatus" json:"status,omitempty"`
+	// What it works on, as it was called when the job was made.
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	TableName string `protobuf:"bytes,5,opt,name=table_name,json=tableName,proto3" json:"table_name,omitempty"`
+	TableId   uint32 `protobuf:"varint,6,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// JSON.
+	Parameters string `protobuf:"bytes,7,opt,name=parameters,proto3" json:"parameters,omitempty"`
+	// For people: what came of it.
+	Message string `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	// Of the last attempt that failed.
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Of all jobs with the same key one at a time is not ended.
+	IdempotencyKey string `protobuf:"bytes,10,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	RetryCount     uint32 `protobuf:"varint,11,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
+	MaxRetries     uint32 `protobuf:"varint,12,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
+	CreatedAtUs    int64  `protobuf:"varint,13,opt,name=created_at_us,json=createdAtUs,proto3" json:"created_at_us,omitempty"`
+	UpdatedAtUs    int64  `protobuf:"varint,14,opt,name=updated_at_us,json=updatedAtUs,proto3" json:"updated_at_us,omitempty"`
+	StartedAtUs    int64  `protobuf:"varint,15,opt,name=started_at_us,json=startedAtUs,proto3" json:"started_at_us,omitempty"`
+	FinishedAtUs   int64  `protobuf:"varint,16,opt,name=finished_at_us,json=finishedAtUs,proto3" json:"finished_at_us,omitempty"`
+	// The node that runs it, or ran it last.
+	NodeId uint32 `protobuf:"varint,17,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The account that asked for it.
+	CreatedBy     string       `protobuf:"bytes,18,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Progress      *JobProgress `protobuf:"bytes,19,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Job) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Job) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Job) GetStatus() JobStatus {
+	if x != nil {
+		return x.Status
+	}
+	return JobStatus_JOB_STATUS_UNSPECIFIED
+}
+
+func (x *Job) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Job) GetTableName() string {
+	if x != nil {
+		return x.TableName
+	}
+	return ""
+}
+
+func (x *Job) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *Job) GetParameters() string {
+	if x != nil {
+		return x.Parameters
+	}
+	return ""
+}
+
+func (x *Job) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Job) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Job) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *Job) GetRetryCount() uint32 {
+	if x != nil {
+		return x.RetryCount
+	}
+	return 0
+}
+
+func (x *Job) GetMaxRetries() uint32 {
+	if x != nil {
+		return x.MaxRetries
+	}
+	return 0
+}
+
+func (x *Job) GetCreatedAtUs() int64 {
+	if x != nil {
+		return x.CreatedAtUs
+	}
+	return 0
+}
+
+func (x *Job) GetUpdatedAtUs() int64 {
+	if x != nil {
+		return x.UpdatedAtUs
+	}
+	return 0
+}
+
+func (x *Job) GetStartedAtUs() int64 {
+	if x != nil {
+		return x.StartedAtUs
+	}
+	return 0
+}
+
+func (x *Job) GetFinishedAtUs() int64 {
+	if x != nil {
+		return x.FinishedAtUs
+	}
+	return 0
+}
+
+func (x *Job) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Job) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Job) GetProgress() *JobProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// JobProgress is what a job has done so far, in all its attempts.
+type JobProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Parts of the present attempt, e.g. shards.
+	UnitsDone     uint32 `protobuf:"varint,1,opt,name=units_done,json=unitsDone,proto3" json:"units_done,omitempty"`
+	UnitsTotal    uint32 `protobuf:"varint,2,opt,name=units_total,json=unitsTotal,proto3" json:"units_total,omitempty"`
+	Rows          uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	Segments      uint64 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`
+	Partitions    uint64 `protobuf:"varint,5,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Bytes         uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobProgress) Reset() {
+	*x = JobProgress{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobProgress) ProtoMessage() {}
+
+func (x *JobProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobProgress.ProtoReflect.Descriptor instead.
+func (*JobProgress) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *JobProgress) GetUnitsDone() uint32 {
+	if x != nil {
+		return x.UnitsDone
+	}
+	return 0
+}
+
+func (x *JobProgress) GetUnitsTotal() uint32 {
+	if x != nil {
+		return x.UnitsTotal
+	}
+	return 0
+}
+
+func (x *JobProgress) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *JobProgress) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *JobProgress) GetPartitions() uint64 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *JobProgress) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 type ApplyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       *Command               `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"`
@@ -1251,7 +1607,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[8]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1619,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[8]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1632,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{8}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplyRequest) GetCommand() *Command {
@@ -1310,6 +1666,8 @@ type Command struct {
 	//	*Command_SetReplica
 	//	*Command_RemoveReplica
 	//	*Command_Verify
+	//	*Command_CreateJob
+	//	*Command_UpdateJob
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1319,7 +1677,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[9]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1689,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[9]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1702,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{9}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Command) GetTimeUs() int64 {
@@ -1523,6 +1881,24 @@ func (x *Command) GetVerify() *VerifyCatalog {
 	return nil
 }
 
+func (x *Command) GetCreateJob() *CreateJob {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CreateJob); ok {
+			return x.CreateJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUpdateJob() *UpdateJob {
+	if x != nil {
+		if x, ok := x.Command.(*Command_UpdateJob); ok {
+			return x.UpdateJob
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -1606,6 +1982,14 @@ type Command_Verify struct {
 	Verify *VerifyCatalog `protobuf:"bytes,20,opt,name=verify,proto3,oneof"`
 }
 
+type Command_CreateJob struct {
+	CreateJob *CreateJob `protobuf:"bytes,21,opt,name=create_job,json=createJob,proto3,oneof"`
+}
+
+type Command_UpdateJob struct {
+	UpdateJob *UpdateJob `protobuf:"bytes,22,opt,name=update_job,json=updateJob,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -1642,6 +2026,10 @@ func (*Command_RemoveReplica) isCommand_Command() {}
 
 func (*Command_Verify) isCommand_Command() {}
 
+func (*Command_CreateJob) isCommand_Command() {}
+
+func (*Command_UpdateJob) isCommand_Command() {}
+
 // RegisterNode adds a node or replaces what is known of it. Statuses: see NodeStatus.
 type RegisterNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1653,7 +2041,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +2053,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[10]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +2066,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -1700,7 +2088,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2100,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[11]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2113,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -1759,7 +2147,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2159,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2172,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -1812,7 +2200,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2212,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2225,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -1864,7 +2252,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2264,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2277,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -1939,7 +2327,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2339,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2352,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2069,7 +2457,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2469,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2482,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2130,7 +2518,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2530,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2543,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2181,7 +2569,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2581,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2594,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 type CreateNamespace struct {
@@ -2220,7 +2608,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2620,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2633,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2279,7 +2667,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2679,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2692,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2332,7 +2720,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2732,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2745,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -2385,7 +2773,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2785,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2798,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -2444,7 +2832,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2844,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2857,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -2500,7 +2888,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2900,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2913,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -2573,7 +2961,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2973,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2986,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -2624,7 +3012,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +3024,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +3037,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -2673,7 +3061,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +3073,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +3086,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -2739,7 +3127,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3139,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3152,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -2783,7 +3171,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2795,7 +3183,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2808,7 +3196,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -2832,7 +3220,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3232,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3245,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -2888,22 +3276,156 @@ func (x *InitCluster) GetNode() *Node {
 	return nil
 }
 
+// CreateJob is refused with AlreadyExists while another job with its idempotency key is not ended.
+type CreateJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without status, times and progress: the catalog assigns them.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJob) Reset() {
+	*x = CreateJob{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJob) ProtoMessage() {}
+
+func (x *CreateJob) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
+func (*CreateJob) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CreateJob) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// UpdateJob moves a job to another status, or tells of the progress of one that runs. A job that has ended refuses it.
+type UpdateJob struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	JobId  string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	Status JobStatus              `protobuf:"varint,2,opt,name=status,proto3,enum=catalog.v1.JobStatus" json:"status,omitempty"`
+	// Replaces the job's if there is one.
+	Message  string       `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Error    string       `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Progress *JobProgress `protobuf:"bytes,5,opt,name=progress,proto3" json:"progress,omitempty"`
+	// RUNNING: the node that runs it.
+	NodeId        uint32 `protobuf:"varint,6,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateJob) Reset() {
+	*x = UpdateJob{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateJob) ProtoMessage() {}
+
+func (x *UpdateJob) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
+func (*UpdateJob) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *UpdateJob) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *UpdateJob) GetStatus() JobStatus {
+	if x != nil {
+		return x.Status
+	}
+	return JobStatus_JOB_STATUS_UNSPECIFIED
+}
+
+func (x *UpdateJob) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *UpdateJob) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *UpdateJob) GetProgress() *JobProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *UpdateJob) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when IF [NOT] EXISTS made the command a no-op.
 	Changed bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
 	// The catalog version after the command.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The table or user as stored, where the command made or changed one.
+	// The table, user or job as stored, where the command made or changed one.
 	Table         *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
 	User          *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Job           *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2915,7 +3437,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +3450,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -2959,6 +3481,13 @@ func (x *ApplyResponse) GetUser() *User {
 	return nil
 }
 
+func (x *ApplyResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The watcher knows Alive, and wants one every second.
@@ -2969,7 +3498,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3510,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3523,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -3027,7 +3556,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3039,7 +3568,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3052,7 +3581,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -3236,7 +3765,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3777,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3790,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 type Snapshot struct {
@@ -3282,7 +3811,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3823,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3836,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -3368,7 +3897,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3380,7 +3909,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3393,7 +3922,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -3415,7 +3944,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3427,7 +3956,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3440,7 +3969,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -3468,7 +3997,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3480,7 +4009,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3493,7 +4022,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -3520,7 +4049,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +4061,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +4074,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -3556,6 +4085,111 @@ func (x *ListUsersResponse) GetUsers() []*User {
 }
 
 func (x *ListUsersResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+type ListJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Return jobs after this id.
+	AfterJobId    string `protobuf:"bytes,1,opt,name=after_job_id,json=afterJobId,proto3" json:"after_job_id,omitempty"`
+	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsRequest) Reset() {
+	*x = ListJobsRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsRequest) ProtoMessage() {}
+
+func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListJobsRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListJobsRequest) GetAfterJobId() string {
+	if x != nil {
+		return x.AfterJobId
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListJobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsResponse) Reset() {
+	*x = ListJobsResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsResponse) ProtoMessage() {}
+
+func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListJobsResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListJobsResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *ListJobsResponse) GetHasMore() bool {
 	if x != nil {
 		return x.HasMore
 	}
@@ -3644,9 +4278,48 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rcreated_at_us\x18\f \x01(\x03R\vcreatedAtUs\x12\"\n" +
 	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\"\n" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
-	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"=\n" +
+	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"\xf1\x04\n" +
+	"\x03Job\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12-\n" +
+	"\x06status\x18\x03 \x01(\x0e2\x15.catalog.v1.JobStatusR\x06status\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\n" +
+	"table_name\x18\x05 \x01(\tR\ttableName\x12\x19\n" +
+	"\btable_id\x18\x06 \x01(\rR\atableId\x12\x1e\n" +
+	"\n" +
+	"parameters\x18\a \x01(\tR\n" +
+	"parameters\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessage\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12'\n" +
+	"\x0fidempotency_key\x18\n" +
+	" \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vretry_count\x18\v \x01(\rR\n" +
+	"retryCount\x12\x1f\n" +
+	"\vmax_retries\x18\f \x01(\rR\n" +
+	"maxRetries\x12\"\n" +
+	"\rcreated_at_us\x18\r \x01(\x03R\vcreatedAtUs\x12\"\n" +
+	"\rupdated_at_us\x18\x0e \x01(\x03R\vupdatedAtUs\x12\"\n" +
+	"\rstarted_at_us\x18\x0f \x01(\x03R\vstartedAtUs\x12$\n" +
+	"\x0efinished_at_us\x18\x10 \x01(\x03R\ffinishedAtUs\x12\x17\n" +
+	"\anode_id\x18\x11 \x01(\rR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x12 \x01(\tR\tcreatedBy\x123\n" +
+	"\bprogress\x18\x13 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"\xb3\x01\n" +
+	"\vJobProgress\x12\x1d\n" +
+	"\n" +
+	"units_done\x18\x01 \x01(\rR\tunitsDone\x12\x1f\n" +
+	"\vunits_total\x18\x02 \x01(\rR\n" +
+	"unitsTotal\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x1a\n" +
+	"\bsegments\x18\x04 \x01(\x04R\bsegments\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x05 \x01(\x04R\n" +
+	"partitions\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xa6\t\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x96\n" +
+	"\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -3672,7 +4345,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vset_replica\x18\x12 \x01(\v2\x16.catalog.v1.SetReplicaH\x00R\n" +
 	"setReplica\x12B\n" +
 	"\x0eremove_replica\x18\x13 \x01(\v2\x19.catalog.v1.RemoveReplicaH\x00R\rremoveReplica\x123\n" +
-	"\x06verify\x18\x14 \x01(\v2\x19.catalog.v1.VerifyCatalogH\x00R\x06verify\x12\x1d\n" +
+	"\x06verify\x18\x14 \x01(\v2\x19.catalog.v1.VerifyCatalogH\x00R\x06verify\x126\n" +
+	"\n" +
+	"create_job\x18\x15 \x01(\v2\x15.catalog.v1.CreateJobH\x00R\tcreateJob\x126\n" +
+	"\n" +
+	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
 	"\acommand\"4\n" +
@@ -3764,12 +4441,22 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12-\n" +
 	"\x12replication_factor\x18\x03 \x01(\rR\x11replicationFactor\x12$\n" +
-	"\x04node\x18\x04 \x01(\v2\x10.catalog.v1.NodeR\x04node\"\x92\x01\n" +
+	"\x04node\x18\x04 \x01(\v2\x10.catalog.v1.NodeR\x04node\".\n" +
+	"\tCreateJob\x12!\n" +
+	"\x03job\x18\x01 \x01(\v2\x0f.catalog.v1.JobR\x03job\"\xcf\x01\n" +
+	"\tUpdateJob\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12-\n" +
+	"\x06status\x18\x02 \x01(\x0e2\x15.catalog.v1.JobStatusR\x06status\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x123\n" +
+	"\bprogress\x18\x05 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x17\n" +
+	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xb5\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
-	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\"$\n" +
+	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\x12!\n" +
+	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05alive\x18\x01 \x01(\bR\x05alive\"\xae\x04\n" +
 	"\rWatchResponse\x12\x18\n" +
@@ -3810,6 +4497,13 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"V\n" +
 	"\x11ListUsersResponse\x12&\n" +
 	"\x05users\x18\x01 \x03(\v2\x10.catalog.v1.UserR\x05users\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"I\n" +
+	"\x0fListJobsRequest\x12 \n" +
+	"\fafter_job_id\x18\x01 \x01(\tR\n" +
+	"afterJobId\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"R\n" +
+	"\x10ListJobsResponse\x12#\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x0f.catalog.v1.JobR\x04jobs\x12\x19\n" +
 	"\bhas_more\x18\x02 \x01(\bR\ahasMore*p\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
@@ -3857,7 +4551,17 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x14ACCESS_LEVEL_PRIVATE\x10\x02\x12\x1b\n" +
 	"\x17ACCESS_LEVEL_RESTRICTED\x10\x03\x12\x14\n" +
 	"\x10ACCESS_LEVEL_DBA\x10\x04\x12\x15\n" +
-	"\x11ACCESS_LEVEL_OPEN\x10\x05*\x8a\x01\n" +
+	"\x11ACCESS_LEVEL_OPEN\x10\x05*\xe6\x01\n" +
+	"\tJobStatus\x12\x1a\n" +
+	"\x16JOB_STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eJOB_STATUS_NEW\x10\x01\x12\x15\n" +
+	"\x11JOB_STATUS_QUEUED\x10\x02\x12\x16\n" +
+	"\x12JOB_STATUS_RUNNING\x10\x03\x12\x17\n" +
+	"\x13JOB_STATUS_RETRYING\x10\x04\x12\x18\n" +
+	"\x14JOB_STATUS_COMPLETED\x10\x05\x12\x15\n" +
+	"\x11JOB_STATUS_FAILED\x10\x06\x12\x18\n" +
+	"\x14JOB_STATUS_CANCELLED\x10\a\x12\x16\n" +
+	"\x12JOB_STATUS_SKIPPED\x10\b*\x8a\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x1b\n" +
 	"\x17NODE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -3869,12 +4573,13 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\x9c\x02\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\xe3\x02\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
 	"\aGetUser\x12\x1a.catalog.v1.GetUserRequest\x1a\x1b.catalog.v1.GetUserResponse\x12H\n" +
-	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
+	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -3888,124 +4593,142 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
 	(DefaultKind)(0),          // 2: catalog.v1.DefaultKind
 	(TableKind)(0),            // 3: catalog.v1.TableKind
 	(AccessLevel)(0),          // 4: catalog.v1.AccessLevel
-	(NodeStatus)(0),           // 5: catalog.v1.NodeStatus
-	(ReplicaState)(0),         // 6: catalog.v1.ReplicaState
-	(*Identity)(nil),          // 7: catalog.v1.Identity
-	(*Type)(nil),              // 8: catalog.v1.Type
-	(*Default)(nil),           // 9: catalog.v1.Default
-	(*Column)(nil),            // 10: catalog.v1.Column
-	(*Table)(nil),             // 11: catalog.v1.Table
-	(*TableOptions)(nil),      // 12: catalog.v1.TableOptions
-	(*Namespace)(nil),         // 13: catalog.v1.Namespace
-	(*User)(nil),              // 14: catalog.v1.User
-	(*ApplyRequest)(nil),      // 15: catalog.v1.ApplyRequest
-	(*Command)(nil),           // 16: catalog.v1.Command
-	(*RegisterNode)(nil),      // 17: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),     // 18: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),        // 19: catalog.v1.RemoveNode
-	(*SetReplica)(nil),        // 20: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),     // 21: catalog.v1.RemoveReplica
-	(*Node)(nil),              // 22: catalog.v1.Node
-	(*Replica)(nil),           // 23: catalog.v1.Replica
-	(*Placement)(nil),         // 24: catalog.v1.Placement
-	(*VerifyCatalog)(nil),     // 25: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),   // 26: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),     // 27: catalog.v1.DropNamespace
-	(*CreateTable)(nil),       // 28: catalog.v1.CreateTable
-	(*DropTable)(nil),         // 29: catalog.v1.DropTable
-	(*CreateUser)(nil),        // 30: catalog.v1.CreateUser
-	(*AlterUser)(nil),         // 31: catalog.v1.AlterUser
-	(*DropUser)(nil),          // 32: catalog.v1.DropUser
-	(*RestoreUser)(nil),       // 33: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),       // 34: catalog.v1.RecordLogin
-	(*TablePurged)(nil),       // 35: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),      // 36: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),       // 37: catalog.v1.InitCluster
-	(*ApplyResponse)(nil),     // 38: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 39: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 40: catalog.v1.WatchResponse
-	(*Alive)(nil),             // 41: catalog.v1.Alive
-	(*Snapshot)(nil),          // 42: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 43: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 44: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 45: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 46: catalog.v1.ListUsersResponse
+	(JobStatus)(0),            // 5: catalog.v1.JobStatus
+	(NodeStatus)(0),           // 6: catalog.v1.NodeStatus
+	(ReplicaState)(0),         // 7: catalog.v1.ReplicaState
+	(*Identity)(nil),          // 8: catalog.v1.Identity
+	(*Type)(nil),              // 9: catalog.v1.Type
+	(*Default)(nil),           // 10: catalog.v1.Default
+	(*Column)(nil),            // 11: catalog.v1.Column
+	(*Table)(nil),             // 12: catalog.v1.Table
+	(*TableOptions)(nil),      // 13: catalog.v1.TableOptions
+	(*Namespace)(nil),         // 14: catalog.v1.Namespace
+	(*User)(nil),              // 15: catalog.v1.User
+	(*Job)(nil),               // 16: catalog.v1.Job
+	(*JobProgress)(nil),       // 17: catalog.v1.JobProgress
+	(*ApplyRequest)(nil),      // 18: catalog.v1.ApplyRequest
+	(*Command)(nil),           // 19: catalog.v1.Command
+	(*RegisterNode)(nil),      // 20: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),     // 21: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),        // 22: catalog.v1.RemoveNode
+	(*SetReplica)(nil),        // 23: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),     // 24: catalog.v1.RemoveReplica
+	(*Node)(nil),              // 25: catalog.v1.Node
+	(*Replica)(nil),           // 26: catalog.v1.Replica
+	(*Placement)(nil),         // 27: catalog.v1.Placement
+	(*VerifyCatalog)(nil),     // 28: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),   // 29: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),     // 30: catalog.v1.DropNamespace
+	(*CreateTable)(nil),       // 31: catalog.v1.CreateTable
+	(*DropTable)(nil),         // 32: catalog.v1.DropTable
+	(*CreateUser)(nil),        // 33: catalog.v1.CreateUser
+	(*AlterUser)(nil),         // 34: catalog.v1.AlterUser
+	(*DropUser)(nil),          // 35: catalog.v1.DropUser
+	(*RestoreUser)(nil),       // 36: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),       // 37: catalog.v1.RecordLogin
+	(*TablePurged)(nil),       // 38: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),      // 39: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),       // 40: catalog.v1.InitCluster
+	(*CreateJob)(nil),         // 41: catalog.v1.CreateJob
+	(*UpdateJob)(nil),         // 42: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),     // 43: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),      // 44: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),     // 45: catalog.v1.WatchResponse
+	(*Alive)(nil),             // 46: catalog.v1.Alive
+	(*Snapshot)(nil),          // 47: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 48: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 49: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 50: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 51: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),   // 52: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),  // 53: catalog.v1.ListJobsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
 	1,  // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
 	2,  // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
-	8,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
-	9,  // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
+	9,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
+	10, // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
 	3,  // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
-	10, // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
+	11, // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
 	4,  // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
-	12, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
+	13, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
 	0,  // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
-	16, // 10: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	26, // 11: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	27, // 12: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	28, // 13: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	29, // 14: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	30, // 15: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	31, // 16: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	32, // 17: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	33, // 18: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	34, // 19: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	35, // 20: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	36, // 21: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	37, // 22: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	17, // 23: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	18, // 24: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	19, // 25: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	20, // 26: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	21, // 27: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	25, // 28: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	22, // 29: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	5,  // 30: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	23, // 31: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	5,  // 32: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	6,  // 33: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	23, // 34: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	11, // 35: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	14, // 36: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 37: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	22, // 38: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	11, // 39: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	14, // 40: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	42, // 41: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	13, // 42: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	11, // 43: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	22, // 44: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	24, // 45: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	41, // 46: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	13, // 47: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	11, // 48: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	22, // 49: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	24, // 50: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	14, // 51: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	14, // 52: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	15, // 53: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	39, // 54: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	43, // 55: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	45, // 56: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	38, // 57: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	40, // 58: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	44, // 59: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	46, // 60: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	57, // [57:61] is the sub-list for method output_type
-	53, // [53:57] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
+	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
+	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
+	29, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	30, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	31, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	32, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	33, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	34, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	35, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	36, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	37, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	38, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	39, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	40, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	20, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	21, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	22, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	23, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	24, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	28, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	41, // 31: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	42, // 32: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	25, // 33: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 34: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	26, // 35: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 36: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 37: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	26, // 38: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 39: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	15, // 40: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 41: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	25, // 42: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 43: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 44: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 45: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 46: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 47: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 48: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	47, // 49: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 50: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 51: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	25, // 52: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	27, // 53: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	46, // 54: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14, // 55: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 56: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	25, // 57: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	27, // 58: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15, // 59: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 60: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 61: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	18, // 62: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	44, // 63: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	48, // 64: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	50, // 65: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	52, // 66: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	43, // 67: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	45, // 68: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	49, // 69: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	51, // 70: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	53, // 71: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	67, // [67:72] is the sub-list for method output_type
+	62, // [62:67] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -4013,7 +4736,7 @@ func file_catalog_v1_catalog_proto_init() {
 	if File_catalog_v1_catalog_proto != nil {
 		return
 	}
-	file_catalog_v1_catalog_proto_msgTypes[9].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[11].OneofWrappers = []any{
 		(*Command_CreateNamespace)(nil),
 		(*Command_DropNamespace)(nil),
 		(*Command_CreateTable)(nil),
@@ -4032,9 +4755,11 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_SetReplica)(nil),
 		(*Command_RemoveReplica)(nil),
 		(*Command_Verify)(nil),
+		(*Command_CreateJob)(nil),
+		(*Command_UpdateJob)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[26].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[37].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -4051,8 +4776,8 @@ func file_catalog_v1_catalog_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   40,
+			NumEnums:      8,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

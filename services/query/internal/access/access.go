@@ -38,6 +38,8 @@ const (
 	ExecuteAs
 	AcrossUsers
 	ManageCluster
+	FlushTables
+	KillJob
 )
 
 // matrix is spec 5.5 for the statements that exist. A role may do what is marked in its column.
@@ -76,6 +78,8 @@ var matrix = map[Action]struct {
 	ExecuteAs:             {"EXECUTE AS USER", row(no, yes, yes, yes, yes)},  // the target decides, see As
 	AcrossUsers:           {"read across users", row(no, no, yes, yes, yes)}, // the owners decide, see As
 	ManageCluster:         {"manage the cluster", row(no, no, no, yes, yes)},
+	FlushTables:           {"flush tables", row(no, no, yes, yes, yes)},
+	KillJob:               {"kill jobs", row(no, no, no, yes, yes)},
 }
 
 const (

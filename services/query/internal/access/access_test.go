@@ -39,7 +39,8 @@ func TestActions(t *testing.T) {
 		CreateStreamTable: "--++++-", DropTable: "----++-", ManageNamespaces: "----++-", ManageUsers: "----++-",
 		GrantSystem: "-----+-", KillLiveQuery: "----++-", ReadSystemTables: "----++-", Explain: "----++-",
 		ShowCatalog: "--++++-", ShowUsers: "----++-", ReadInformationSchema: "--++++-", Subscribe: "--++++-",
-		ExecuteAs: "--++++-", AcrossUsers: "---+++-", ManageCluster: "----++-", ManageCluster + 1: "-------",
+		ExecuteAs: "--++++-", AcrossUsers: "---+++-", ManageCluster: "----++-",
+		FlushTables: "---+++-", KillJob: "----++-", KillJob + 1: "-------",
 	}
 	for a, w := range want {
 		check(t, matrix[a].name, w, func(r catalog.Role) error { return Can(r, a) })

@@ -65,6 +65,12 @@ func (l *Listings) ShowTables(id catalog.Identity, namespace string) (*systemtab
 	return systemtable.OneShot(def.Columns, rows)
 }
 
+// Jobs answers SHOW JOBS with system.jobs.
+func (l *Listings) Jobs(id catalog.Identity) (*systemtable.Stream, error) {
+	t, _ := l.Tables.Lookup(systemtable.System, "jobs")
+	return l.Tables.Read(id, t)
+}
+
 // usersPage is how many users SHOW USERS asks for at a time.
 const usersPage = 1000
 

@@ -13,9 +13,9 @@ var later = [][]string{
 	{"create", "storage"}, {"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
-	{"storage", "flush"}, {"storage", "compact"}, {"storage", "check"}, {"flush", "table"}, {"flush", "all"},
-	{"show", "manifest"}, {"show", "backup"}, {"show", "backups"}, {"show", "export"}, {"show", "jobs"},
-	{"kill", "job"}, {"consume"}, {"ack"}, {"reset", "consumer"},
+	{"storage", "compact"}, {"storage", "check"},
+	{"show", "manifest"}, {"show", "backup"}, {"show", "backups"}, {"show", "export"},
+	{"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
@@ -55,12 +55,13 @@ func (r *reader) statement() (Statement, error) {
 	case "subscribe":
 		return r.subscribe()
 	case "kill":
-		if r.accept("kill", "live", "query") {
-			id, err := r.text("the id of a live query")
-			if err != nil {
-				return nil, err
-			}
-			return r.end(&KillLiveQuery{Source: r.source(), ID: id})
+		return r.kill()
+	case "flush":
+		r.pos++
+		return r.flush(false)
+	case "storage":
+		if r.accept("storage", "flush") {
+			return r.flush(true)
 		}
 	case "cluster":
 		return r.cluster()

@@ -51,6 +51,8 @@ func (r *reader) show() (Statement, error) {
 		return r.end(&ShowUsers{Source: src})
 	case r.accept("show", "storages"):
 		return r.end(&ShowStorages{Source: src})
+	case r.accept("show", "jobs"):
+		return r.end(&ShowJobs{Source: src})
 	case r.accept("show", "tables"):
 		return r.showTables(&ShowTables{Source: src})
 	case r.accept("show", "stats"):
@@ -74,11 +76,8 @@ func (r *reader) show() (Statement, error) {
 
 func (r *reader) showTables(s *ShowTables) (Statement, error) {
 	if r.accept("in") || r.accept("from") {
-		if r.word(0) == "namespace" && r.at(1).kind != tokEnd {
-			r.pos++
-		}
 		var err error
-		if s.In, err = r.identifier("the name of a namespace"); err != nil {
+		if s.In, err = r.inNamespace(); err != nil {
 			return nil, err
 		}
 	}

@@ -11,6 +11,7 @@ var seeds = []string{
 	"EXECUTE AS USER 'bob' (SELECT * FROM t)",
 	"SUBSCRIBE TO app.t WHERE room = 'a' OPTIONS (last_rows=10, batch_size=5, from='123')",
 	"EXPLAIN ANALYZE SELECT 1; KILL LIVE QUERY 'a-b-c'; SHOW STATS FOR TABLE a.b; DESC t HISTORY",
+	"FLUSH TABLE a.b; STORAGE FLUSH ALL IN NAMESPACE \"A\"; FLUSH ALL TABLES IN namespace; KILL JOB 'FL-a258332a4315'; SHOW JOBS",
 	"INSERT INTO t (a, b,) VALUES (1, DEFAULT), ($1, CURRENT_USER()) ON CONFLICT (a) DO NOTHING RETURNING *",
 	"DELETE FROM \"T\" WHERE `a` LIKE 'x!%' ESCAPE '!' AND ts > NOW() - INTERVAL '1' DAY",
 	"SELECT E'a\\'b', $t$;$t$, X'1F', B'01' /* /* */ */ -- x\n FROM t WHERE a @> b AND c->'d'->>0 = 'e'",

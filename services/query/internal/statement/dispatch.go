@@ -52,6 +52,10 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return e.use(c, s)
 	case *sqlfront.KillLiveQuery:
 		return e.kill(ctx, c, s)
+	case *sqlfront.Flush:
+		return message(e.Jobs.Flush(ctx, c.id, c.namespace, s))
+	case *sqlfront.KillJob:
+		return message(e.Jobs.Kill(ctx, c.id, s))
 	case *sqlfront.Begin:
 		return &queryv1.StatementResult{Message: "Transaction begun"}, nil
 	case *sqlfront.Commit:

@@ -23,6 +23,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/exec"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/maintenance"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
 )
@@ -63,6 +64,7 @@ type Config struct {
 	Listings      *listing.Listings
 	Writer        *dml.Writer
 	Cluster       *clusteradmin.Admin
+	Jobs          *maintenance.Jobs
 	Subscriptions *subscriptionplan.Planner
 	Now           func() time.Time
 	// Observe is told of every statement that ended; it may be nil.

@@ -1,8 +1,6 @@
 package storageclient
 
 import (
-	"slices"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -31,7 +29,7 @@ func Address(what *storagev1.ScanRequest, state *catalogview.State, id catalog.I
 			return nil, err
 		}
 		if all {
-			for _, shard := range shardsOf(state, t) {
+			for _, shard := range partition.Shards(state.Shards, t) {
 				out = append(out, at(shard, "", true))
 			}
 		}
@@ -48,14 +46,4 @@ func Address(what *storagev1.ScanRequest, state *catalogview.State, id catalog.I
 		out = append(out, at(place.Shard, place.Owner, false))
 	}
 	return out, nil
-}
-
-// shardsOf are the shards that have partitions of t.
-func shardsOf(state *catalogview.State, t *catalog.Table) []uint32 {
-	var shards []uint32
-	for n := range t.Partitions {
-		shards = append(shards, partition.At(state.Shards, t, n).Shard)
-	}
-	slices.Sort(shards)
-	return slices.Compact(shards)
 }

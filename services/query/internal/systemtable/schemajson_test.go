@@ -90,7 +90,7 @@ func TestVisibleHidesWhatCannotBeRead(t *testing.T) {
 
 func TestLookup(t *testing.T) {
 	tables := New(Config{})
-	for name, want := range map[string]string{"users": "users", "live_queries": "live", "table_schemas": "schemas", "jobs": "", "Users": ""} {
+	for name, want := range map[string]string{"users": "users", "live_queries": "live", "table_schemas": "schemas", "jobs": "jobs", "job_nodes": "", "Users": ""} {
 		got := ""
 		if d, ok := tables.Lookup(System, name); ok {
 			got = d.Name
@@ -102,7 +102,7 @@ func TestLookup(t *testing.T) {
 	if _, ok := tables.Lookup(InformationSchema, "live_queries"); ok {
 		t.Error("an alias of system was found in information_schema")
 	}
-	for _, d := range []string{"users", "stats", "namespaces"} {
+	for _, d := range []string{"users", "stats", "namespaces", "jobs"} {
 		table, _ := tables.Lookup(System, d)
 		if _, err := tables.Open(catalog.Identity{UserID: "u", Role: catalog.RoleService}, table); err == nil {
 			t.Errorf("a service reads system.%s", d)

@@ -23,6 +23,8 @@ type transaction struct {
 	owned  bool // model is a copy nobody else has
 	events []*catalogv1.WatchResponse
 	wake   bool // a table waits to be purged
+	// wakeJobs: a job was made or moved
+	wakeJobs bool
 	// of the entry being applied
 	index uint64
 	now   int64
@@ -121,10 +123,18 @@ func (s *State) publish(t *transaction, applied uint64) {
 		}
 	}
 	if t.wake {
-		select {
-		case s.dropped <- struct{}{}:
-		default:
-		}
+		signal(s.dropped)
+	}
+	if t.wakeJobs {
+		signal(s.jobs)
+	}
+}
+
+// signal leaves a token unless there is one already.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -225,6 +235,10 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.setReplica(k.SetReplica)
 	case *catalogv1.Command_RemoveReplica:
 		return t.removeReplica(k.RemoveReplica)
+	case *catalogv1.Command_CreateJob:
+		return t.createJob(k.CreateJob)
+	case *catalogv1.Command_UpdateJob:
+		return t.updateJob(k.UpdateJob)
 	case *catalogv1.Command_Verify:
 		return unchanged() // what it is for happens after its transaction
 	}

@@ -98,6 +98,7 @@ type State struct {
 	sums sums
 
 	dropped chan struct{} // one token: a table waits to be purged
+	jobs    chan struct{} // one token: a job was made or moved
 }
 
 // model is one version of what is held in memory. It and all it points to are immutable.
@@ -125,7 +126,8 @@ func Open(cfg Config) (*State, error) {
 	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, dberr.New(dberr.Unavailable, "remove an unfinished catalog restore: %w", err)
 	}
-	s := &State{cfg: cfg, watchers: map[*watcher]struct{}{}, dropped: make(chan struct{}, 1), moved: make(chan struct{})}
+	s := &State{cfg: cfg, watchers: map[*watcher]struct{}{}, dropped: make(chan struct{}, 1), jobs: make(chan struct{}, 1),
+		moved: make(chan struct{})}
 	return s, s.open()
 }
 

@@ -99,7 +99,7 @@ func describe(m proto.Message) string {
 //	apply      a catalog.v1.Command as text; prints the answer and the events a watcher saw
 //	batch      one command a line, as one batch of entries
 //	reopen     closes and opens the file
-//	user, users, tables, purge, cluster   print state
+//	user, users, tables, purge, cluster, jobs   print state
 func TestCommands(t *testing.T) {
 	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		a := openState(t)
@@ -147,6 +147,8 @@ func TestCommands(t *testing.T) {
 						fmt.Fprintf(&out, "%d %s %s v%d\n", id, table.QualifiedName(), table.Kind, table.SchemaVersion)
 					}
 				}
+			case "jobs":
+				printJobs(t, &out, a.state)
 			case "cluster":
 				printCluster(&out, a.state)
 			case "purge":
@@ -172,6 +174,28 @@ func printCluster(out *strings.Builder, s *State) {
 			fmt.Fprintf(out, " %s %s", r.GetServerId(), strings.ToLower(strings.TrimPrefix(r.GetState().String(), "REPLICA_STATE_")))
 		}
 		out.WriteString("\n")
+	}
+}
+
+// printJobs prints all jobs, and the ids of those that have not ended.
+func printJobs(t *testing.T, out *strings.Builder, s *State) {
+	open, err := s.OpenJobs()
+	all, more, err2 := s.Jobs("", 100)
+	if err != nil || err2 != nil || more {
+		t.Fatal(err, err2, more)
+	}
+	for _, j := range all {
+		fmt.Fprintln(out, describe(j))
+	}
+	out.WriteString("open:")
+	for _, j := range open {
+		fmt.Fprintf(out, " %s", j.GetJobId())
+	}
+	out.WriteString("\n")
+	select {
+	case <-s.JobsMoved():
+		out.WriteString("moved\n")
+	default:
 	}
 }
 

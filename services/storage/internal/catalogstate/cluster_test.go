@@ -203,6 +203,10 @@ func TestNothingIsWrittenThatSomeNodeCannotRead(t *testing.T) {
 	if _, err := NewService(a.state, leading{}, nil, nil).Apply(t.Context(), &catalogv1.ApplyRequest{Command: text(t, partitioned, 8)}); !dberr.Is(err, dberr.Unsupported) {
 		t.Errorf("a partitioned table beside nodes of format 2: %v", err)
 	}
+	job := `create_job { job { job_id: "FL-000000000001" type: "flush" } }`
+	if _, err := NewService(a.state, leading{}, nil, nil).Apply(t.Context(), &catalogv1.ApplyRequest{Command: text(t, job, 8)}); !dberr.Is(err, dberr.Unsupported) {
+		t.Errorf("a job beside nodes of format 2: %v", err)
+	}
 	m := a.state.model.Load().clone()
 	m.nodes[3] = &catalogv1.Node{NodeId: 3, Role: "storage", ServerId: "n3"}
 	a.state.model.Store(m)

@@ -19,6 +19,9 @@ const (
 	// usersPageMax and usersPageDefault bound ListUsers.
 	usersPageMax     = 1000
 	usersPageDefault = 100
+	// jobsPageMax and jobsPageDefault bound ListJobs: a job may have nine texts of JobTextMax.
+	jobsPageMax     = 200
+	jobsPageDefault = 100
 )
 
 // Group is what the service needs of the catalog's Raft group.
@@ -159,4 +162,20 @@ func (s *Service) ListUsers(ctx context.Context, req *catalogv1.ListUsersRequest
 		return nil, err
 	}
 	return &catalogv1.ListUsersResponse{Users: users, HasMore: more}, nil
+}
+
+// ListJobs pages through jobs by id, as of now: a job that was just made is in it.
+func (s *Service) ListJobs(ctx context.Context, req *catalogv1.ListJobsRequest) (*catalogv1.ListJobsResponse, error) {
+	if err := s.group.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	limit := int(req.GetLimit())
+	if limit == 0 {
+		limit = jobsPageDefault
+	}
+	jobs, more, err := s.state.Jobs(req.GetAfterJobId(), min(limit, jobsPageMax))
+	if err != nil {
+		return nil, err
+	}
+	return &catalogv1.ListJobsResponse{Jobs: jobs, HasMore: more}, nil
 }

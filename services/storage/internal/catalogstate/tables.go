@@ -221,6 +221,9 @@ func (t *transaction) removeTable(e *entry) error {
 	t.edit().removeTable(e)
 	t.emit(&catalogv1.WatchResponse{Event: &catalogv1.WatchResponse_TableDropped{TableDropped: e.table.ID}})
 	t.wake = true
+	if err := t.cancelJobs(e.proto); err != nil {
+		return err
+	}
 	if err := t.bucket(bucketDropped).Put(idKey(e.table.ID), droppedMark); err != nil {
 		return err
 	}

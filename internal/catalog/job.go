@@ -1,0 +1,28 @@
+package catalog
+
+import (
+	"strconv"
+
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+)
+
+// JobFlush is the type of a job that moves a table's rows into segments, and JobFlushPrefix begins the id of one.
+const (
+	JobFlush       = "flush"
+	JobFlushPrefix = "FL-"
+)
+
+// FlushKey is the idempotency key of a table's flush: there is one at a time.
+func FlushKey(table uint32) string { return JobFlush + ":" + strconv.FormatUint(uint64(table), 10) }
+
+// JobEnded reports whether nothing changes a job of this status any more.
+func JobEnded(s catalogv1.JobStatus) bool { return s >= catalogv1.JobStatus_JOB_STATUS_COMPLETED }
+
+// JobStatusName is a status as people read it.
+func JobStatusName(s catalogv1.JobStatus) string {
+	names := [...]string{"unknown", "new", "queued", "running", "retrying", "completed", "failed", "cancelled", "skipped"}
+	if s < 0 || int(s) >= len(names) { // of a newer version
+		return names[0]
+	}
+	return names[s]
+}

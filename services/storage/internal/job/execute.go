@@ -1,0 +1,153 @@
+package job
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/partition"
+	"github.com/kalamdb/kalamdb-go/internal/pause"
+	"github.com/kalamdb/kalamdb-go/internal/shardmap"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
+)
+
+const (
+	// recordTimeout bounds one command of the catalog.
+	recordTimeout = 5 * time.Second
+	// progressEvery is how often progress is recorded at most: each record is an entry of the catalog's log.
+	progressEvery = time.Second
+	// shardTimeout bounds what one shard may take: it has one partition after the other written and made durable.
+	shardTimeout = 10 * time.Minute
+)
+
+// execute runs one attempt of a job and records what came of it. A job that was cancelled, or whose runner no longer
+// leads, is left as the catalog has it.
+func (t *term) execute(ctx context.Context, j *catalogv1.Job) {
+	progress := &catalogv1.JobProgress{}
+	if j.GetProgress() != nil {
+		progress = proto.CloneOf(j.GetProgress())
+		progress.UnitsDone = 0 // of this attempt
+	}
+	if !t.insist(ctx, &catalogv1.UpdateJob{JobId: j.GetJobId(), Status: catalogv1.JobStatus_JOB_STATUS_RUNNING,
+		NodeId: t.cfg.NodeID, Progress: proto.CloneOf(progress)}) {
+		return
+	}
+	end, err := t.do(ctx, j, progress)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		end = failure(j, err)
+	}
+	end.JobId, end.Progress = j.GetJobId(), progress
+	if t.insist(ctx, end) {
+		j.Status = end.GetStatus()
+		t.cfg.Logger.InfoContext(ctx, "job", append(what(j), "message", end.GetMessage(), "error", end.GetError())...)
+	}
+}
+
+// insist records, again and again until the catalog takes it: doing the work anew would take longer, and not know what was
+// done. It returns false when the job was cancelled meanwhile, which is why the catalog refuses what is said of it, or ctx
+// has ended.
+func (t *term) insist(ctx context.Context, u *catalogv1.UpdateJob) bool {
+	for {
+		err := t.record(ctx, u)
+		if err == nil {
+			return true
+		}
+		if dberr.Is(err, dberr.InvalidOperation) || dberr.Is(err, dberr.NotFound) || ctx.Err() != nil {
+			return false
+		}
+		t.cfg.Logger.WarnContext(ctx, "record what a job does", "job", u.GetJobId(), "error", err)
+		if pause.For(ctx, lookAgain) != nil {
+			return false
+		}
+	}
+}
+
+// failure is what an error makes of a job.
+func failure(j *catalogv1.Job, err error) *catalogv1.UpdateJob {
+	text := err.Error()
+	text = strings.ToValidUTF8(text[:min(len(text), catalogstate.JobTextMax)], "")
+	if transient(err) && j.GetRetryCount() < j.GetMaxRetries() {
+		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_RETRYING, Error: text}
+	}
+	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_FAILED, Error: text}
+}
+
+// transient reports whether another attempt may succeed without anybody doing anything.
+func transient(err error) bool {
+	switch dberr.CodeOf(err) {
+	case dberr.Unavailable, dberr.NotLeader, dberr.Timeout:
+		return true
+	}
+	return false
+}
+
+// record tells the catalog.
+func (t *term) record(ctx context.Context, u *catalogv1.UpdateJob) error {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	_, err := t.cfg.Commands.Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{TimeUs: t.cfg.Now().UnixMicro(),
+		Command: &catalogv1.Command_UpdateJob{UpdateJob: u}}})
+	return err
+}
+
+// do does the work of a job, by its type. progress is told how far it is.
+func (t *term) do(ctx context.Context, j *catalogv1.Job, progress *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
+	if j.GetType() == catalog.JobFlush {
+		return t.flush(ctx, j, progress)
+	}
+	return nil, dberr.New(dberr.Unsupported, "node %d, which leads the catalog, knows no jobs of type %q", t.cfg.NodeID, j.GetType())
+}
+
+// flush asks every shard that can hold rows of the table, one after the other: jobs of other tables run beside it.
+func (t *term) flush(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
+	table, ok := t.cfg.Catalog.Table(j.GetTableId())
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "table %s.%s does not exist any more", j.GetNamespace(), j.GetTableName())
+	}
+	_, n := t.cfg.Catalog.Cluster()
+	shards := partition.Shards(shardmap.Even(n), table)
+	p.UnitsTotal = uint32(len(shards))
+	told := t.cfg.Now()
+	for _, shard := range shards {
+		if now := t.cfg.Now(); now.Sub(told) >= progressEvery {
+			told = now
+			// What it cannot record now it records with the next shard, or at the end.
+			_ = t.record(ctx, &catalogv1.UpdateJob{JobId: j.GetJobId(), Status: catalogv1.JobStatus_JOB_STATUS_RUNNING,
+				NodeId: t.cfg.NodeID, Progress: proto.CloneOf(p)})
+		}
+		if err := t.flushShard(ctx, shard, table.ID, p); err != nil {
+			return nil, dberr.New(dberr.CodeOf(err), "flush shard %d: %w", shard, err)
+		}
+	}
+	if p.GetRows() == 0 {
+		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_SKIPPED, Message: "no pending writes"}, nil
+	}
+	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_COMPLETED, Message: fmt.Sprintf(
+		"flushed %d rows of %d partitions into %d segments (%d bytes)", p.GetRows(), p.GetPartitions(), p.GetSegments(), p.GetBytes())}, nil
+}
+
+// flushShard asks one shard and adds what it did.
+func (t *term) flushShard(ctx context.Context, shard, table uint32, p *catalogv1.JobProgress) error {
+	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
+	defer cancel()
+	resp, err := t.cfg.Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table, CatalogVersion: t.cfg.Catalog.Version()})
+	if err != nil {
+		return err
+	}
+	p.UnitsDone++
+	p.Rows += resp.GetRows()
+	p.Segments += resp.GetSegments()
+	p.Partitions += resp.GetPartitions()
+	p.Bytes += resp.GetBytes()
+	return nil
+}

@@ -1,0 +1,60 @@
+package sqltest
+
+import (
+	"strings"
+	"testing"
+
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	"github.com/kalamdb/kalamdb-go/tests/cluster"
+)
+
+// asRoot runs statements and returns what they answer.
+func asRoot(t *testing.T, c *cluster.Cluster, sql string) string {
+	t.Helper()
+	resp, err := c.Query().Execute(t.Context(), &queryv1.ExecuteRequest{Sql: sql,
+		Identity: &catalogv1.Identity{UserId: "root", Role: catalogv1.Role_ROLE_SYSTEM}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for _, r := range resp.GetResults() {
+		if len(r.GetArrowIpc()) > 0 {
+			out.WriteString(rowsText(t, r.GetArrowIpc()))
+		} else {
+			out.WriteString(r.GetMessage() + "\n")
+		}
+	}
+	return out.String()
+}
+
+// endOf asks until a job has ended and returns its status.
+func endOf(t *testing.T, c *cluster.Cluster, id string) string {
+	t.Helper()
+	for {
+		rows := asRoot(t, c, "SELECT status FROM system.jobs WHERE job_id = '"+id+"' AND finished_at IS NOT NULL AND completed_at = finished_at")
+		if _, status, found := strings.Cut(strings.TrimSpace(rows), "\n"); found {
+			return status
+		}
+	}
+}
+
+func TestAFlushEndsAndMayBeginAgain(t *testing.T) {
+	c := cluster.Start(t)
+	asRoot(t, c, "CREATE NAMESPACE app; CREATE USER TABLE app.a (id INT PRIMARY KEY); CREATE TABLE app.b (id INT PRIMARY KEY) WITH (TYPE = 'SHARED')")
+	for range 2 {
+		ids := jobID.FindAllString(asRoot(t, c, "STORAGE FLUSH ALL IN app"), -1)
+		if len(ids) != 2 {
+			t.Fatalf("jobs %v", ids)
+		}
+		for _, id := range ids {
+			if status := endOf(t, c, id); status == "cancelled" {
+				t.Errorf("job %s is %s", id, status)
+			}
+		}
+		answer := asRoot(t, c, "SELECT count(*) AS n FROM system.jobs WHERE started_at IS NULL OR leader_node_id <> node_id")
+		if answer != "n:BIGINT\n0\n" {
+			t.Errorf("jobs that ended and were never begun: %s", answer)
+		}
+	}
+}
