@@ -14,6 +14,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segment"
 )
 
 // Defaults of Config. They suit one node of two cores that runs every role.
@@ -88,6 +89,7 @@ type Config struct {
 	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
 	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
 	LogMemTableBytes   uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
+	SegmentRows        int             `toml:"segment_rows" doc:"rows of a segment that a flush writes, 1 to 65536"`
 	SegmentCacheBytes  int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
 	FlushCheckInterval config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
 	FlushWorkers       int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
@@ -123,6 +125,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CacheBytes = orDefault(c.CacheBytes, defaultCacheBytes)
 	c.MemTableBytes = orDefault(c.MemTableBytes, defaultMemTableBytes)
 	c.LogMemTableBytes = orDefault(c.LogMemTableBytes, raftlog.DefaultMemTableBytes)
+	c.SegmentRows = orDefault(c.SegmentRows, segment.RowsMax)
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
 	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
 	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
@@ -147,6 +150,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.SegmentCacheBytes < 0 {
 		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, segment_cache_bytes = %d: none may be negative",
 			c.FlushWorkers, time.Duration(c.FlushCheckInterval), c.SegmentCacheBytes)
+	}
+	if c.SegmentRows < 1 || c.SegmentRows > segment.RowsMax {
+		return c, dberr.New(dberr.InvalidArgument, "storage.segment_rows = %d: it must be 1 to %d", c.SegmentRows, segment.RowsMax)
 	}
 	if c.NodeID > nodeMax {
 		return c, dberr.New(dberr.InvalidArgument, "node id %d is above %d", c.NodeID, nodeMax)

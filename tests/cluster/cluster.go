@@ -13,6 +13,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/host"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway"
@@ -119,3 +120,31 @@ func (c *Cluster) Storage() storagev1.StorageServiceClient {
 
 // QueryConn is a connection to the query role, for its Flight service.
 func (c *Cluster) QueryConn() *rpcnet.Conn { return c.query }
+
+// Flush moves the rows of all tables into segments, and returns how many.
+func (c *Cluster) Flush(t testing.TB) (rows uint64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	watch, err := catalogv1.NewCatalogServiceClient(c.storage).Watch(ctx, &catalogv1.WatchRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := watch.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range first.GetSnapshot().GetTables() {
+		if table.GetKind() == catalogv1.TableKind_TABLE_KIND_STREAM {
+			continue
+		}
+		for shard := range first.GetSnapshot().GetShards() {
+			resp, err := c.Storage().Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table.GetId()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows += resp.GetRows()
+		}
+	}
+	return rows
+}

@@ -24,12 +24,19 @@ import (
 // answerBytesMax is more than any answer here.
 const answerBytesMax = 1 << 20
 
+// TestSQL runs testdata, with all rows in the hot store, and with all of them in segments behind each statement: an answer does not tell.
 func TestSQL(t *testing.T) {
+	t.Run("hot", func(t *testing.T) { runFiles(t, func(*cluster.Cluster) {}) })
+	t.Run("cold", func(t *testing.T) { runFiles(t, func(c *cluster.Cluster) { c.Flush(t) }) })
+}
+
+func runFiles(t *testing.T, between func(*cluster.Cluster)) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		c := cluster.Start(t)
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
 			case "exec":
+				defer between(c)
 				return exec(t, c, d)
 			case "plan":
 				return plan(t, c, d)

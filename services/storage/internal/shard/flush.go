@@ -63,6 +63,7 @@ func (s *Shard) flushPartition(ctx context.Context, snap *pebble.Snapshot, cover
 		}
 		return err
 	})
+	out.RowsMax = s.cfg.SegmentRows
 	segments, err := out.Flush(ctx, snap, p)
 	if len(segments) > 0 {
 		f.Partitions++

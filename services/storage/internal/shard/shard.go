@@ -50,6 +50,9 @@ type Config struct {
 	// Cold reads the shard's segments, and has the files that this node writes. ServerID is part of their names.
 	Cold     *cold.Readers
 	ServerID string
+	// SegmentRows is where a flushed segment is full; zero means segment.RowsMax, and more is not possible: apply walks over
+	// as many rows.
+	SegmentRows int
 	// SegmentsChanged is told which segments an entry added, or nil when the state was replaced by a leader's; the files may be
 	// missing here. nil means nobody.
 	SegmentsChanged func(added []*storagev1.Segment)
