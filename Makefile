@@ -19,6 +19,7 @@ ROUNDS ?= 10
 DIR ?= certs
 USERS ?= 100000
 RUNS ?= 120
+SEEDS ?= 50
 TARGET ?= cluster
 TIMES ?= 9
 # The version an upgrade starts from.
@@ -117,6 +118,10 @@ build-faults: build # a storage node whose clock tests can turn; nobody runs it 
 .PHONY: robustness
 robustness: build-faults ## random load on a cluster while it is being broken, RUNS times 30 s, histories checked (TARGET=netns, as root: a real network)
 	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target $(TARGET) -runs $(RUNS) $(ARGS)
+
+.PHONY: metamorphic
+metamorphic: toolchain ## the same random statements under ten configurations, SEEDS times 400, every answer compared
+	go test -timeout 3h -tags $(TESTTAGS) ./tests/metamorphic -args -seeds $(SEEDS)
 
 .PHONY: planted
 planted: build ## plant a bug of each kind and show that the robustness runs catch it

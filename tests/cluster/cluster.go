@@ -4,14 +4,17 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/kalamdb/kalamdb-go/internal/host"
+	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
@@ -37,6 +40,7 @@ type Cluster struct {
 
 	query   *rpcnet.Conn
 	storage *rpcnet.Conn
+	router  *router.Router
 }
 
 // Option changes what is started.
@@ -48,11 +52,15 @@ type options struct {
 	live    live.Config
 	query   query.Config
 	gateway *gateway.Config // nil means none
+	nodes   int             // of storage
 	log     *slog.Logger
 }
 
 // On keeps the data on fs.
 func On(fs vfs.FS) Option { return func(o *options) { o.fs = fs } }
+
+// Nodes starts several storage nodes, which replicate everything. Each has a file system of its own in memory.
+func Nodes(n int) Option { return func(o *options) { o.nodes = n } }
 
 // Query changes the query role's settings.
 func Query(change func(*query.Config)) Option { return func(o *options) { change(&o.query) } }
@@ -81,23 +89,61 @@ func Start(t testing.TB, opts ...Option) *Cluster {
 	}
 	c := &Cluster{Network: rpcnet.NewLocal(), FS: o.fs}
 	o.storage.FS, o.storage.Logger, o.live.Logger, o.query.Logger = o.fs, o.log, o.log, o.log
+	seeds := []string{"storage"}
 	roles := []host.Role{storage.New(o.storage, c.Network), live.New(o.live, c.Network), query.New(o.query, c.Network)}
+	if o.nodes > 1 {
+		seeds = startStorage(t, o, c.Network)
+		o.live.Seeds, o.query.Seeds = seeds, seeds
+		roles = []host.Role{live.New(o.live, c.Network), query.New(o.query, c.Network)}
+	}
 	if o.gateway != nil {
 		o.gateway.Logger = o.log
 		c.Gateway = gateway.New(*o.gateway, c.Network, rpcnet.TCP{})
 		roles = append(roles, c.Gateway)
 	}
-	h, err := host.Start(t.Context(), o.log, roles...)
-	if err != nil {
+	run(t, o.log, roles...)
+	c.query, c.storage = dial(t, c.Network, "query"), dial(t, c.Network, seeds[0])
+	c.router = router.New(router.Config{Network: c.Network, Seeds: seeds, Logger: o.log})
+	if err := c.router.Start(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	t.Cleanup(c.router.Stop)
+	return c
+}
+
+// run starts roles and stops them when the test ends.
+func run(t testing.TB, log *slog.Logger, roles ...host.Role) {
+	t.Helper()
+	h, err := host.Start(t.Context(), log, roles...)
+	if err != nil {
+		t.Error(err) // also from goroutines of ours
+		return
 	}
 	t.Cleanup(func() {
 		if err := h.Stop(context.WithoutCancel(t.Context()), stopWithin); err != nil {
 			t.Errorf("stop the cluster: %v", err)
 		}
 	})
-	c.query, c.storage = dial(t, c.Network, "query"), dial(t, c.Network, "storage")
-	return c
+}
+
+// startStorage starts storage nodes at once, as they wait for each other, and returns their addresses.
+func startStorage(t testing.TB, o options, network rpcnet.Network) []string {
+	t.Helper()
+	var addresses []string
+	for n := range o.nodes {
+		addresses = append(addresses, fmt.Sprintf("storage-%d", n+1))
+	}
+	var starting sync.WaitGroup
+	for n, addr := range addresses {
+		cfg := o.storage
+		cfg.FS, cfg.NodeID, cfg.Addr, cfg.Join, cfg.BootstrapExpect = vfs.NewMem(), uint16(n+1), addr, addresses, o.nodes
+		starting.Go(func() { run(t, o.log, storage.New(cfg, network)) })
+	}
+	starting.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return addresses
 }
 
 func dial(t testing.TB, n rpcnet.Network, addr string) *rpcnet.Conn {
@@ -113,7 +159,7 @@ func dial(t testing.TB, n rpcnet.Network, addr string) *rpcnet.Conn {
 // Query calls the query role.
 func (c *Cluster) Query() queryv1.QueryServiceClient { return queryv1.NewQueryServiceClient(c.query) }
 
-// Storage calls the storage role.
+// Storage calls the storage role, of several nodes the first.
 func (c *Cluster) Storage() storagev1.StorageServiceClient {
 	return storagev1.NewStorageServiceClient(c.storage)
 }
@@ -139,7 +185,7 @@ func (c *Cluster) Flush(t testing.TB) (rows uint64) {
 			continue
 		}
 		for shard := range first.GetSnapshot().GetShards() {
-			resp, err := c.Storage().Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table.GetId()})
+			resp, err := storagev1.NewStorageServiceClient(c.router.Shard(shard)).Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table.GetId()})
 			if err != nil {
 				t.Fatal(err)
 			}
