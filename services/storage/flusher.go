@@ -9,7 +9,9 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
 )
@@ -19,6 +21,9 @@ const dueMax = 256
 
 // flush moves a table's hot rows into segments, and merges segments where there are many.
 func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Table, owner string) (shard.Flushed, error) {
+	if err := s.useSegments(ctx); err != nil {
+		return shard.Flushed{}, err
+	}
 	began := time.Now()
 	f, err := r.Shard.Flush(ctx, t, owner, s.holder(r))
 	s.metrics.flushed(began, f, err)
@@ -32,6 +37,20 @@ func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Tabl
 		s.cfg.Logger.WarnContext(ctx, "merge segments", "table", t.QualifiedName(), "shard", r.Shard.ID(), "error", err)
 	}
 	return f, nil
+}
+
+// useSegments has the catalog refuse nodes that do not read segments, before the first entry that changes any: such a node could
+// join otherwise, and would stop at the entry.
+func (s *Storage) useSegments(ctx context.Context) error {
+	if s.catalog.LogFormat() >= command.VersionSegments {
+		return nil
+	}
+	if all := s.catalog.ReadByAll(command.Newest); all < command.VersionSegments {
+		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, segments need %d: rows can be flushed when all run this version", all, command.VersionSegments)
+	}
+	_, err := catalogv1.NewCatalogServiceClient(s.router.Catalog()).Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{
+		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: command.VersionSegments}}}})
+	return err
 }
 
 // holder makes segments durable on a majority of a replica's group.

@@ -17,6 +17,7 @@ import (
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 )
 
@@ -254,6 +255,38 @@ func TestADamagedSegmentIsRepaired(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Before the first segment the catalog knows that nodes which read none cannot be members any more.
+func TestOldNodesAreRefusedOnceThereAreSegments(t *testing.T) {
+	r := start(t, Config{FS: vfs.NewMem()})
+	messages := r.createTable("messages", catalog.UserTable)
+	r.insert(messages, "ann", 1)
+	old := &catalogv1.Node{NodeId: 9, Role: "storage", ServerId: "n9-old", RpcAddr: "old", RaftAddr: "old/raft", Format: command.VersionSegments - 1}
+	register := func() error {
+		_, err := r.catalog.Apply(t.Context(), &catalogv1.ApplyRequest{Command: &catalogv1.Command{Command: &catalogv1.Command_RegisterNode{RegisterNode: &catalogv1.RegisterNode{Node: old}}}})
+		return err
+	}
+	r.flush(messages)
+	if err := register(); !dberr.Is(err, dberr.Unsupported) {
+		t.Errorf("a node of format %d: %v", old.GetFormat(), err)
+	}
+	old.Format++
+	if err := register(); err != nil {
+		t.Errorf("a node of format %d: %v", old.GetFormat(), err)
+	}
+}
+
+// An older node that is a member keeps rows where it finds them.
+func TestNothingIsFlushedBesideAnOlderNode(t *testing.T) {
+	r := start(t, Config{FS: vfs.NewMem()})
+	messages := r.createTable("messages", catalog.UserTable)
+	r.insert(messages, "ann", 1)
+	old := &catalogv1.Node{NodeId: 9, Role: "storage", ServerId: "n9-old", RpcAddr: "old", RaftAddr: "old/raft", Format: command.VersionSegments - 1}
+	r.apply(&catalogv1.Command{Command: &catalogv1.Command_RegisterNode{RegisterNode: &catalogv1.RegisterNode{Node: old}}})
+	if _, err := r.storage.Flush(t.Context(), &storagev1.FlushRequest{Shard: r.insertion(messages, "ann").GetShard(), TableId: messages.ID}); !dberr.Is(err, dberr.Unavailable) {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -122,9 +122,9 @@ func (r *run) setUp(ctx context.Context) error {
 // tables makes the partitions and returns the statements that make them in the cluster.
 func (r *run) tables() []string {
 	mine, ours, wide := r.namespace+".mine", r.namespace+".ours", r.namespace+".wide"
-	spread := ""
+	spread, flushByRows, flushByTime := "", "", ""
 	if r.partitioned {
-		spread = " PARTITION BY HASH (id) PARTITIONS 1"
+		spread, flushByRows, flushByTime = " PARTITION BY HASH (id) PARTITIONS 1", rowsPolicy, timePolicy
 	}
 	statements := []string{"CREATE NAMESPACE IF NOT EXISTS " + r.namespace,
 		"CREATE USER TABLE IF NOT EXISTS " + mine + " (id BIGINT PRIMARY KEY, v BIGINT NOT NULL)" + flushByRows,
@@ -149,8 +149,8 @@ func (r *run) tables() []string {
 
 // Rows move to segments all the time, so that most of what a run reads is in several places.
 const (
-	flushByRows = " FLUSH ROW_THRESHOLD 25"
-	flushByTime = " FLUSH INTERVAL 1s"
+	rowsPolicy = " FLUSH ROW_THRESHOLD 25"
+	timePolicy = " FLUSH INTERVAL 1s"
 )
 
 // root runs a statement as root, again while the cluster is not ready.

@@ -1666,6 +1666,7 @@ type Command struct {
 	//	*Command_SetReplica
 	//	*Command_RemoveReplica
 	//	*Command_Verify
+	//	*Command_UseFormat
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
 	Command isCommand_Command `protobuf_oneof:"command"`
@@ -1881,6 +1882,15 @@ func (x *Command) GetVerify() *VerifyCatalog {
 	return nil
 }
 
+func (x *Command) GetUseFormat() *UseFormat {
+	if x != nil {
+		if x, ok := x.Command.(*Command_UseFormat); ok {
+			return x.UseFormat
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetCreateJob() *CreateJob {
 	if x != nil {
 		if x, ok := x.Command.(*Command_CreateJob); ok {
@@ -1982,6 +1992,10 @@ type Command_Verify struct {
 	Verify *VerifyCatalog `protobuf:"bytes,20,opt,name=verify,proto3,oneof"`
 }
 
+type Command_UseFormat struct {
+	UseFormat *UseFormat `protobuf:"bytes,30,opt,name=use_format,json=useFormat,proto3,oneof"`
+}
+
 type Command_CreateJob struct {
 	CreateJob *CreateJob `protobuf:"bytes,21,opt,name=create_job,json=createJob,proto3,oneof"`
 }
@@ -2026,9 +2040,57 @@ func (*Command_RemoveReplica) isCommand_Command() {}
 
 func (*Command_Verify) isCommand_Command() {}
 
+func (*Command_UseFormat) isCommand_Command() {}
+
 func (*Command_CreateJob) isCommand_Command() {}
 
 func (*Command_UpdateJob) isCommand_Command() {}
+
+// UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
+// it are refused.
+type UseFormat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseFormat) Reset() {
+	*x = UseFormat{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseFormat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseFormat) ProtoMessage() {}
+
+func (x *UseFormat) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseFormat.ProtoReflect.Descriptor instead.
+func (*UseFormat) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UseFormat) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
 
 // RegisterNode adds a node or replaces what is known of it. Statuses: see NodeStatus.
 type RegisterNode struct {
@@ -2041,7 +2103,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2115,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2128,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -2088,7 +2150,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2162,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2175,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -2147,7 +2209,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2221,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2234,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -2200,7 +2262,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2274,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2287,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -2252,7 +2314,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2326,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2339,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -2327,7 +2389,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2401,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2414,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2457,7 +2519,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2531,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2544,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2518,7 +2580,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2592,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2605,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2569,7 +2631,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2643,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2656,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 type CreateNamespace struct {
@@ -2608,7 +2670,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2682,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2695,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2667,7 +2729,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2741,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2754,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2720,7 +2782,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2794,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2807,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -2773,7 +2835,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2847,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2860,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -2832,7 +2894,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +2906,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +2919,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -2888,7 +2950,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2962,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +2975,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -2961,7 +3023,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3035,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3048,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3012,7 +3074,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3086,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3099,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3061,7 +3123,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3135,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3148,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3127,7 +3189,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3201,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3214,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3171,7 +3233,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3245,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3258,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3220,7 +3282,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3294,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3307,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3287,7 +3349,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3361,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3374,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -3339,7 +3401,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3413,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3426,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -3425,7 +3487,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3437,7 +3499,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3512,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -3498,7 +3560,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +3572,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +3585,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -3556,7 +3618,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3630,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3643,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -3765,7 +3827,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3777,7 +3839,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3790,7 +3852,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 type Snapshot struct {
@@ -3811,7 +3873,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +3885,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +3898,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -3897,7 +3959,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +3971,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +3984,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -3944,7 +4006,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3956,7 +4018,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3969,7 +4031,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -3997,7 +4059,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4009,7 +4071,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4022,7 +4084,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4049,7 +4111,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4061,7 +4123,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4074,7 +4136,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4102,7 +4164,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4176,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4189,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4154,7 +4216,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4166,7 +4228,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4179,7 +4241,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4318,7 +4380,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"partitions\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x96\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\n" +
 	"\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
@@ -4347,12 +4409,16 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x0eremove_replica\x18\x13 \x01(\v2\x19.catalog.v1.RemoveReplicaH\x00R\rremoveReplica\x123\n" +
 	"\x06verify\x18\x14 \x01(\v2\x19.catalog.v1.VerifyCatalogH\x00R\x06verify\x126\n" +
 	"\n" +
+	"use_format\x18\x1e \x01(\v2\x15.catalog.v1.UseFormatH\x00R\tuseFormat\x126\n" +
+	"\n" +
 	"create_job\x18\x15 \x01(\v2\x15.catalog.v1.CreateJobH\x00R\tcreateJob\x126\n" +
 	"\n" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
-	"\acommand\"4\n" +
+	"\acommand\"#\n" +
+	"\tUseFormat\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\"4\n" +
 	"\fRegisterNode\x12$\n" +
 	"\x04node\x18\x01 \x01(\v2\x10.catalog.v1.NodeR\x04node\"u\n" +
 	"\rSetNodeStatus\x12\x17\n" +
@@ -4594,7 +4660,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                 // 0: catalog.v1.Role
 	(TypeKind)(0),             // 1: catalog.v1.TypeKind
@@ -4616,40 +4682,41 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*JobProgress)(nil),       // 17: catalog.v1.JobProgress
 	(*ApplyRequest)(nil),      // 18: catalog.v1.ApplyRequest
 	(*Command)(nil),           // 19: catalog.v1.Command
-	(*RegisterNode)(nil),      // 20: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),     // 21: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),        // 22: catalog.v1.RemoveNode
-	(*SetReplica)(nil),        // 23: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),     // 24: catalog.v1.RemoveReplica
-	(*Node)(nil),              // 25: catalog.v1.Node
-	(*Replica)(nil),           // 26: catalog.v1.Replica
-	(*Placement)(nil),         // 27: catalog.v1.Placement
-	(*VerifyCatalog)(nil),     // 28: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),   // 29: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),     // 30: catalog.v1.DropNamespace
-	(*CreateTable)(nil),       // 31: catalog.v1.CreateTable
-	(*DropTable)(nil),         // 32: catalog.v1.DropTable
-	(*CreateUser)(nil),        // 33: catalog.v1.CreateUser
-	(*AlterUser)(nil),         // 34: catalog.v1.AlterUser
-	(*DropUser)(nil),          // 35: catalog.v1.DropUser
-	(*RestoreUser)(nil),       // 36: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),       // 37: catalog.v1.RecordLogin
-	(*TablePurged)(nil),       // 38: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),      // 39: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),       // 40: catalog.v1.InitCluster
-	(*CreateJob)(nil),         // 41: catalog.v1.CreateJob
-	(*UpdateJob)(nil),         // 42: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),     // 43: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 44: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 45: catalog.v1.WatchResponse
-	(*Alive)(nil),             // 46: catalog.v1.Alive
-	(*Snapshot)(nil),          // 47: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 48: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 49: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 50: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 51: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),   // 52: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),  // 53: catalog.v1.ListJobsResponse
+	(*UseFormat)(nil),         // 20: catalog.v1.UseFormat
+	(*RegisterNode)(nil),      // 21: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),     // 22: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),        // 23: catalog.v1.RemoveNode
+	(*SetReplica)(nil),        // 24: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),     // 25: catalog.v1.RemoveReplica
+	(*Node)(nil),              // 26: catalog.v1.Node
+	(*Replica)(nil),           // 27: catalog.v1.Replica
+	(*Placement)(nil),         // 28: catalog.v1.Placement
+	(*VerifyCatalog)(nil),     // 29: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),   // 30: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),     // 31: catalog.v1.DropNamespace
+	(*CreateTable)(nil),       // 32: catalog.v1.CreateTable
+	(*DropTable)(nil),         // 33: catalog.v1.DropTable
+	(*CreateUser)(nil),        // 34: catalog.v1.CreateUser
+	(*AlterUser)(nil),         // 35: catalog.v1.AlterUser
+	(*DropUser)(nil),          // 36: catalog.v1.DropUser
+	(*RestoreUser)(nil),       // 37: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),       // 38: catalog.v1.RecordLogin
+	(*TablePurged)(nil),       // 39: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),      // 40: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),       // 41: catalog.v1.InitCluster
+	(*CreateJob)(nil),         // 42: catalog.v1.CreateJob
+	(*UpdateJob)(nil),         // 43: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),     // 44: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),      // 45: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),     // 46: catalog.v1.WatchResponse
+	(*Alive)(nil),             // 47: catalog.v1.Alive
+	(*Snapshot)(nil),          // 48: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),    // 49: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),   // 50: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),  // 51: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil), // 52: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),   // 53: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),  // 54: catalog.v1.ListJobsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -4665,70 +4732,71 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
 	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
 	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	29, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	30, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	31, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	32, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	33, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	34, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	35, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	36, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	37, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	38, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	39, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	40, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	20, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	21, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	22, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	23, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	24, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	28, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	41, // 31: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	42, // 32: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	25, // 33: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 34: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	26, // 35: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 36: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 37: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	26, // 38: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 39: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	15, // 40: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 41: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	25, // 42: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 43: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 44: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 45: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 46: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 47: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 48: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	47, // 49: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 50: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 51: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	25, // 52: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	27, // 53: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	46, // 54: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 55: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 56: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	25, // 57: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	27, // 58: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 59: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 60: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 61: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	18, // 62: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	44, // 63: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	48, // 64: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	50, // 65: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	52, // 66: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	43, // 67: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	45, // 68: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	49, // 69: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	51, // 70: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	53, // 71: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	67, // [67:72] is the sub-list for method output_type
-	62, // [62:67] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	30, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	31, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	32, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	33, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	34, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	35, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	36, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	37, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	38, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	39, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	40, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	41, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	21, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	22, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	23, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	24, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	25, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	29, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	20, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	42, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	43, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	26, // 34: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 35: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	27, // 36: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 37: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 38: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	27, // 39: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 40: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	15, // 41: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 42: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	26, // 43: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 44: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 45: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 46: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 47: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 48: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 49: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	48, // 50: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 51: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 52: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	26, // 53: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	28, // 54: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	47, // 55: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14, // 56: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 57: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	26, // 58: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	28, // 59: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15, // 60: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 61: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 62: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	18, // 63: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	45, // 64: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	49, // 65: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	51, // 66: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	53, // 67: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	44, // 68: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	46, // 69: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	50, // 70: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	52, // 71: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	54, // 72: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	68, // [68:73] is the sub-list for method output_type
+	63, // [63:68] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -4755,11 +4823,12 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_SetReplica)(nil),
 		(*Command_RemoveReplica)(nil),
 		(*Command_Verify)(nil),
+		(*Command_UseFormat)(nil),
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[26].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[37].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -4777,7 +4846,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

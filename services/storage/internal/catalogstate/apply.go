@@ -239,6 +239,8 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.createJob(k.CreateJob)
 	case *catalogv1.Command_UpdateJob:
 		return t.updateJob(k.UpdateJob)
+	case *catalogv1.Command_UseFormat:
+		return unchanged() // noteFormat has noted it
 	case *catalogv1.Command_Verify:
 		return unchanged() // what it is for happens after its transaction
 	}

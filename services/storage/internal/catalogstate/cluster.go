@@ -22,7 +22,7 @@ const (
 	FormatNodes = 2
 	// FormatPartitions brought partitioned tables, whose rows are in other places than an older node thinks.
 	FormatPartitions = 3
-	// FormatJobs brought jobs.
+	// FormatJobs brought jobs and UseFormat.
 	FormatJobs = 4
 	// Format is the newest, for Node.format.
 	Format = FormatJobs
@@ -35,6 +35,8 @@ func formatOf(c *catalogv1.Command) uint32 {
 		if k.CreateTable.GetTable().GetPartitions() > 0 {
 			return FormatPartitions
 		}
+	case *catalogv1.Command_UseFormat:
+		return max(FormatJobs, k.UseFormat.GetFormat())
 	case *catalogv1.Command_CreateJob, *catalogv1.Command_UpdateJob:
 		return FormatJobs
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
@@ -71,6 +73,9 @@ func (s *State) ReadByAll(newest uint32) uint32 {
 	}
 	return newest
 }
+
+// LogFormat is the highest format that was written to a log: nodes that do not read it cannot register.
+func (s *State) LogFormat() uint32 { return s.model.Load().logFormat }
 
 func (m *model) sortedNodes() []*catalogv1.Node {
 	return slices.SortedFunc(maps.Values(m.nodes), func(a, b *catalogv1.Node) int { return cmp.Compare(a.GetNodeId(), b.GetNodeId()) })
