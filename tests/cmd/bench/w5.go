@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -21,37 +22,90 @@ const (
 	latestPG    = "SELECT id, body, at FROM %s WHERE user_id = $1 AND conversation = $2 ORDER BY at DESC LIMIT 50"
 )
 
-// runW5 reads the latest 50 messages of one user's conversation among few and many users, hot tier.
+// tiers are where the rows are: all in the hot store, then all in segments, of which only those read lately are in memory.
+var tiers = []string{"hot", "cold"}
+
+// runW5 reads the latest 50 messages of one user's conversation among few and many users, from the hot store and from segments.
 func runW5(ctx context.Context, s settings, c *contenders) (table, error) {
-	t := table{Title: "latest 50 messages of one conversation of one user, hot"}
+	t := table{Title: "latest 50 messages of one conversation of one user, hot and cold"}
 	for _, users := range s.users {
 		if err := loadConversations(ctx, c, users); err != nil {
 			return t, err
 		}
 	}
-	for range s.reps {
-		for _, users := range s.users {
-			for _, workers := range []int{1, 16} {
-				if err := readLatest(ctx, &t, s, c, users, workers); err != nil {
-					return t, err
+	for _, tier := range tiers {
+		if tier == "cold" {
+			if err := flushConversations(ctx, &t, s, c); err != nil {
+				return t, err
+			}
+		}
+		for range s.reps {
+			for _, users := range s.users {
+				for _, workers := range []int{1, 16} {
+					if err := readLatest(ctx, &t, s, c, tier, users, workers); err != nil {
+						return t, err
+					}
 				}
 			}
 		}
 	}
-	few, many := t.line(oursLatest(s.users[0], 1)), t.line(oursLatest(s.users[1], 1))
-	t.Notes = append(t.Notes, fmt.Sprintf("p50 with %d users is %.2f × p50 with %d", s.users[1], median(ratios(many.P50, few.P50)), s.users[0]))
-	for _, users := range s.users {
-		for _, workers := range []int{1, 16} {
-			ours, pg := t.line(oursLatest(users, workers)), t.line(pgLatest(users, workers))
-			t.Notes = append(t.Notes, fmt.Sprintf("%d users, %d clients: p50 %.2f × PostgreSQL's, rate %.2f ×", users, workers,
-				median(ratios(ours.P50, pg.P50)), median(ratios(ours.Rate, pg.Rate))))
+	for _, tier := range tiers {
+		few, many := t.line(oursLatest(tier, s.users[0], 1)), t.line(oursLatest(tier, s.users[1], 1))
+		t.Notes = append(t.Notes, fmt.Sprintf("%s: p50 with %d users is %.2f × p50 with %d", tier, s.users[1], median(ratios(many.P50, few.P50)), s.users[0]))
+		for _, users := range s.users {
+			for _, workers := range []int{1, 16} {
+				ours, pg := t.line(oursLatest(tier, users, workers)), t.line(pgLatest(users, workers))
+				t.Notes = append(t.Notes, fmt.Sprintf("%s, %d users, %d clients: p50 %.2f × PostgreSQL's, rate %.2f ×", tier, users, workers,
+					median(ratios(ours.P50, pg.P50)), median(ratios(ours.Rate, pg.Rate))))
+			}
 		}
 	}
 	return t, nil
 }
 
-func oursLatest(users, workers int) string {
-	return fmt.Sprintf("KalamDB, %d users, %d clients", users, workers)
+// flushConversations moves everything to segments and notes how long that took: one segment for each user.
+func flushConversations(ctx context.Context, t *table, s settings, c *contenders) error {
+	for _, users := range s.users {
+		began := time.Now()
+		name := fmt.Sprintf("conversations_%d", users)
+		if _, err := c.root.Exec(ctx, "FLUSH TABLE bench."+name); err != nil {
+			return err
+		}
+		message, err := c.jobsEnd(ctx)
+		if err != nil {
+			return err
+		}
+		took := time.Since(began)
+		t.Notes = append(t.Notes, fmt.Sprintf("flush of %d users: %s in %v, %.0f rows/s", users, message, took.Round(time.Millisecond), float64(users*rowsPerUser)/took.Seconds()))
+	}
+	return nil
+}
+
+// jobsEnd waits for the newest job and returns what it says.
+func (c *contenders) jobsEnd(ctx context.Context) (string, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r, err := c.root.Exec(ctx, "SELECT status, message FROM system.jobs ORDER BY created_at DESC LIMIT 1")
+		if err != nil {
+			return "", err
+		}
+		switch job := r.Rows[0]; fmt.Sprint(job[0]) {
+		case "completed":
+			return fmt.Sprint(job[1]), nil
+		case "failed", "cancelled", "skipped":
+			return "", fmt.Errorf("the flush is %v: %v", job[0], job[1])
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func oursLatest(tier string, users, workers int) string {
+	return fmt.Sprintf("KalamDB %s, %d users, %d clients", tier, users, workers)
 }
 
 func pgLatest(users, workers int) string {
@@ -60,13 +114,13 @@ func pgLatest(users, workers int) string {
 
 func conversationUser(i int) string { return fmt.Sprintf("reader-%07d", i) }
 
-func readLatest(ctx context.Context, t *table, s settings, c *contenders, users, workers int) error {
+func readLatest(ctx context.Context, t *table, s settings, c *contenders, tier string, users, workers int) error {
 	name := fmt.Sprintf("conversations_%d", users)
 	as := make([]context.Context, probedUsers)
 	for i := range as {
 		as[i] = asUser(ctx, conversationUser(i))
 	}
-	err := drive(ctx, t.line(oursLatest(users, workers)), workers, s.perRep, func(_ context.Context, w int) error {
+	err := drive(ctx, t.line(oursLatest(tier, users, workers)), workers, s.perRep, func(_ context.Context, w int) error {
 		resp, err := c.conns[w%sharedConns].Execute(as[rand.IntN(probedUsers)], &kalamv1.ExecuteRequest{
 			Sql: fmt.Sprintf(latestSQL, name), Params: []*kalamv1.Value{text("c1")}})
 		if err == nil && resp.GetResults()[0].GetRowCount() != rowsPerUser {

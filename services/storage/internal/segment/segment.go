@@ -33,6 +33,9 @@ const (
 	// rowGroupBytes ends a row group of wide rows early.
 	rowGroupBytes = 8 << 20
 
+	// bloomRowsMin is the least first row group that gets filters.
+	bloomRowsMin = 1024
+
 	// RowsMax and BytesMax are where a flushed segment is full: apply walks as many rows as it has, in one go.
 	RowsMax  = 65_536
 	BytesMax = 64 << 20

@@ -46,26 +46,31 @@ func NewWriter(w io.Writer, t *catalog.Table) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := []parquet.WriterProperty{parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCompressionLevel(1),
-		parquet.WithMaxRowGroupLength(rowGroupRows), parquet.WithPageIndexEnabled(true), parquet.WithCreatedBy("KalamDB")}
-	for i := range t.Key() {
-		if name := t.KeyColumn(i).Name; bloomable(t.KeyColumn(i).Type.Kind) {
-			options = append(options, parquet.WithBloomFilterEnabledPath(parquet.ColumnPath{name}, true),
-				parquet.WithBloomFilterNDVPath(parquet.ColumnPath{name}, rowGroupRows))
-		}
-	}
-	to := &hashing{to: w, sum: sha256.New()}
-	file, err := pqarrow.NewFileWriter(schema, to, parquet.NewWriterProperties(options...), pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
-	if err != nil {
-		return nil, dberr.New(dberr.Internal, "begin a segment of %s: %w", t.QualifiedName(), err)
-	}
 	built, err := rowbatch.SchemaOf(columns)
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{table: t, to: to, file: file, schema: schema, builder: rowbatch.NewBuilder(memory.DefaultAllocator, built, columns),
+	return &Writer{table: t, to: &hashing{to: w, sum: sha256.New()}, schema: schema, builder: rowbatch.NewBuilder(memory.DefaultAllocator, built, columns),
 		row: rowcodec.NewRow(t), stats: make([]columnStats, len(t.Columns)),
 		seg: &storagev1.Segment{SchemaVersion: t.SchemaVersion, Format: Format}}, nil
+}
+
+// open begins the file, when its first row group is complete: a small segment is known by then. Filters are as large as a row group
+// with as many values needs, several times the rest of a small file, which is decoded as fast as it is asked.
+func (w *Writer) open() (err error) {
+	options := []parquet.WriterProperty{parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCompressionLevel(1),
+		parquet.WithMaxRowGroupLength(rowGroupRows), parquet.WithPageIndexEnabled(true), parquet.WithCreatedBy("KalamDB")}
+	for i := range w.table.Key() {
+		if name := w.table.KeyColumn(i).Name; w.builder.Rows() >= bloomRowsMin && bloomable(w.table.KeyColumn(i).Type.Kind) {
+			options = append(options, parquet.WithBloomFilterEnabledPath(parquet.ColumnPath{name}, true),
+				parquet.WithBloomFilterNDVPath(parquet.ColumnPath{name}, int64(w.builder.Rows())))
+		}
+	}
+	w.file, err = pqarrow.NewFileWriter(w.schema, w.to, parquet.NewWriterProperties(options...), pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
+	if err != nil {
+		return dberr.New(dberr.Internal, "begin a segment of %s: %w", w.table.QualifiedName(), err)
+	}
+	return nil
 }
 
 // Add appends a version. key is the primary key (keycodec.AppendKeyValues), greater than the one before.
@@ -117,6 +122,11 @@ func (w *Writer) note(key []byte, v keycodec.Version) {
 
 // flush writes a row group.
 func (w *Writer) flush() error {
+	if w.file == nil {
+		if err := w.open(); err != nil {
+			return err
+		}
+	}
 	if w.builder.Rows() == 0 {
 		return nil
 	}
@@ -139,10 +149,10 @@ func (w *Writer) Bytes() int { return w.bytes }
 // Finish ends the file and tells what is in it: everything but its path, storage and time.
 func (w *Writer) Finish() (*storagev1.Segment, error) {
 	defer w.builder.Release()
-	err := w.flush()
-	if err == nil {
-		err = w.file.AppendKeyValueMetadata(formatKey, strconv.Itoa(Format))
+	if err := w.flush(); err != nil {
+		return nil, err
 	}
+	err := w.file.AppendKeyValueMetadata(formatKey, strconv.Itoa(Format))
 	if err == nil {
 		err = w.file.AppendKeyValueMetadata(firstKeysKey, encodeFirstKeys(w.firstKeys))
 	}
