@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -23,6 +24,13 @@ type Flushed struct {
 	Rows, Bytes          uint64
 	Segments, Partitions int
 }
+
+func (f *Flushed) add(o Flushed) {
+	f.Rows, f.Bytes, f.Segments, f.Partitions = f.Rows+o.Rows, f.Bytes+o.Bytes, f.Segments+o.Segments, f.Partitions+o.Partitions
+}
+
+// flushesAtOnce is how many partitions of a table one flush writes at a time in a shard: each holds a row group.
+const flushesAtOnce = 8
 
 // Flush moves the rows that a table has in the hot store into segments: those of one owner, or of all. Rows written
 // meanwhile stay. What was moved when it fails stays moved: flushing again goes on. Only the leader can.
@@ -47,9 +55,32 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 	if owner != "" || !t.Owned() {
 		return f, s.flushPartition(ctx, snap, applied.Seq, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
 	}
-	return f, s.eachOwner(snap, t, func(owner string) error {
-		return s.flushPartition(ctx, snap, applied.Seq, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
+	return s.flushOwners(ctx, snap, applied.Seq, t, hold)
+}
+
+// flushOwners flushes all partitions of a table, several at a time: a small one is mostly waiting for the disk.
+func (s *Shard) flushOwners(ctx context.Context, snap *pebble.Snapshot, covered uint64, t *catalog.Table, hold Hold) (total Flushed, err error) {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(flushesAtOnce)
+	err = s.eachOwner(snap, t, func(owner string) error {
+		g.Go(func() error {
+			var f Flushed
+			err := s.flushPartition(ctx, snap, covered, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
+			mu.Lock()
+			defer mu.Unlock()
+			total.add(f)
+			return err
+		})
+		if ctx.Err() != nil {
+			return dberr.FromStatus(ctx.Err())
+		}
+		return nil
 	})
+	if failed := g.Wait(); failed != nil { // why ctx ended
+		err = failed
+	}
+	return total, err
 }
 
 func (s *Shard) flushPartition(ctx context.Context, snap *pebble.Snapshot, covered uint64, p cold.Partition, hold Hold, f *Flushed) error {
