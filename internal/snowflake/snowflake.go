@@ -132,6 +132,15 @@ func Time(v uint64, epoch time.Time) time.Time {
 	return time.UnixMilli(epoch.UnixMilli() + int64(v>>millisShift&millisOfBits)).UTC()
 }
 
+// FirstAt is the least number of a time's millisecond; zero for times before the epoch.
+func FirstAt(t, epoch time.Time) uint64 {
+	ms := t.UnixMilli() - epoch.UnixMilli()
+	if ms < 0 {
+		return 0
+	}
+	return uint64(ms) << millisShift
+}
+
 // Millis is when a number was made, in milliseconds since its epoch.
 func Millis(v uint64) uint64 { return v >> millisShift }
 

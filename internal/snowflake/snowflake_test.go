@@ -175,6 +175,17 @@ func TestClocksThatJumpWhileLeadersChange(t *testing.T) {
 	}
 }
 
+func TestFirstAt(t *testing.T) {
+	at := SeqEpoch.Add(1234567 * time.Millisecond)
+	g := generator(t, 7, func() time.Time { return at })
+	if n := g.Next(); FirstAt(at, SeqEpoch) > n || FirstAt(at.Add(time.Millisecond), SeqEpoch) <= n || !Time(FirstAt(at, SeqEpoch), SeqEpoch).Equal(at) {
+		t.Errorf("%d is not between %d and %d", n, FirstAt(at, SeqEpoch), FirstAt(at.Add(time.Millisecond), SeqEpoch))
+	}
+	if n := FirstAt(SeqEpoch.Add(-time.Hour), SeqEpoch); n != 0 {
+		t.Errorf("before the epoch: %d", n)
+	}
+}
+
 func TestANodeNumberOutOfRange(t *testing.T) {
 	if _, err := New(IDEpoch, NodeMax+1, nil); err == nil {
 		t.Error("accepted")

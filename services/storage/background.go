@@ -70,6 +70,33 @@ func (s *Storage) flushShard(ctx context.Context, req *storagev1.FlushRequest) (
 	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Flush(ctx, req)
 }
 
+// forgetDeleted removes the rows that were deleted longer ago than their tables keep them, in the shards this node leads.
+func (s *Storage) forgetDeleted(ctx context.Context) {
+	tick := time.NewTicker(time.Duration(s.cfg.ForgetInterval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, r := range s.replicas.All() {
+			if !r.Shard.Leads() {
+				continue
+			}
+			began := time.Now()
+			n, err := r.Shard.Forget(ctx, s.holder(r))
+			s.metrics.forgot(n)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				s.cfg.Logger.WarnContext(ctx, "forget deleted rows", "shard", r.Shard.ID(), "error", err)
+			case n > 0:
+				s.cfg.Logger.InfoContext(ctx, "deleted rows were forgotten", "shard", r.Shard.ID(), "versions", n, "took", time.Since(began))
+			}
+		}
+	}
+}
+
 // pruneChanges drops changes older than the retention, hour by hour.
 func (s *Storage) pruneChanges(ctx context.Context) {
 	tick := time.NewTicker(time.Duration(s.cfg.PruneInterval))

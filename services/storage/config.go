@@ -25,6 +25,7 @@ const (
 	defaultSegmentCache  = 64 << 20
 	defaultFlushCheck    = time.Second
 	defaultFlushWorkers  = 2
+	defaultForget        = time.Hour
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -93,6 +94,7 @@ type Config struct {
 	SegmentCacheBytes  int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
 	FlushCheckInterval config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
 	FlushWorkers       int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
+	ForgetInterval     config.Duration `toml:"forget_interval" doc:"how often deleted rows are looked for whose retention is over"`
 	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
 	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
 	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
@@ -129,6 +131,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
 	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
 	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
+	c.ForgetInterval = orDefault(c.ForgetInterval, config.Duration(defaultForget))
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
 	c.PruneInterval = orDefault(c.PruneInterval, config.Duration(defaultPruneInterval))
 	c.StreamMemoryBytes = orDefault(c.StreamMemoryBytes, defaultStreamBytes)
@@ -147,9 +150,9 @@ func (c Config) withDefaults() (Config, error) {
 	if err := errors.Join(checkMemTable("memtable_bytes", c.MemTableBytes), checkMemTable("log_memtable_bytes", c.LogMemTableBytes)); err != nil {
 		return c, err
 	}
-	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.SegmentCacheBytes < 0 {
-		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, segment_cache_bytes = %d: none may be negative",
-			c.FlushWorkers, time.Duration(c.FlushCheckInterval), c.SegmentCacheBytes)
+	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.ForgetInterval < 0 || c.SegmentCacheBytes < 0 {
+		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, forget_interval = %s, segment_cache_bytes = %d: none may be negative",
+			c.FlushWorkers, time.Duration(c.FlushCheckInterval), time.Duration(c.ForgetInterval), c.SegmentCacheBytes)
 	}
 	if c.SegmentRows < 1 || c.SegmentRows > segment.RowsMax {
 		return c, dberr.New(dberr.InvalidArgument, "storage.segment_rows = %d: it must be 1 to %d", c.SegmentRows, segment.RowsMax)

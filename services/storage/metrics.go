@@ -66,7 +66,7 @@ func newMetrics(s *Storage) *metrics {
 		merges: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kalamdb_storage_merge_seconds",
 			Help: "Time of merging segments, by dberr code.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 18)}, []string{"code"}),
 		moved: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kalamdb_storage_segments_total",
-			Help: "What flushes and merges wrote: segments, rows, bytes; dropped counts rows that merging left out."}, []string{"by", "what"}),
+			Help: "What flushes and merges wrote: segments, rows, bytes; dropped counts the versions of rows that merging or forgetting removed."}, []string{"by", "what"}),
 	}
 }
 
@@ -113,6 +113,11 @@ func (m *metrics) merged(began time.Time, o shard.Merged, err error) {
 	m.moved.WithLabelValues("merge", "rows").Add(float64(o.Rows - o.Dropped))
 	m.moved.WithLabelValues("merge", "dropped").Add(float64(o.Dropped))
 	m.moved.WithLabelValues("merge", "bytes").Add(float64(o.Bytes))
+}
+
+// forgot counts versions of rows that went for good.
+func (m *metrics) forgot(versions uint64) {
+	m.moved.WithLabelValues("forget", "dropped").Add(float64(versions))
 }
 
 func codeLabel(err error) string {

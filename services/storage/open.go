@@ -269,6 +269,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.pruneChanges)
 	s.background(run, s.keepSegments)
 	s.background(run, s.flushDue)
+	s.background(run, s.forgetDeleted)
 	s.background(run, s.report)
 	s.gate.open()
 	s.leadership.begin(ctx)

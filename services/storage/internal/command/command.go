@@ -9,6 +9,7 @@
 //	verify (version 2)  bucket of the change log
 //	segments (version 4)  user (length, bytes), table, _seq u64 up to which rows are covered, number of segments removed,
 //	                    their ids u64, segments added (storage.v1.Segment)
+//	forget (version 4)  table, _seq u64, keys of rows
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
 // delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
@@ -36,6 +37,8 @@ const (
 	// Segments changes the segments of a partition: rows move out of the hot store into new ones, or new ones take
 	// the place of others.
 	Segments Kind = 4
+	// Forget removes deleted rows for good.
+	Forget Kind = 5
 )
 
 // The versions of the format. A leader writes an entry of a version only when every replica reads it.
@@ -43,7 +46,7 @@ const (
 	version1 = 1
 	// VersionRequests brought request ids and Verify.
 	VersionRequests = 2
-	// VersionSegments brought Segments. Version 3, of the catalog, changed no entry of a shard.
+	// VersionSegments brought Segments and Forget. Version 3, of the catalog, changed no entry of a shard.
 	VersionSegments = 4
 	// Newest is the highest version this program reads.
 	Newest = VersionSegments
@@ -78,12 +81,15 @@ type Command struct {
 	// snowflake.At(FirstSeq, i).
 	Removed []uint64
 	Added   [][]byte
+	// Keys are rows of Table to Forget: those that are deleted still, with a _seq below BeforeSeq.
+	Keys      [][]byte
+	BeforeSeq uint64
 }
 
 // version is the lowest that can carry c.
 func (c *Command) version() byte {
 	switch {
-	case c.Kind == Segments:
+	case c.Kind == Segments, c.Kind == Forget:
 		return VersionSegments
 	case c.Kind == Verify || len(c.RequestID) > 0:
 		return VersionRequests
@@ -136,6 +142,9 @@ func Append(dst []byte, c *Command) []byte {
 		return binary.AppendUvarint(dst, uint64(c.Bucket))
 	case Segments:
 		return appendSegments(dst, c)
+	case Forget:
+		dst = binary.AppendUvarint(dst, uint64(c.Table))
+		return appendList(binary.BigEndian.AppendUint64(dst, c.BeforeSeq), c.Keys)
 	}
 	if len(c.RequestID) > 0 {
 		dst = append(dst, c.RequestID...)
@@ -223,6 +232,9 @@ func Decode(src []byte) (*Command, error) {
 		c.Bucket = r.uint32()
 	case src[0] == VersionSegments && c.Kind == Segments:
 		r.segments(c)
+	case src[0] == VersionSegments && c.Kind == Forget:
+		c.Table, c.BeforeSeq = r.uint32(), r.uint64()
+		c.Keys = r.list()
 	default:
 		return nil, corrupt("unknown kind")
 	}

@@ -20,7 +20,7 @@ func sample() *Command {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, c := range []*Command{sample(), requested(), {Kind: Verify, Bucket: 9}, segmented(), {Kind: Segments}, {Kind: Purge, Term: 1, FirstSeq: 2, Table: 1 << 31}, {Kind: Write, Rows: []Row{}}} {
+	for _, c := range []*Command{sample(), requested(), {Kind: Verify, Bucket: 9}, segmented(), {Kind: Segments}, forgotten(), {Kind: Purge, Term: 1, FirstSeq: 2, Table: 1 << 31}, {Kind: Write, Rows: []Row{}}} {
 		got, err := Decode(Append(nil, c))
 		if err != nil {
 			t.Fatal(err)
@@ -57,6 +57,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(Append(nil, &Command{Kind: Purge, Table: 3}))
 	f.Add(Append(nil, requested()))
 	f.Add(Append(nil, segmented()))
+	f.Add(Append(nil, forgotten()))
 	f.Add(Append(nil, &Command{Kind: Verify, Bucket: 3}))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		c, err := Decode(src)

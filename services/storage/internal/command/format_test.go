@@ -23,6 +23,10 @@ func segmented() *Command {
 		Added: [][]byte{[]byte("first"), []byte("second")}}
 }
 
+func forgotten() *Command {
+	return &Command{Kind: Forget, Term: 6, FirstSeq: 7, Table: 9, BeforeSeq: 1 << 40, Keys: [][]byte{[]byte("k1"), []byte("k2")}}
+}
+
 // The fixtures are what earlier versions of this program wrote: a log on disk has them.
 func TestFixtures(t *testing.T) {
 	for name, want := range map[string]*Command{
@@ -31,6 +35,7 @@ func TestFixtures(t *testing.T) {
 		"write-v2.bin":    requested(),
 		"verify-v2.bin":   {Kind: Verify, Term: 3, FirstSeq: 4, Bucket: 1 << 20},
 		"segments-v4.bin": segmented(),
+		"forget-v4.bin":   forgotten(),
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -65,7 +70,7 @@ func TestOnlyWhatNeedsVersion2IsWrittenInIt(t *testing.T) {
 }
 
 func TestEveryTruncationOfLaterVersionsIsRefused(t *testing.T) {
-	for _, c := range []*Command{requested(), segmented(), {Kind: Verify, Bucket: 300}} {
+	for _, c := range []*Command{requested(), segmented(), forgotten(), {Kind: Verify, Bucket: 300}} {
 		b := Append(nil, c)
 		for n := range b {
 			if _, err := Decode(b[:n]); !dberr.Is(err, dberr.Corrupt) {

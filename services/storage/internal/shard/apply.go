@@ -50,7 +50,7 @@ type outcome struct {
 }
 
 // Apply applies committed entries: rows, change log, unique index and applied index of many entries in
-// one batch. Only then are changes published and writers answered. It reads nothing but memory, unless segments change.
+// one batch. Only then are changes published and writers answered. It reads nothing but memory, unless segments change or rows are forgotten.
 func (s *Shard) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	if s.broken.Load() {
@@ -62,7 +62,7 @@ func (s *Shard) Apply(logs []*raft.Log) []any {
 			continue // replayed after a restart: the state has it
 		}
 		c, err := command.Decode(l.Data)
-		if err == nil && c.Kind == command.Segments { // it reads the state: what is before it must be there
+		if err == nil && (c.Kind == command.Segments || c.Kind == command.Forget) { // it reads the state: what is before it must be there
 			if !a.commit() {
 				return refuseAll(results)
 			}
@@ -118,6 +118,8 @@ func (a *application) entry(l *raft.Log, c *command.Command) error {
 		a.verify = c
 	case c.Kind == command.Segments:
 		err = a.segments(c)
+	case c.Kind == command.Forget:
+		err = a.forget(c)
 	default:
 		err = a.write(c)
 	}

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"slices"
-	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
-	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -22,8 +20,6 @@ const (
 	// than a flushed one.
 	mergedRowsMax  = 1 << 20
 	mergedBytesMax = 256 << 20
-	// deletedRetentionDefault is how long deleted rows can be read (_deleted) where a table does not say.
-	deletedRetentionDefault = 7 * 24 * time.Hour
 )
 
 // Merged is what merging did.
@@ -165,13 +161,4 @@ func mayHaveOlder(others []manifest.Entry, key []byte, seq uint64) bool {
 	return slices.ContainsFunc(others, func(e manifest.Entry) bool {
 		return e.GetSeqMin() < seq && bytes.Compare(e.GetKeyMin(), key) <= 0 && bytes.Compare(key, e.GetKeyMax()) <= 0
 	})
-}
-
-// forgets reports whether a tombstone of a table may go: the row was deleted longer ago than the table keeps deleted rows.
-func (s *Shard) forgets(t *catalog.Table, seq uint64) bool {
-	keep := deletedRetentionDefault
-	if h := t.Options.DeletedRetentionHours; h > 0 {
-		keep = time.Duration(h) * time.Hour
-	}
-	return snowflake.Time(seq, snowflake.SeqEpoch).Before(s.cfg.Now().Add(-keep))
 }
