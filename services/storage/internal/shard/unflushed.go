@@ -1,9 +1,8 @@
 package shard
 
 import (
-	"cmp"
+	"container/heap"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,10 +24,14 @@ const (
 )
 
 // unflushed counts the row versions written to partitions of tables that have a flush policy, on the shard's leader. A
-// partition without any is not here, so an idle user costs nothing. It is memory only: a new leader counts what the hot store has.
+// partition without any is not here, so an idle user costs nothing; one that is not due costs nothing to pass over. It is memory
+// only: a new leader counts what the hot store has.
 type unflushed struct {
 	mu         sync.Mutex
 	partitions map[keyPartition]*unflushedRows
+	// ready are due, in the order in which they became so. timed become so at a time; what was flushed since is in it still.
+	ready []keyPartition
+	timed timedPartitions
 	// overflow: some partitions are not here; counted is when all were last looked at.
 	overflow bool
 	counted  time.Time
@@ -38,8 +41,8 @@ type unflushedRows struct {
 	rows uint64
 	// oldest is the lowest _seq.
 	oldest uint64
-	// notBefore is when to try again.
-	notBefore time.Time
+	// listed: it is among the ready ones. held: its flush failed, and it waits for its time.
+	listed, held bool
 }
 
 // Due is a partition whose rows should be flushed.
@@ -54,46 +57,56 @@ func hasPolicy(t *catalog.Table) bool {
 	return t.Options.FlushRows > 0 || t.Options.FlushIntervalSeconds > 0
 }
 
-func (r *unflushedRows) due(t *catalog.Table, now time.Time) bool {
-	o := &t.Options
-	switch {
-	case now.Before(r.notBefore):
-		return false
-	case o.FlushRows > 0 && r.rows >= o.FlushRows:
-		return true
-	}
-	age := now.Sub(snowflake.Time(r.oldest, snowflake.SeqEpoch))
-	return o.FlushIntervalSeconds > 0 && age >= time.Duration(o.FlushIntervalSeconds)*time.Second
-}
-
 func (u *unflushed) reset() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.partitions, u.overflow, u.counted = map[keyPartition]*unflushedRows{}, false, time.Time{}
+	u.forgetAll()
+	u.counted = time.Time{}
 }
 
-// add counts rows of a partition whose table has a policy.
-func (u *unflushed) add(p keyPartition, r unflushedRows) {
+// forgetAll begins anew. mu is held.
+func (u *unflushed) forgetAll() {
+	u.partitions, u.ready, u.timed, u.overflow = map[keyPartition]*unflushedRows{}, nil, nil, false
+}
+
+// add counts rows of a partition of t, which has a policy.
+func (u *unflushed) add(t *catalog.Table, owner string, rows, oldest uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	known, ok := u.partitions[p]
-	switch {
-	case u.partitions == nil: // this node never led
-	case ok:
-		known.rows, known.oldest = known.rows+r.rows, min(known.oldest, r.oldest)
-		known.notBefore = maxTime(known.notBefore, r.notBefore)
-	case len(u.partitions) >= unflushedMax:
-		u.overflow = true
-	default:
-		u.partitions[p] = &r
+	p := keyPartition{t.ID, owner}
+	if r := u.count(p, t, rows, oldest); r != nil && !r.held && t.Options.FlushRows > 0 && r.rows >= t.Options.FlushRows {
+		u.list(p, r)
 	}
 }
 
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// count enters rows, nil when there is no room for another partition. mu is held.
+func (u *unflushed) count(p keyPartition, t *catalog.Table, rows, oldest uint64) *unflushedRows {
+	if u.partitions == nil { // this node never led
+		return nil
 	}
-	return b
+	r, ok := u.partitions[p]
+	if ok {
+		r.rows, r.oldest = r.rows+rows, min(r.oldest, oldest)
+		return r
+	}
+	if len(u.partitions) >= unflushedMax {
+		u.overflow = true
+		return nil
+	}
+	r = &unflushedRows{rows: rows, oldest: oldest}
+	u.partitions[p] = r
+	if s := t.Options.FlushIntervalSeconds; s > 0 {
+		heap.Push(&u.timed, timedPartition{at: snowflake.Time(oldest, snowflake.SeqEpoch).Add(time.Duration(s) * time.Second), partition: p, rows: r})
+	}
+	return r
+}
+
+// list makes a partition ready. mu is held.
+func (u *unflushed) list(p keyPartition, r *unflushedRows) {
+	if !r.listed {
+		r.listed = true
+		u.ready = append(u.ready, p)
+	}
 }
 
 // noteWritten counts a batch's rows.
@@ -101,14 +114,14 @@ func (s *Shard) noteWritten(changes []published) {
 	for i := range changes {
 		c := &changes[i]
 		if t, ok := s.cfg.Tables.Table(c.table); ok && hasPolicy(t) {
-			s.unflushed.add(keyPartition{c.table, c.user}, unflushedRows{rows: 1, oldest: c.change.GetSeq()})
+			s.unflushed.add(t, c.user, 1, c.change.GetSeq())
 		}
 	}
 }
 
-// TakeDue returns up to max partitions that are due, the longest waiting first, and forgets them: what is written from now on
+// TakeDue returns up to limit partitions that are due, the longest waiting first, and forgets them: what is written from now on
 // counts anew. Give back what could not be flushed. It is empty where this node does not lead.
-func (s *Shard) TakeDue(limit int) []Due {
+func (s *Shard) TakeDue(limit int) (due []Due) {
 	if !s.Leads() {
 		return nil
 	}
@@ -116,29 +129,63 @@ func (s *Shard) TakeDue(limit int) []Due {
 	u := &s.unflushed
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	var list []Due
-	for p, r := range u.partitions {
-		t, ok := s.cfg.Tables.Table(p.table)
-		if !ok {
-			delete(u.partitions, p) // dropped
-			continue
+	for len(u.timed) > 0 && !u.timed[0].at.After(now) {
+		w := heap.Pop(&u.timed).(timedPartition)
+		if u.partitions[w.partition] != w.rows || w.rows.held && !w.again {
+			continue // it was flushed meanwhile, or has to wait since its flush failed
 		}
-		if r.due(t, now) {
-			list = append(list, Due{Table: t, Owner: p.user, rows: *r})
+		w.rows.held = false
+		u.list(w.partition, w.rows)
+	}
+	for len(u.ready) > 0 && len(due) < limit {
+		p := u.ready[0]
+		u.ready = u.ready[1:]
+		r := u.partitions[p]
+		delete(u.partitions, p)
+		if t, ok := s.cfg.Tables.Table(p.table); ok && r != nil { // else it was dropped
+			due = append(due, Due{Table: t, Owner: p.user, rows: *r})
 		}
 	}
-	slices.SortFunc(list, func(a, b Due) int { return cmp.Compare(a.rows.oldest, b.rows.oldest) })
-	list = list[:min(len(list), limit)]
-	for i := range list {
-		delete(u.partitions, keyPartition{list[i].Table.ID, list[i].Owner})
-	}
-	return list
+	return due
 }
 
 // GiveBack counts a partition's rows again whose flush failed, and lets it wait.
 func (s *Shard) GiveBack(d Due) {
-	d.rows.notBefore = s.cfg.Now().Add(flushRetry)
-	s.unflushed.add(keyPartition{d.Table.ID, d.Owner}, d.rows)
+	u := &s.unflushed
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	p := keyPartition{d.Table.ID, d.Owner}
+	if r := u.count(p, d.Table, d.rows.rows, d.rows.oldest); r != nil && !r.listed {
+		r.held = true
+		heap.Push(&u.timed, timedPartition{at: s.cfg.Now().Add(flushRetry), partition: p, rows: r, again: true})
+	}
+}
+
+// timedPartition is due at a time, if its rows are still those.
+type timedPartition struct {
+	at        time.Time
+	partition keyPartition
+	rows      *unflushedRows
+	// again: a flush failed, and this is the end of the pause.
+	again bool
+}
+
+// timedPartitions is a heap: the next one first.
+type timedPartitions []timedPartition
+
+func (h timedPartitions) Len() int           { return len(h) }
+func (h timedPartitions) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timedPartitions) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push implements heap.Interface.
+func (h *timedPartitions) Push(x any) { *h = append(*h, x.(timedPartition)) }
+
+// Pop implements heap.Interface.
+func (h *timedPartitions) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
 }
 
 // CountUnflushed counts all hot rows of tables with a policy, when this node has begun to lead, or when there were more partitions
@@ -148,7 +195,8 @@ func (s *Shard) CountUnflushed() error {
 	u.mu.Lock()
 	wanted := s.Leads() && (u.counted.IsZero() || u.overflow && s.cfg.Steady().Sub(u.counted) >= recountInterval)
 	if wanted { // from here on apply counts; a row it counts and that is found below as well counts twice, and is flushed early
-		u.partitions, u.overflow, u.counted = map[keyPartition]*unflushedRows{}, false, s.cfg.Steady()
+		u.forgetAll()
+		u.counted = s.cfg.Steady()
 	}
 	u.mu.Unlock()
 	if !wanted {
@@ -184,7 +232,8 @@ func (s *Shard) countPartition(it *pebble.Iterator) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if t, ok := s.cfg.Tables.Table(id); !ok || !hasPolicy(t) {
+	t, ok := s.cfg.Tables.Table(id)
+	if !ok || !hasPolicy(t) {
 		return it.SeekGE(keycodec.PrefixEnd(keycodec.TablePrefix(s.cfg.ID, id))), nil
 	}
 	end, r := keycodec.PrefixEnd(prefix), unflushedRows{}
@@ -201,6 +250,6 @@ func (s *Shard) countPartition(it *pebble.Iterator) (more bool, err error) {
 			r.oldest = v.Seq
 		}
 	}
-	s.unflushed.add(keyPartition{id, owner}, r)
+	s.unflushed.add(t, owner, r.rows, r.oldest)
 	return more, nil
 }
