@@ -1,5 +1,3 @@
-// Package metamorphic runs the same random statements under different configurations, which say where rows are and how they got there,
-// and compares every answer.
 package metamorphic
 
 import (

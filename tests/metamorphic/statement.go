@@ -1,3 +1,4 @@
+// Package metamorphic compares the answers of clusters that differ in where their rows are: statement.go makes the statements, the test runs them.
 package metamorphic
 
 import (
