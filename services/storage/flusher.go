@@ -21,9 +21,6 @@ const dueMax = 256
 
 // flush moves a table's hot rows into segments, and merges segments where there are many.
 func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Table, owner string) (shard.Flushed, error) {
-	if err := s.useSegments(ctx); err != nil {
-		return shard.Flushed{}, err
-	}
 	began := time.Now()
 	f, err := r.Shard.Flush(ctx, t, owner, s.holder(r))
 	s.metrics.flushed(began, f, err)
@@ -48,9 +45,12 @@ func (s *Storage) useSegments(ctx context.Context) error {
 	if all := s.catalog.ReadByAll(command.Newest); all < command.VersionSegments {
 		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, segments need %d: rows can be flushed when all run this version", all, command.VersionSegments)
 	}
-	_, err := catalogv1.NewCatalogServiceClient(s.router.Catalog()).Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{
+	resp, err := catalogv1.NewCatalogServiceClient(s.router.Catalog()).Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{
 		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: command.VersionSegments}}}})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.catalog.WaitVersion(ctx, resp.GetVersion())
 }
 
 // holder makes segments durable on a majority of a replica's group.

@@ -3,13 +3,16 @@ package storage
 import (
 	"context"
 	"hash/maphash"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
@@ -35,9 +38,14 @@ type peers struct{ node *Storage }
 
 func (p peers) Server(id string) (grpc.ClientConnInterface, error) { return groups(p).Server(id) }
 
-func (p peers) Replicas(shard uint32) (servers []string) {
+func (p peers) Holders(shard uint32) (servers []string) {
 	for _, r := range p.node.catalog.Placement(replica.FirstShardGroup + shard).GetReplicas() {
 		servers = append(servers, r.GetServerId())
+	}
+	for _, n := range p.node.catalog.Nodes() {
+		if catalogstate.HoldsReplicas(n.GetRole()) && !slices.Contains(servers, n.GetServerId()) {
+			servers = append(servers, n.GetServerId())
+		}
 	}
 	return servers
 }
@@ -73,11 +81,8 @@ func (s *service) HoldSegments(ctx context.Context, req *storagev1.HoldSegmentsR
 	return &storagev1.HoldSegmentsResponse{}, nil
 }
 
-// FetchSegment sends a file.
+// FetchSegment sends a file, also of a shard whose replica has left this node: it may have been the only one who had it.
 func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.ServerStreamingServer[storagev1.FetchSegmentResponse]) error {
-	if _, err := (lookup{s.node}).replica(req.GetShard()); err != nil {
-		return err
-	}
 	return s.node.segments.Send(req.GetPath(), stream.Send)
 }
 
@@ -88,9 +93,13 @@ func (s *Storage) segmentsChanged(added []*storagev1.Segment) {
 	for _, seg := range added {
 		missing = missing || !s.segments.Files.Has(seg)
 	}
-	if !missing {
-		return
+	if missing {
+		s.checkSegments()
 	}
+}
+
+// checkSegments asks for a look at the files.
+func (s *Storage) checkSegments() {
 	select {
 	case s.segmentCheck <- struct{}{}:
 	default: // a check is about to begin anyway
@@ -121,38 +130,48 @@ func (s *Storage) keepSegments(ctx context.Context) {
 	}
 }
 
-// fetchMissing goes on behind what cannot be fetched.
+// missingMax bounds the segments that are listed before they are fetched, as fetching takes longer than an iterator may stay open.
+const missingMax = 1024
+
+// fetchMissing goes on behind what cannot be fetched; what is beyond missingMax is next time's.
 func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
 	for _, r := range s.replicas.All() {
-		err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
+		var missing []*storagev1.Segment
+		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
+			if len(missing) < missingMax && !s.segments.Files.Has(e.Segment) {
+				missing = append(missing, e.Segment)
+			}
+			return ctx.Err()
+		}); err != nil {
+			return err
+		}
+		fetched := 0
+		for _, seg := range missing {
+			if err := s.segments.Fetch(ctx, r.Shard.ID(), seg); err != nil {
+				failed = err
+			} else {
+				fetched++
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if !s.segments.Files.Has(e.Segment) {
-				if err := s.segments.Fetch(ctx, r.Shard.ID(), e.Segment); err != nil {
-					failed = err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+		}
+		if len(missing) == missingMax && fetched > 0 {
+			s.checkSegments()
 		}
 	}
 	return failed
 }
 
-// sweepSegments removes files that no replica of this node names. What it keeps in memory is a number for each segment; that
+// sweepSegments removes files that no shard in this node's store names, whether its replica is open or not. What it keeps in memory is a number for each segment; that
 // two may share one only keeps a file for longer.
 func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
-	for _, r := range s.replicas.All() {
-		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
-			named[maphash.String(seed, e.GetPath())] = struct{}{}
-			return nil
-		}); err != nil {
-			return 0, err
-		}
+	if err := manifest.Each(s.hot, keycodec.SegmentSpan(), func(e manifest.Entry) error {
+		named[maphash.String(seed, e.GetPath())] = struct{}{}
+		return nil
+	}); err != nil {
+		return 0, err
 	}
 	return s.segments.Files.Sweep(func(path string) bool {
 		_, ok := named[maphash.String(seed, path)]

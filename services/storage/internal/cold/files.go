@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
@@ -33,7 +34,8 @@ type Files struct {
 	fs   vfs.FS
 	root string
 	// dirs keeps folders that are being written to from being removed as empty.
-	dirs sync.RWMutex
+	dirs   sync.RWMutex
+	making singleflight.Group
 	// unfinished numbers files that are being written: two may be on their way to one name.
 	unfinished atomic.Uint64
 	// unneeded are the files that sweeps found nobody to need, and since when.
@@ -87,8 +89,13 @@ func (f *Files) Create(p string) (*NewFile, error) {
 	return &NewFile{files: f, file: file, name: name, temp: temp, sum: sha256.New()}, nil
 }
 
-// makeDir makes a folder and those above it, durably.
+// makeDir makes a folder and those above it, durably: who finds that another is making it waits for that.
 func (f *Files) makeDir(dir string) error {
+	_, err, _ := f.making.Do(dir, func() (any, error) { return nil, f.makeOneDir(dir) })
+	return err
+}
+
+func (f *Files) makeOneDir(dir string) error {
 	if _, err := f.fs.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -130,10 +137,10 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 	if err = errors.Join(err, n.file.Close()); err == nil {
 		err = n.files.fs.Rename(n.temp, n.name)
 	}
-	if err == nil {
-		err = n.files.syncDir(n.files.fs.PathDir(n.name))
+	if err != nil { // the disk may be full: leave nothing behind
+		return errors.Join(fileFailed("finish", seg.GetPath(), err), n.remove())
 	}
-	if err != nil {
+	if err := n.files.syncDir(n.files.fs.PathDir(n.name)); err != nil {
 		return fileFailed("finish", seg.GetPath(), err)
 	}
 	return nil
@@ -141,7 +148,14 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 
 // Abort removes an unfinished file.
 func (n *NewFile) Abort() error {
-	return errors.Join(n.file.Close(), n.files.fs.Remove(n.temp))
+	return errors.Join(n.file.Close(), n.remove())
+}
+
+func (n *NewFile) remove() error {
+	if err := n.files.fs.Remove(n.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fileFailed("remove the unfinished file of", n.name, err)
+	}
+	return nil
 }
 
 // Open opens a file; NotFound when it is not there.

@@ -46,16 +46,16 @@ func (o *Output) Flush(ctx context.Context, hot manifest.Reader, p Partition) (s
 	span := keycodec.PrefixSpan(prefix)
 	it, err := hot.NewIter(&pebble.IterOptions{LowerBound: span.Start, UpperBound: span.End})
 	if err != nil {
-		return nil, dberr.New(dberr.Unavailable, "read the rows to flush: %w", err)
+		return nil, hotFailed(err)
 	}
 	at := it.First()
 	segments, err = o.Write(ctx, p, 0, func(context.Context) ([]byte, keycodec.Version, bool, error) {
 		if !at {
-			return nil, keycodec.Version{}, false, it.Error()
+			return nil, keycodec.Version{}, false, hotFailed(it.Error())
 		}
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return nil, keycodec.Version{}, false, err
+			return nil, keycodec.Version{}, false, hotFailed(err)
 		}
 		v, err := keycodec.DecodeVersion(value)
 		if err != nil {
@@ -67,6 +67,13 @@ func (o *Output) Flush(ctx context.Context, hot manifest.Reader, p Partition) (s
 		return key, v, true, nil
 	})
 	return segments, errors.Join(err, it.Close())
+}
+
+func hotFailed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return dberr.New(dberr.Unavailable, "read the rows to flush: %w", err)
 }
 
 // Write writes rows, which next yields in ascending order of their keys, into segments of a level.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -19,6 +20,8 @@ import (
 const (
 	// readersMax bounds the segments that are kept open: each holds a file and its footer.
 	readersMax = 512
+	// loadTimeout bounds opening a segment, fetching it from another replica included.
+	loadTimeout = 2 * time.Minute
 	// blocksBytesDefault bounds the decoded row groups that are kept.
 	blocksBytesDefault = 64 << 20
 )
@@ -33,25 +36,34 @@ type Readers struct {
 
 	mu   sync.Mutex
 	open *simplelru.LRU[string, *opened]
+	// suspects are segments that could not be decoded though their checksum was right when they were opened.
+	suspects map[string]bool
 
 	blocks blocks
+
+	// ctx ends with Close, which waits for loading.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	loading sync.WaitGroup
 }
 
 // opened is an open segment. It is closed when it is neither kept nor in use.
 type opened struct {
-	once   sync.Once
+	// loaded is closed when it is known whether the segment can be read: err, file and reader do not change afterwards, but that the file is
+	// closed at last. They, users and kept are guarded by Readers.mu.
+	loaded chan struct{}
 	err    error
 	file   vfs.File
 	reader *segment.Reader
-	// users and kept are guarded by Readers.mu.
-	users int
-	kept  bool
+	users  int
+	kept   bool
 }
 
 // NewReaders makes readers of files. blocksBytes bounds decoded row groups, zero means 64 MiB. fetch may be nil: nobody else
 // has the files.
 func NewReaders(files *Files, blocksBytes int64, fetch Fetch) (*Readers, error) {
-	r := &Readers{files: files, fetch: fetch}
+	r := &Readers{files: files, fetch: fetch, suspects: map[string]bool{}}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	var err error
 	if r.open, err = simplelru.NewLRU[string, *opened](readersMax, func(_ string, o *opened) { r.drop(o) }); err == nil {
 		err = r.blocks.init(blocksBytes)
@@ -67,6 +79,8 @@ func (r *Readers) Files() *Files { return r.files }
 
 // Close closes what is not in use.
 func (r *Readers) Close() {
+	r.cancel()
+	r.loading.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.open.Purge()
@@ -80,33 +94,42 @@ func (r *Readers) drop(o *opened) {
 	}
 }
 
-// use opens a segment, or finds it open. Call the result when done with it.
+// use opens a segment, or finds it open. Call the result when done with it. Whoever comes first has it loaded for all, in a time that
+// is nobody's own.
 func (r *Readers) use(ctx context.Context, shard uint32, seg *storagev1.Segment) (*segment.Reader, func(), error) {
-	for {
-		reader, release, err := r.useOnce(ctx, shard, seg)
-		if (dberr.Is(err, dberr.Canceled) || dberr.Is(err, dberr.Timeout)) && ctx.Err() == nil {
-			continue // it was another's time that ended
-		}
-		return reader, release, err
-	}
-}
-
-func (r *Readers) useOnce(ctx context.Context, shard uint32, seg *storagev1.Segment) (*segment.Reader, func(), error) {
 	r.mu.Lock()
 	o, ok := r.open.Get(seg.GetPath())
 	if !ok {
-		o = &opened{kept: true}
+		o = &opened{kept: true, loaded: make(chan struct{}), users: 1} // the loader uses it
 		r.open.Add(seg.GetPath(), o)
+		r.loading.Go(func() { r.loadFor(shard, seg, o) })
 	}
 	o.users++
 	r.mu.Unlock()
-	o.once.Do(func() { o.file, o.reader, o.err = r.load(ctx, shard, seg) })
 	release := func() { r.release(seg.GetPath(), o) }
+	select {
+	case <-o.loaded:
+	case <-ctx.Done():
+		release()
+		return nil, nil, dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "open segment %s: %w", seg.GetPath(), ctx.Err())
+	}
 	if o.err != nil {
 		release()
 		return nil, nil, o.err
 	}
 	return o.reader, release, nil
+}
+
+// loadFor loads a segment for those who wait.
+func (r *Readers) loadFor(shard uint32, seg *storagev1.Segment, o *opened) {
+	ctx, cancel := context.WithTimeout(r.ctx, loadTimeout)
+	defer cancel()
+	file, reader, err := r.load(ctx, shard, seg)
+	r.mu.Lock()
+	o.file, o.reader, o.err = file, reader, err
+	r.mu.Unlock()
+	close(o.loaded)
+	r.release(seg.GetPath(), o)
 }
 
 func (r *Readers) release(path string, o *opened) {
@@ -159,10 +182,26 @@ func (r *Readers) block(ctx context.Context, reader *segment.Reader, seg *storag
 	}
 	rows, err := reader.Read(ctx, group, t, columns)
 	if err != nil {
-		return nil, unreadable(seg, err)
+		return nil, r.distrust(seg, err)
 	}
 	r.blocks.put(key, rows)
 	return rows, nil
+}
+
+// distrust has a segment that cannot be decoded opened anew: its checksum was right when it was opened, so the disk has changed or fails, and
+// the next reader compares it again and fetches another copy. Only one that is unreadable then as well is corrupt.
+func (r *Readers) distrust(seg *storagev1.Segment, err error) error {
+	if !dberr.Is(err, dberr.Corrupt) {
+		return unreadable(seg, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.suspects[seg.GetPath()] {
+		return unreadable(seg, err)
+	}
+	r.suspects[seg.GetPath()] = true
+	r.open.Remove(seg.GetPath())
+	return dberr.New(dberr.Unavailable, "segment %s could not be read and is looked at again: %w", seg.GetPath(), err)
 }
 
 // blocks are the decoded row groups that were used last, up to a number of bytes.

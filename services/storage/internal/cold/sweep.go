@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"time"
+
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 // walk visits folders, those below before the one above. names are the files in it.
@@ -76,6 +78,14 @@ func (f *Files) Sweep(needed func(path string) bool, age time.Duration) (removed
 		return nil
 	})
 	return removed, err
+}
+
+// Keep reports whether a segment's file is there in its full length, and if so makes its age begin anew: it is about to be needed.
+func (f *Files) Keep(seg *storagev1.Segment) bool {
+	f.sweeping.Lock() // a sweep that has found it old goes first
+	defer f.sweeping.Unlock()
+	delete(f.unneeded, seg.GetPath())
+	return f.Has(seg)
 }
 
 // removeEmpty removes a folder unless something is in it: its name may be all that is left of a user.

@@ -218,6 +218,9 @@ func RequestBucketOf(k []byte) (uint32, error) {
 	return binary.BigEndian.Uint32(rest), nil
 }
 
+// SegmentSpan is the segments of all shards.
+func SegmentSpan() Span { return PrefixSpan([]byte{spaceSegment}) }
+
 // SegmentPrefix starts the segments of all tables of the shard.
 func SegmentPrefix(shard uint32) []byte { return shardPrefix(nil, spaceSegment, shard) }
 

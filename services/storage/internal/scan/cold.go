@@ -56,7 +56,9 @@ func openCold(ctx context.Context, it *pebble.Iterator, p *plan, readers *cold.R
 		if err != nil {
 			return nil, err
 		}
-		one.entries = append(one.entries, e)
+		if e.GetSeqMax() > p.req.GetAfterSeq() { // else it shows nothing, and hides nothing newer
+			one.entries = append(one.entries, e)
+		}
 	}
 	if err := it.Error(); err != nil {
 		return nil, readFailed(err)
@@ -119,7 +121,8 @@ func (c *coldRows) enterPartition() (more bool, err error) {
 	if err != nil || len(entries) == 0 {
 		return false, err
 	}
-	c.entries = entries
+	after := c.plan.req.GetAfterSeq()
+	c.entries = slices.DeleteFunc(entries, func(e manifest.Entry) bool { return e.GetSeqMax() <= after })
 	c.prefix = keycodec.PartitionPrefix(c.prefix[:0], c.plan.req.GetShard(), c.plan.table.ID, owner)
 	if c.plan.req.GetAllUsers() {
 		c.spans = []keycodec.Span{keycodec.PrefixSpan(c.prefix)}

@@ -22,14 +22,19 @@ const (
 	// stragglerTimeout is how long replicas beyond a majority are waited for: they fetch a segment now or when they
 	// apply it.
 	stragglerTimeout = 2 * time.Second
+	// askTimeout and askBytesPerSecond bound what one replica is given to fetch a segment: a disk that stands still answers nothing,
+	// and everybody behind would wait.
+	askTimeout        = 30 * time.Second
+	askBytesPerSecond = 1 << 20
 )
 
 // Peers are the storage nodes of the cluster.
 type Peers interface {
 	// Server is a connection to one.
 	Server(id string) (grpc.ClientConnInterface, error)
-	// Replicas are the servers that have, or should have, a replica of a shard.
-	Replicas(shard uint32) []string
+	// Holders are the servers that may have a shard's files, the likeliest first: those of its replicas, then the others, one of which may
+	// have had a replica before.
+	Holders(shard uint32) []string
 }
 
 // Sync copies files. Self is this server.
@@ -42,8 +47,12 @@ type Sync struct {
 
 // Hold returns when all voters have a segment that this node has, or a majority has it and the others take long.
 func (s *Sync) Hold(ctx context.Context, shard uint32, voters []string, seg *storagev1.Segment) error {
+	if !s.Files.Keep(seg) {
+		return dberr.New(dberr.Unavailable, "segment %s is not here any more", seg.GetPath())
+	}
 	need := len(voters)/2 + 1
-	ctx, cancel := context.WithCancel(ctx)
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, askTimeout+time.Duration(seg.GetBytes()/askBytesPerSecond)*time.Second)
 	defer cancel()
 	answers, asked, held := make(chan error, len(voters)), 0, 0
 	for _, voter := range voters {
@@ -71,6 +80,9 @@ func (s *Sync) Hold(ctx context.Context, shard uint32, voters []string, seg *sto
 		}
 	}
 	if held < need {
+		if caller.Err() != nil {
+			return dberr.FromStatus(caller.Err())
+		}
 		return dberr.New(dberr.Unavailable, "segment %s is on %d of %d replicas, a majority of them must have it: %w", seg.GetPath(), held, len(voters), errors.Join(errs...))
 	}
 	return nil
@@ -89,7 +101,7 @@ func (s *Sync) ask(ctx context.Context, server string, shard uint32, seg *storag
 // Take fetches what a leader is about to commit, unless it is here.
 func (s *Sync) Take(ctx context.Context, req *storagev1.HoldSegmentsRequest) error {
 	for _, seg := range req.GetSegments() {
-		if s.Files.Has(seg) {
+		if s.Files.Keep(seg) {
 			continue
 		}
 		if err := s.copyFrom(ctx, req.GetServerId(), req.GetShard(), seg); err != nil {
@@ -103,7 +115,7 @@ func (s *Sync) Take(ctx context.Context, req *storagev1.HoldSegmentsRequest) err
 func (s *Sync) Fetch(ctx context.Context, shard uint32, seg *storagev1.Segment) error {
 	var errs []error
 	lost := true // every replica was asked, and none has it
-	for _, server := range s.Peers.Replicas(shard) {
+	for _, server := range s.Peers.Holders(shard) {
 		if server == s.Self {
 			continue
 		}
@@ -116,7 +128,10 @@ func (s *Sync) Fetch(ctx context.Context, shard uint32, seg *storagev1.Segment) 
 		errs = append(errs, dberr.New(dberr.CodeOf(err), "server %s: %w", server, err))
 	}
 	code := dberr.Unavailable
-	if lost {
+	switch {
+	case ctx.Err() != nil:
+		code = dberr.CodeOf(dberr.FromStatus(ctx.Err()))
+	case lost:
 		code = dberr.Corrupt
 	}
 	return dberr.New(code, "segment %s of shard %d is missing or damaged here and no other replica gave it: %w", seg.GetPath(), shard, errors.Join(errs...))
@@ -124,8 +139,8 @@ func (s *Sync) Fetch(ctx context.Context, shard uint32, seg *storagev1.Segment) 
 
 func (s *Sync) copyFrom(ctx context.Context, server string, shard uint32, seg *storagev1.Segment) error {
 	conn, err := s.Peers.Server(server)
-	if err != nil {
-		return err
+	if err != nil { // it was not asked: what it has is not known
+		return dberr.New(dberr.Unavailable, "reach server %s: %w", server, err)
 	}
 	ctx, cancel := context.WithCancel(ctx) // also frees a stream that is not read to its end
 	defer cancel()

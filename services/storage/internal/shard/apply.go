@@ -24,10 +24,11 @@ type application struct {
 	changes  []published
 	purged   []uint32
 	outcomes []outcome
-	// added are new segments.
-	added   []*storagev1.Segment
-	scratch []byte
-	key     []byte
+	// reshapes: it changes segments, of which added are new.
+	reshapes bool
+	added    []*storagev1.Segment
+	scratch  []byte
+	key      []byte
 	// buckets of remembered requests, nil as long as none is added; requests are those added.
 	buckets  []uint32
 	requests []rememberedRequest
@@ -209,6 +210,7 @@ func (a *application) purge(c *command.Command) error {
 		return batchFailed(err)
 	}
 	a.shard.dropped[c.Table] = true
+	a.reshapes = true
 	a.purged = append(a.purged, c.Table)
 	return nil
 }
@@ -228,7 +230,13 @@ func (a *application) commit() bool {
 	err := a.batch.Set(keycodec.AppliedKey(s.cfg.ID), keycodec.AppendApplied(nil, a.applied), nil)
 	if err == nil {
 		s.pruning.Lock()
+		if a.reshapes {
+			s.segmentChanges.begin()
+		}
 		err = a.batch.Commit(pebble.NoSync)
+		if a.reshapes {
+			s.segmentChanges.end()
+		}
 		s.pruning.Unlock()
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/kalamdb/kalamdb-go/internal/datum"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -10,31 +11,45 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 )
 
-// coldRows finds rows in segments for one decision. The lists of segments it has read stay good while it decides: a row may move
-// into a segment meanwhile, but then it was found in the hot store, where is looked first; and what merging replaces stays on
-// disk for longer than that.
+// coldRows finds rows in segments for one decision. A row may move to a segment at any time, so the list of segments must be at least as
+// new as the look into the hot store that did not find the row: a list is kept only as long as no segment changes.
 type coldRows struct {
 	ctx     context.Context
 	shard   uint32
 	db      manifest.Reader
 	readers *cold.Readers
-	lists   map[keyPartition][]manifest.Entry
+	changes *segmentChanges
+	lists   map[keyPartition]segmentList
 }
 
-// segments are those of a partition.
+// segmentList is a partition's segments as of a state of segmentChanges.
+type segmentList struct {
+	at      uint64
+	entries []manifest.Entry
+}
+
+// segmentChanges counts how often segments began and ended to change: it is odd while a batch that changes some is committed.
+type segmentChanges struct{ n atomic.Uint64 }
+
+func (c *segmentChanges) begin() { c.n.Add(1) }
+func (c *segmentChanges) end()   { c.n.Add(1) }
+
+// segments are those of a partition, as new as the call.
 func (c *coldRows) segments(p keyPartition) ([]manifest.Entry, error) {
-	if list, ok := c.lists[p]; ok {
-		return list, nil
+	now := c.changes.n.Load()
+	settled := now%2 == 0
+	if list, ok := c.lists[p]; ok && settled && list.at == now {
+		return list.entries, nil
 	}
-	list, err := manifest.Read(c.db, c.shard, p.table, p.user)
-	if err != nil {
-		return nil, err
+	entries, err := manifest.Read(c.db, c.shard, p.table, p.user)
+	if err != nil || !settled {
+		return entries, err
 	}
 	if c.lists == nil {
-		c.lists = map[keyPartition][]manifest.Entry{}
+		c.lists = map[keyPartition]segmentList{}
 	}
-	c.lists[p] = list
-	return list, nil
+	c.lists[p] = segmentList{at: now, entries: entries}
+	return entries, nil
 }
 
 // current returns a row that is not in the hot store.

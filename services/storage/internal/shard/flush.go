@@ -35,7 +35,8 @@ const flushesAtOnce = 8
 // Flush moves the rows that a table has in the hot store into segments: those of one owner, or of all. Rows written
 // meanwhile stay. What was moved when it fails stays moved: flushing again goes on. Only the leader can.
 func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold Hold) (f Flushed, err error) {
-	if err := s.checkServing(); err != nil {
+	term, err := s.office()
+	if err != nil {
 		return f, err
 	}
 	if t.Kind == catalog.StreamTable {
@@ -46,60 +47,75 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 		return f, err
 	}
 	defer release()
-	snap := s.cfg.DB.NewSnapshot()
-	defer func() { err = errors.Join(err, snap.Close()) }()
-	applied, err := readApplied(snap, s.cfg.ID)
+	v := &flushing{shard: s, term: term, snap: s.cfg.DB.NewSnapshot(), table: t, hold: hold}
+	defer func() { err = errors.Join(err, v.snap.Close()) }()
+	applied, err := readApplied(v.snap, s.cfg.ID)
 	if err != nil {
 		return f, err
 	}
+	v.covered = applied.Seq
 	if owner != "" || !t.Owned() {
-		return f, s.flushPartition(ctx, snap, applied.Seq, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
+		return v.partition(ctx, owner)
 	}
-	return s.flushOwners(ctx, snap, applied.Seq, t, hold)
+	return v.owners(ctx)
 }
 
-// flushOwners flushes all partitions of a table, several at a time: a small one is mostly waiting for the disk.
-func (s *Shard) flushOwners(ctx context.Context, snap *pebble.Snapshot, covered uint64, t *catalog.Table, hold Hold) (total Flushed, err error) {
+// flushing is a flush of a table under way: what it sees, and since when.
+type flushing struct {
+	shard   *Shard
+	term    uint64
+	snap    *pebble.Snapshot
+	covered uint64
+	table   *catalog.Table
+	hold    Hold
+}
+
+// owners flushes all partitions of a table, several at a time: a small one is mostly waiting for the disk. It goes on behind those
+// that fail.
+func (v *flushing) owners(ctx context.Context) (total Flushed, err error) {
 	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
+	var failed error // the first
+	var g errgroup.Group
 	g.SetLimit(flushesAtOnce)
-	err = s.eachOwner(snap, t, func(owner string) error {
+	err = v.shard.eachOwner(v.snap, v.table, func(owner string) error {
 		g.Go(func() error {
-			var f Flushed
-			err := s.flushPartition(ctx, snap, covered, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
+			f, err := v.partition(ctx, owner)
 			mu.Lock()
 			defer mu.Unlock()
-			total.add(f)
-			return err
+			if total.add(f); failed == nil {
+				failed = err
+			}
+			return nil
 		})
 		if ctx.Err() != nil {
 			return dberr.FromStatus(ctx.Err())
 		}
 		return nil
 	})
-	if failed := g.Wait(); failed != nil { // why ctx ended
+	_ = g.Wait() // errors are in failed
+	if failed != nil {
 		err = failed
 	}
 	return total, err
 }
 
-func (s *Shard) flushPartition(ctx context.Context, snap *pebble.Snapshot, covered uint64, p cold.Partition, hold Hold, f *Flushed) error {
-	out := s.output(func(ctx context.Context, seg *storagev1.Segment) error {
-		if err := hold(ctx, seg); err != nil {
+func (v *flushing) partition(ctx context.Context, owner string) (f Flushed, err error) {
+	out := v.shard.output(func(ctx context.Context, seg *storagev1.Segment) error {
+		if err := v.hold(ctx, seg); err != nil {
 			return err
 		}
-		err := s.ChangeSegments(ctx, SegmentsChange{Table: p.Table.ID, User: p.Owner, Added: []*storagev1.Segment{seg}, CoveredSeq: covered})
+		err := v.shard.ChangeSegments(ctx, v.term, SegmentsChange{Table: v.table.ID, User: owner, Added: []*storagev1.Segment{seg}, CoveredSeq: v.covered})
 		if err == nil {
 			f.Rows, f.Bytes, f.Segments = f.Rows+seg.GetRows(), f.Bytes+seg.GetBytes(), f.Segments+1
 		}
 		return err
 	})
-	out.RowsMax = s.cfg.SegmentRows
-	segments, err := out.Flush(ctx, snap, p)
+	out.RowsMax = v.shard.cfg.SegmentRows
+	segments, err := out.Flush(ctx, v.snap, cold.Partition{Shard: v.shard.cfg.ID, Table: v.table, Owner: owner})
 	if len(segments) > 0 {
 		f.Partitions++
 	}
-	return err
+	return f, err
 }
 
 // output writes segments, whose names no other leader gives.

@@ -1,8 +1,10 @@
 package shard
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -45,25 +47,23 @@ func (s *Shard) forgets(t *catalog.Table, seq uint64) bool {
 // Forget removes the deleted rows whose time is over, and returns how many versions of rows went. It looks at all rows of the hot store and at
 // the list of segments. Only the leader can.
 func (s *Shard) Forget(ctx context.Context, hold Hold) (forgotten uint64, err error) {
-	if err := s.checkServing(); err != nil {
+	term, err := s.office()
+	if err != nil {
 		return 0, err
 	}
-	if s.format() < command.VersionSegments {
-		return 0, nil // later, when all nodes are of this version
-	}
-	forgotten, err = s.forgetHot(ctx)
-	if err != nil {
-		return forgotten, err
-	}
-	merged, err := s.forgetCold(ctx, hold)
-	return forgotten + merged, err
+	forgotten, err = s.forgetHot(ctx, term)
+	merged, coldErr := s.forgetCold(ctx, &merging{shard: s, term: term, hold: hold})
+	return forgotten + merged, errors.Join(err, coldErr)
 }
 
 // forgetter collects the tombstones of one table that may go.
 type forgetter struct {
 	shard *Shard
+	term  uint64
 	snap  *pebble.Snapshot
 	table *catalog.Table
+	// before is the _seq below which a tombstone may go.
+	before uint64
 	// entries are the segments of the partition that prefix begins.
 	prefix  []byte
 	entries []manifest.Entry
@@ -71,18 +71,16 @@ type forgetter struct {
 	count   uint64
 }
 
-func (s *Shard) forgetHot(ctx context.Context) (total uint64, err error) {
+func (s *Shard) forgetHot(ctx context.Context, term uint64) (total uint64, err error) {
 	tables, err := s.hotTables()
 	if err != nil {
 		return 0, err
 	}
 	for _, t := range tables {
-		n, err := s.forgetIn(ctx, t)
-		if total += n; err != nil {
-			return total, err
-		}
+		n, failed := s.forgetIn(ctx, term, t)
+		total, err = total+n, errors.Join(err, failed)
 	}
-	return total, nil
+	return total, err
 }
 
 // hotTables are the tables that have rows in the hot store; those that were dropped go otherwise.
@@ -110,15 +108,19 @@ func (s *Shard) hotTables() (tables []*catalog.Table, err error) {
 
 // forgetIn keeps flushes of the table out: one that began before a row was deleted would put it into a segment, alive, when
 // its tombstone is gone.
-func (s *Shard) forgetIn(ctx context.Context, t *catalog.Table) (uint64, error) {
+func (s *Shard) forgetIn(ctx context.Context, term uint64, t *catalog.Table) (uint64, error) {
 	release, err := s.flushes.enter(ctx, t.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
-	f := &forgetter{shard: s, snap: s.cfg.DB.NewSnapshot(), table: t}
+	f := s.newForgetter(term, t)
 	err = f.walk(ctx)
 	return f.count, errors.Join(err, f.snap.Close())
+}
+
+func (s *Shard) newForgetter(term uint64, t *catalog.Table) *forgetter {
+	return &forgetter{shard: s, term: term, snap: s.cfg.DB.NewSnapshot(), table: t, before: snowflake.FirstAt(s.keepsUntil(t), snowflake.SeqEpoch)}
 }
 
 func (f *forgetter) walk(ctx context.Context) error {
@@ -150,7 +152,7 @@ func (f *forgetter) row(ctx context.Context, it *pebble.Iterator) error {
 		return readFailed(err)
 	}
 	v, err := keycodec.DecodeVersion(value)
-	if err != nil || !v.Deleted || !f.shard.forgets(f.table, v.Seq) {
+	if err != nil || !v.Deleted || v.Seq >= f.before {
 		return err
 	}
 	return f.collect(ctx, it.Key(), v.Seq)
@@ -185,12 +187,14 @@ func (f *forgetter) flush(ctx context.Context) error {
 		return nil
 	}
 	s := f.shard
+	if err := s.useSegments(ctx); err != nil {
+		return err
+	}
 	pend, err := s.admit(ctx, &plan{})
 	if err != nil {
 		return err
 	}
-	cmd := &command.Command{Kind: command.Forget, Term: s.term.Load(), Table: f.table.ID, Keys: f.keys,
-		BeforeSeq: snowflake.FirstAt(s.keepsUntil(f.table), snowflake.SeqEpoch)}
+	cmd := &command.Command{Kind: command.Forget, Term: f.term, Table: f.table.ID, Keys: f.keys, BeforeSeq: f.before}
 	if err := s.log(pend, cmd, nil); err != nil {
 		return err
 	}
@@ -226,40 +230,73 @@ func (a *application) forget(c *command.Command) error {
 	return nil
 }
 
-// forgetCold merges the partitions that have a segment all of whose tombstones may go.
-func (s *Shard) forgetCold(ctx context.Context, hold Hold) (forgotten uint64, err error) {
-	type due struct {
-		table *catalog.Table
-		owner string
-	}
-	var list []due
+// forgetShare is the least part of the rows of a merge that are tombstones to be forgotten; forgetPatience how much longer than their
+// time fewer wait for company, so that a few deleted rows do not have a partition written anew every hour.
+const (
+	forgetShare    = 0.1
+	forgetPatience = 24 * time.Hour
+)
+
+// dueSegments are segments of a partition all of whose tombstones may go.
+type dueSegments struct {
+	partition cold.Partition
+	entries   []manifest.Entry
+}
+
+// forgetCold merges the segments all of whose tombstones may go with those over the same keys. It goes on behind what fails.
+func (s *Shard) forgetCold(ctx context.Context, w *merging) (forgotten uint64, err error) {
+	var list []dueSegments
 	if err := manifest.EachOf(s.cfg.DB, s.cfg.ID, func(e manifest.Entry) error {
 		t, ok := s.cfg.Tables.Table(e.Table)
 		if !ok || e.GetTombstones() == 0 || !s.forgets(t, e.GetSeqMax()) {
 			return nil
 		}
-		if d := (due{t, e.User}); len(list) == 0 || list[len(list)-1] != d {
-			list = append(list, d)
+		if n := len(list); n == 0 || list[n-1].partition.Table != t || list[n-1].partition.Owner != e.User {
+			list = append(list, dueSegments{partition: cold.Partition{Shard: s.cfg.ID, Table: t, Owner: e.User}})
 		}
+		list[len(list)-1].entries = append(list[len(list)-1].entries, e)
 		return nil
 	}); err != nil {
 		return 0, err
 	}
 	for _, d := range list {
-		n, err := s.forgetPartition(ctx, cold.Partition{Shard: s.cfg.ID, Table: d.table, Owner: d.owner}, hold)
-		if forgotten += n; err != nil {
+		n, failed := s.forgetPartition(ctx, w, d)
+		forgotten, err = forgotten+n, errors.Join(err, failed)
+	}
+	return forgotten, err
+}
+
+func (s *Shard) forgetPartition(ctx context.Context, w *merging, d dueSegments) (forgotten uint64, err error) {
+	release, err := s.flushes.enter(ctx, d.partition.Table.ID)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	for _, due := range d.entries {
+		all, err := w.entries(d.partition)
+		if err != nil {
+			return forgotten, err
+		}
+		picked := slices.DeleteFunc(slices.Clone(all), func(e manifest.Entry) bool {
+			return bytes.Compare(e.GetKeyMax(), due.GetKeyMin()) < 0 || bytes.Compare(e.GetKeyMin(), due.GetKeyMax()) > 0
+		})
+		if !s.worthForgetting(d.partition.Table, due, picked) {
+			continue
+		}
+		m, err := w.again(ctx, d.partition, picked)
+		if forgotten += m.Dropped; err != nil {
 			return forgotten, err
 		}
 	}
 	return forgotten, nil
 }
 
-func (s *Shard) forgetPartition(ctx context.Context, p cold.Partition, hold Hold) (uint64, error) {
-	release, err := s.flushes.enter(ctx, p.Table.ID)
-	if err != nil {
-		return 0, err
+// worthForgetting reports whether a segment that is still there has enough tombstones, or had to wait for long.
+func (s *Shard) worthForgetting(t *catalog.Table, due manifest.Entry, picked []manifest.Entry) bool {
+	rows, there := uint64(0), false
+	for _, e := range picked {
+		rows, there = rows+e.GetRows(), there || e.ID == due.ID
 	}
-	defer release()
-	m, err := s.mergePartition(ctx, p, true, hold)
-	return m.Dropped, err
+	overdue := s.keepsUntil(t).Sub(snowflake.Time(due.GetSeqMax(), snowflake.SeqEpoch)) >= forgetPatience
+	return there && (overdue || float64(due.GetTombstones()) >= forgetShare*float64(rows))
 }

@@ -72,7 +72,7 @@ func TestARowThatCameBackIsNotForgotten(t *testing.T) {
 	seq := n.mustWrite("ann", insert(message(1, "x", nil))).GetResults()[0].GetSeqs()[0]
 	n.mustWrite("ann", remove(seq, message(1, "x", nil)))
 	at = at.Add(deletedRetentionDefault + time.Hour)
-	f := &forgetter{shard: n.shard, snap: n.hot.NewSnapshot(), table: tables()[messagesID]}
+	f := n.shard.newForgetter(n.shard.term.Load(), tables()[messagesID])
 	n.mustWrite("ann", insert(message(1, "again", nil)))
 	if err := f.walk(t.Context()); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,11 @@ const (
 	// mergeFanIn segments of a level become those of the next: a row is written about once per level, and a partition has
 	// fewer than mergeFanIn segments of each level besides the full ones.
 	mergeFanIn = 4
+	// mergeInputsMax bounds the segments of one merge: each holds a row group in memory, and a merge that is cut short is
+	// done in vain.
+	mergeInputsMax = 16
+	// mergeDepthMax is over how many segments a key may be spread, full ones too: a read looks into each.
+	mergeDepthMax = 8
 	// mergedRowsMax and mergedBytesMax are where a merged segment is full. Adding it walks over no rows, so it may be larger
 	// than a flushed one.
 	mergedRowsMax  = 1 << 20
@@ -34,10 +39,11 @@ func (m *Merged) add(o Merged) {
 	m.Removed, m.Added, m.Rows, m.Dropped, m.Bytes = m.Removed+o.Removed, m.Added+o.Added, m.Rows+o.Rows, m.Dropped+o.Dropped, m.Bytes+o.Bytes
 }
 
-// Merge merges the segments of a table's partitions, of one owner or of all: as far as levels ask for it, or (whole) each
-// partition's into as few as possible. Only the leader can.
+// Merge merges the segments of a table's partitions, of one owner or of all: as far as levels and overlaps ask for it, or (whole) all that
+// each partition has. Only the leader can.
 func (s *Shard) Merge(ctx context.Context, t *catalog.Table, owner string, whole bool, hold Hold) (m Merged, err error) {
-	if err := s.checkServing(); err != nil {
+	term, err := s.office()
+	if err != nil {
 		return m, err
 	}
 	release, err := s.flushes.enter(ctx, t.ID)
@@ -45,8 +51,13 @@ func (s *Shard) Merge(ctx context.Context, t *catalog.Table, owner string, whole
 		return m, err
 	}
 	defer release()
+	w := &merging{shard: s, term: term, hold: hold}
+	one := w.partition
+	if whole {
+		one = w.whole
+	}
 	if owner != "" || !t.Owned() {
-		return s.mergePartition(ctx, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, whole, hold)
+		return one(ctx, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner})
 	}
 	entries, err := manifest.ReadTable(s.cfg.DB, s.cfg.ID, t.ID)
 	if err != nil {
@@ -56,7 +67,54 @@ func (s *Shard) Merge(ctx context.Context, t *catalog.Table, owner string, whole
 		if i > 0 && entries[i].User == entries[i-1].User {
 			continue
 		}
-		one, err := s.mergePartition(ctx, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: entries[i].User}, whole, hold)
+		o, err := one(ctx, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: entries[i].User})
+		m.add(o)
+		if err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+// merging is work on a table whose flushes wait.
+type merging struct {
+	shard *Shard
+	term  uint64
+	hold  Hold
+}
+
+func (w *merging) entries(p cold.Partition) ([]manifest.Entry, error) {
+	return manifest.Read(w.shard.cfg.DB, w.shard.cfg.ID, p.Table.ID, p.Owner)
+}
+
+// partition merges until nothing asks for it.
+func (w *merging) partition(ctx context.Context, p cold.Partition) (m Merged, err error) {
+	for {
+		entries, err := w.entries(p)
+		if err != nil {
+			return m, err
+		}
+		picked, level := pick(entries)
+		if len(picked) == 0 {
+			return m, nil
+		}
+		one, err := w.segments(ctx, p, entries, picked, level)
+		m.add(one)
+		if err != nil {
+			return m, err
+		}
+	}
+}
+
+// whole merges everything, neighbours by key together.
+func (w *merging) whole(ctx context.Context, p cold.Partition) (m Merged, err error) {
+	entries, err := w.entries(p)
+	if err != nil || len(entries) == 1 && entries[0].GetTombstones() == 0 { // it would come out as it is
+		return m, err
+	}
+	byKey(entries)
+	for part := range slices.Chunk(entries, mergeInputsMax) {
+		one, err := w.again(ctx, p, part)
 		m.add(one)
 		if err != nil {
 			return m, err
@@ -65,37 +123,26 @@ func (s *Shard) Merge(ctx context.Context, t *catalog.Table, owner string, whole
 	return m, nil
 }
 
-// mergePartition merges until no level asks for it. The table is entered.
-func (s *Shard) mergePartition(ctx context.Context, p cold.Partition, whole bool, hold Hold) (m Merged, err error) {
-	for {
-		entries, err := manifest.Read(s.cfg.DB, s.cfg.ID, p.Table.ID, p.Owner)
-		if err != nil {
-			return m, err
-		}
-		picked, level := pick(entries, whole)
-		if len(picked) == 0 {
-			return m, nil
-		}
-		one, err := s.mergeSegments(ctx, p, entries, picked, level, hold)
-		m.add(one)
-		if err != nil || whole {
-			return m, err
-		}
+// again merges segments of a list that was read before others were merged.
+func (w *merging) again(ctx context.Context, p cold.Partition, picked []manifest.Entry) (Merged, error) {
+	all, err := w.entries(p)
+	if err != nil {
+		return Merged{}, err
 	}
+	level := uint32(0)
+	for _, e := range picked {
+		level = max(level, e.GetLevel()+1)
+	}
+	return w.segments(ctx, p, all, picked, level)
+}
+
+func byKey(entries []manifest.Entry) {
+	slices.SortFunc(entries, func(a, b manifest.Entry) int { return bytes.Compare(a.GetKeyMin(), b.GetKeyMin()) })
 }
 
 // pick chooses what to merge, and the level of what comes out: the lowest level that has mergeFanIn segments which are not
-// full, or everything.
-func pick(entries []manifest.Entry, whole bool) (picked []manifest.Entry, level uint32) {
-	if whole {
-		for _, e := range entries {
-			level = max(level, e.GetLevel()+1)
-		}
-		if len(entries) == 1 && entries[0].GetTombstones() == 0 {
-			return nil, 0 // it would come out as it is
-		}
-		return entries, level
-	}
+// full, or else the segments over the key that most of them may have, if those are too many.
+func pick(entries []manifest.Entry) (picked []manifest.Entry, level uint32) {
 	levels := map[uint32][]manifest.Entry{}
 	for _, e := range entries {
 		if e.GetRows() < mergedRowsMax/2 && e.GetBytes() < mergedBytesMax/2 {
@@ -107,11 +154,37 @@ func pick(entries []manifest.Entry, whole bool) (picked []manifest.Entry, level 
 			picked, level = list, n+1
 		}
 	}
+	if picked != nil {
+		byKey(picked)
+		return picked[:min(len(picked), mergeInputsMax)], level
+	}
+	if picked = deepest(entries); len(picked) <= mergeDepthMax {
+		return nil, 0
+	}
+	picked = picked[:min(len(picked), mergeInputsMax)]
+	for _, e := range picked {
+		level = max(level, e.GetLevel())
+	}
 	return picked, level
 }
 
-// mergeSegments replaces the picked ones of a partition's segments by new ones.
-func (s *Shard) mergeSegments(ctx context.Context, p cold.Partition, all, picked []manifest.Entry, level uint32, hold Hold) (m Merged, err error) {
+// deepest are the segments over a key that as many as any have within their range: one of the least keys of segments.
+func deepest(entries []manifest.Entry) (most []manifest.Entry) {
+	entries = slices.Clone(entries)
+	byKey(entries)
+	var open []manifest.Entry
+	for _, e := range entries {
+		open = slices.DeleteFunc(open, func(o manifest.Entry) bool { return bytes.Compare(o.GetKeyMax(), e.GetKeyMin()) < 0 })
+		if open = append(open, e); len(open) > len(most) {
+			most = slices.Clone(open)
+		}
+	}
+	return most
+}
+
+// segments replaces the picked ones of a partition's segments by new ones.
+func (w *merging) segments(ctx context.Context, p cold.Partition, all, picked []manifest.Entry, level uint32) (m Merged, err error) {
+	s := w.shard
 	change := SegmentsChange{Table: p.Table.ID, User: p.Owner}
 	var others []manifest.Entry
 	for _, e := range all {
@@ -123,7 +196,7 @@ func (s *Shard) mergeSegments(ctx context.Context, p cold.Partition, all, picked
 	}
 	out := s.output(func(ctx context.Context, seg *storagev1.Segment) error {
 		change.Added = append(change.Added, seg)
-		return hold(ctx, seg)
+		return w.hold(ctx, seg)
 	})
 	out.RowsMax, out.BytesMax = mergedRowsMax, mergedBytesMax
 	in := s.cfg.Cold.NewMerge(s.cfg.ID, picked, cold.Range{Table: p.Table})
@@ -145,7 +218,13 @@ func (s *Shard) mergeSegments(ctx context.Context, p cold.Partition, all, picked
 	if err != nil {
 		return Merged{}, err
 	}
-	if err := s.ChangeSegments(ctx, change); err != nil {
+	// The first was written long ago, perhaps: whoever removes what nobody names must not have done so on any replica.
+	for _, seg := range change.Added {
+		if err := w.hold(ctx, seg); err != nil {
+			return Merged{}, err
+		}
+	}
+	if err := s.ChangeSegments(ctx, w.term, change); err != nil {
 		return Merged{}, err
 	}
 	m.Removed, m.Added, m.Dropped = len(change.Removed), len(change.Added), m.Rows-written

@@ -43,7 +43,7 @@ func TestDeletedRowsStayDeleted(t *testing.T) {
 	}
 	// Without the oldest segment, where the row is alive, its tombstone has to stay.
 	p := n.segments()
-	m, err := n.shard.mergeSegments(context.Background(), partitionOf("ann"), p, p[1:], 1, holdNothing)
+	m, err := n.merging().segments(context.Background(), partitionOf("ann"), p, p[1:], 1)
 	if err != nil || m.Removed != 3 || m.Added != 1 || m.Dropped != 0 || !dead() {
 		t.Fatalf("%+v, %v; deleted %v", m, err, dead())
 	}
@@ -106,7 +106,7 @@ func TestAMergeThatComesTooLate(t *testing.T) {
 	stale := n.segments()
 	n.merge(true)
 	before := n.segments()
-	_, err := n.shard.mergeSegments(context.Background(), partitionOf("ann"), stale, stale, 1, holdNothing)
+	_, err := n.merging().segments(context.Background(), partitionOf("ann"), stale, stale, 1)
 	if !dberr.Is(err, dberr.Conflict) {
 		t.Errorf("%v", err)
 	}
@@ -132,10 +132,14 @@ func TestTheHighestKeyMayBeInASegment(t *testing.T) {
 	n.mustWrite("ann", insert(message(100, "x", nil), message(7, "y", nil)))
 	n.flush()
 	n.mustWrite("ann", insert(message(50, "z", nil)))
-	d := decider{db: n.hot, cold: &coldRows{ctx: t.Context(), db: n.hot, readers: n.cold}}
+	d := decider{db: n.hot, cold: &coldRows{ctx: t.Context(), db: n.hot, readers: n.cold, changes: &n.shard.segmentChanges}}
 	if key, err := d.lastKey(keyPartition{messagesID, "ann"}); key != 100 || err != nil {
 		t.Errorf("%d, %v", key, err)
 	}
+}
+
+func (n *node) merging() *merging {
+	return &merging{shard: n.shard, term: n.shard.term.Load(), hold: holdNothing}
 }
 
 func holdNothing(context.Context, *storagev1.Segment) error { return nil }

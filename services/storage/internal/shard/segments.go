@@ -27,16 +27,38 @@ type SegmentsChange struct {
 	Removed    []uint64
 }
 
-// ChangeSegments logs a change and returns when it is applied. Only the leader can. It fails with Conflict when a segment to
-// be removed is not there any more.
-func (s *Shard) ChangeSegments(ctx context.Context, c SegmentsChange) error {
-	if err := s.checkServing(); err != nil {
-		return err
+// office is the term in which this node serves. Who reads the state to change it later takes it first, and the entry is refused in any
+// other: another leader may have deleted and forgotten rows in between.
+func (s *Shard) office() (term uint64, err error) {
+	if term = s.term.Load(); term == 0 {
+		return 0, s.NotLeader()
+	}
+	return term, s.checkServing()
+}
+
+// useSegments returns once entries of version 4 may be written.
+func (s *Shard) useSegments(ctx context.Context) error {
+	if s.cfg.UseSegments != nil {
+		if err := s.cfg.UseSegments(ctx); err != nil {
+			return err
+		}
 	}
 	if f := s.format(); f < command.VersionSegments {
 		return dberr.New(dberr.Unavailable, "a storage node of an earlier version, which does not know segments, is part of the cluster (format %d)", f)
 	}
-	cmd := &command.Command{Kind: command.Segments, Term: s.term.Load(), Table: c.Table, User: c.User, CoveredSeq: c.CoveredSeq, Removed: c.Removed}
+	return nil
+}
+
+// ChangeSegments logs a change that was decided in a term, and returns when it is applied. It fails with Conflict when a segment to
+// be removed is not there any more.
+func (s *Shard) ChangeSegments(ctx context.Context, term uint64, c SegmentsChange) error {
+	if err := s.checkServing(); err != nil {
+		return err
+	}
+	if err := s.useSegments(ctx); err != nil {
+		return err
+	}
+	cmd := &command.Command{Kind: command.Segments, Term: term, Table: c.Table, User: c.User, CoveredSeq: c.CoveredSeq, Removed: c.Removed}
 	for _, seg := range c.Added {
 		raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(seg)
 		if err != nil {
@@ -62,6 +84,7 @@ func (a *application) segments(c *command.Command) error {
 		return dberr.New(dberr.TableNotFound, "table %d was dropped", c.Table)
 	}
 	id := a.shard.cfg.ID
+	a.reshapes = true
 	for _, removed := range c.Removed { // all are there, or nothing happens
 		_, closer, err := a.shard.cfg.DB.Get(keycodec.SegmentKey(nil, id, c.Table, c.User, removed))
 		if errors.Is(err, pebble.ErrNotFound) {

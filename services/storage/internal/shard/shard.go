@@ -72,6 +72,9 @@ type Config struct {
 	// FormatVersion is the highest version of entries that every storage node reads (see command.Newest); nil
 	// means that all read the newest.
 	FormatVersion func() uint32
+	// UseSegments makes FormatVersion reach command.VersionSegments, if it can: nodes that do not read it are kept out from then on.
+	// It is called before the first such entry; nil means that there is nothing to do.
+	UseSegments func(ctx context.Context) error
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
@@ -106,6 +109,8 @@ type Shard struct {
 	progress progress
 	sums     sums
 	flushes  flushes
+	// segmentChanges tells decisions whether a list of segments is still good.
+	segmentChanges segmentChanges
 	// unflushed is for the leader only.
 	unflushed unflushed
 	highest   *highest

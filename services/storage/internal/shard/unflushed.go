@@ -89,7 +89,8 @@ func (u *unflushed) count(p keyPartition, t *catalog.Table, rows, oldest uint64)
 		r.rows, r.oldest = r.rows+rows, min(r.oldest, oldest)
 		return r
 	}
-	if len(u.partitions) >= unflushedMax {
+	due := t.Options.FlushRows > 0 && rows >= t.Options.FlushRows // and soon gone
+	if len(u.partitions) >= unflushedMax && !due {
 		u.overflow = true
 		return nil
 	}
@@ -203,7 +204,13 @@ func (s *Shard) CountUnflushed() error {
 		return nil
 	}
 	snap := s.cfg.DB.NewSnapshot()
-	return errors.Join(s.countIn(snap), snap.Close())
+	err := errors.Join(s.countIn(snap), snap.Close())
+	if err != nil {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.counted = time.Time{} // again next time
+	}
+	return err
 }
 
 func (s *Shard) countIn(snap *pebble.Snapshot) (err error) {

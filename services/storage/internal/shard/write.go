@@ -112,7 +112,7 @@ func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads [
 	}
 	pend.returns, pend.attempt = req.GetReturnRows(), at
 	d := decider{shard: s.cfg.ID, db: s.cfg.DB, highest: s.highest,
-		cold: &coldRows{ctx: ctx, shard: s.cfg.ID, db: s.cfg.DB, readers: s.cfg.Cold}}
+		cold: &coldRows{ctx: ctx, shard: s.cfg.ID, db: s.cfg.DB, readers: s.cfg.Cold, changes: &s.segmentChanges}}
 	if err := d.run(&p.plan, len(req.GetWrites())); err != nil {
 		err = s.confirmed(ctx, s.unlessReadsChanged(err, reads))
 		pend.finish(err)
@@ -207,7 +207,7 @@ func (s *Shard) log(pend *Pending, cmd *command.Command, reads []tableRead) erro
 		pend.finish(err)
 		return err
 	}
-	n := max(len(cmd.Rows), 1)
+	n := max(len(cmd.Rows), len(cmd.Added), 1) // each segment has a _seq of its own, too
 	pend.first = s.seq.NextN(n)
 	pend.position = snowflake.At(pend.first, n-1)
 	command.SetFirstSeq(encoded, pend.first)
