@@ -70,6 +70,11 @@ func (s *Storage) flushShard(ctx context.Context, req *storagev1.FlushRequest) (
 	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Flush(ctx, req)
 }
 
+// compactShard asks the leader of a shard to merge a table's segments.
+func (s *Storage) compactShard(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
+	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Compact(ctx, req)
+}
+
 // pruneChanges drops changes older than the retention, hour by hour.
 func (s *Storage) pruneChanges(ctx context.Context) {
 	tick := time.NewTicker(time.Duration(s.cfg.PruneInterval))

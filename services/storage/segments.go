@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
@@ -44,22 +45,49 @@ func (p peers) Replicas(shard uint32) (servers []string) {
 
 // Flush moves hot rows of a table into segments, in a shard this node leads.
 func (s *service) Flush(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
-	r, err := lookup{s.node}.replica(req.GetShard())
+	r, t, err := s.replicaAndTable(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
-		return nil, err
-	}
-	t, ok := s.node.catalog.Table(req.GetTableId())
-	if !ok {
-		return nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
 	}
 	f, err := s.node.flush(ctx, r, t, req.GetUserId())
 	if err != nil {
 		return nil, err
 	}
 	return &storagev1.FlushResponse{Rows: f.Rows, Segments: uint64(f.Segments), Partitions: uint64(f.Partitions), Bytes: f.Bytes}, nil
+}
+
+// Compact merges the segments of a table, in a shard this node leads.
+func (s *service) Compact(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
+	r, t, err := s.replicaAndTable(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.node.merge(ctx, r, t, req.GetUserId(), true)
+	if err != nil {
+		return nil, err
+	}
+	return &storagev1.CompactResponse{SegmentsRemoved: uint64(m.Removed), SegmentsAdded: uint64(m.Added), Rows: m.Rows,
+		RowsDropped: m.Dropped, Bytes: m.Bytes, Partitions: uint64(m.Partitions)}, nil
+}
+
+// replicaAndTable finds what a request about a table in a shard names.
+func (s *service) replicaAndTable(ctx context.Context, req interface {
+	GetShard() uint32
+	GetTableId() uint32
+	GetCatalogVersion() uint64
+}) (*replica.Replica, *catalog.Table, error) {
+	r, err := lookup{s.node}.replica(req.GetShard())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, nil, err
+	}
+	t, ok := s.node.catalog.Table(req.GetTableId())
+	if !ok {
+		return nil, nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
+	}
+	return r, t, nil
 }
 
 // HoldSegments fetches what a leader is about to commit.

@@ -31,6 +31,7 @@ const (
 	StorageService_NodeStats_FullMethodName    = "/storage.v1.StorageService/NodeStats"
 	StorageService_Purge_FullMethodName        = "/storage.v1.StorageService/Purge"
 	StorageService_Flush_FullMethodName        = "/storage.v1.StorageService/Flush"
+	StorageService_Compact_FullMethodName      = "/storage.v1.StorageService/Compact"
 	StorageService_FetchSegment_FullMethodName = "/storage.v1.StorageService/FetchSegment"
 	StorageService_HoldSegments_FullMethodName = "/storage.v1.StorageService/HoldSegments"
 )
@@ -56,6 +57,9 @@ type StorageServiceClient interface {
 	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
 	// returns when the segments are durable and part of the shard's state; asking again is harmless.
 	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
+	// Compact merges the segments of each partition into as few as possible. The shard's leader does it. It returns when
+	// what it wrote is durable and part of the shard's state; asking again is harmless.
+	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
 	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
 	FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error)
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
@@ -157,6 +161,16 @@ func (c *storageServiceClient) Flush(ctx context.Context, in *FlushRequest, opts
 	return out, nil
 }
 
+func (c *storageServiceClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompactResponse)
+	err := c.cc.Invoke(ctx, StorageService_Compact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *storageServiceClient) FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[2], StorageService_FetchSegment_FullMethodName, cOpts...)
@@ -207,6 +221,9 @@ type StorageServiceServer interface {
 	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
 	// returns when the segments are durable and part of the shard's state; asking again is harmless.
 	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
+	// Compact merges the segments of each partition into as few as possible. The shard's leader does it. It returns when
+	// what it wrote is durable and part of the shard's state; asking again is harmless.
+	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
 	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
 	FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
@@ -245,6 +262,9 @@ func (UnimplementedStorageServiceServer) Purge(context.Context, *PurgeRequest) (
 }
 func (UnimplementedStorageServiceServer) Flush(context.Context, *FlushRequest) (*FlushResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Flush not implemented")
+}
+func (UnimplementedStorageServiceServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
 }
 func (UnimplementedStorageServiceServer) FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchSegment not implemented")
@@ -395,6 +415,24 @@ func _StorageService_Flush_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Compact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Compact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Compact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Compact(ctx, req.(*CompactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StorageService_FetchSegment_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FetchSegmentRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -454,6 +492,10 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Flush",
 			Handler:    _StorageService_Flush_Handler,
+		},
+		{
+			MethodName: "Compact",
+			Handler:    _StorageService_Compact_Handler,
 		},
 		{
 			MethodName: "HoldSegments",

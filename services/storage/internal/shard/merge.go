@@ -30,12 +30,15 @@ const (
 type Merged struct {
 	// Removed and Added count segments, Dropped rows that are gone for good: older versions and tombstones.
 	Removed, Added int
-	Rows, Dropped  uint64
-	Bytes          uint64
+	// Partitions counts those whose segments were merged, once for each merge.
+	Partitions    int
+	Rows, Dropped uint64
+	Bytes         uint64
 }
 
 func (m *Merged) add(o Merged) {
-	m.Removed, m.Added, m.Rows, m.Dropped, m.Bytes = m.Removed+o.Removed, m.Added+o.Added, m.Rows+o.Rows, m.Dropped+o.Dropped, m.Bytes+o.Bytes
+	m.Removed, m.Added, m.Partitions = m.Removed+o.Removed, m.Added+o.Added, m.Partitions+o.Partitions
+	m.Rows, m.Dropped, m.Bytes = m.Rows+o.Rows, m.Dropped+o.Dropped, m.Bytes+o.Bytes
 }
 
 // Merge merges the segments of a table's partitions, of one owner or of all: as far as levels ask for it, or (whole) each
@@ -77,7 +80,7 @@ func (s *Shard) mergePartition(ctx context.Context, p cold.Partition, whole bool
 			return m, err
 		}
 		picked, level := pick(entries, whole)
-		if len(picked) == 0 {
+		if len(picked) == 0 || whole && s.settled(p.Table, entries) {
 			return m, nil
 		}
 		one, err := s.mergeSegments(ctx, p, entries, picked, level, hold)
@@ -95,9 +98,6 @@ func pick(entries []manifest.Entry, whole bool) (picked []manifest.Entry, level 
 		for _, e := range entries {
 			level = max(level, e.GetLevel()+1)
 		}
-		if len(entries) == 1 && entries[0].GetTombstones() == 0 {
-			return nil, 0 // it would come out as it is
-		}
 		return entries, level
 	}
 	levels := map[uint32][]manifest.Entry{}
@@ -112,6 +112,20 @@ func pick(entries []manifest.Entry, whole bool) (picked []manifest.Entry, level 
 		}
 	}
 	return picked, level
+}
+
+// settled reports whether merging all of a partition's segments would yield what is there: one merge wrote them all, no
+// tombstone's time is over, and all have the table's present columns.
+func (s *Shard) settled(t *catalog.Table, entries []manifest.Entry) bool {
+	for i, e := range entries {
+		if e.GetSchemaVersion() < t.SchemaVersion || e.GetTombstones() > 0 && s.forgets(t, e.GetSeqMin()) {
+			return false
+		}
+		if len(entries) > 1 && (e.GetLevel() == 0 || e.ID != snowflake.At(entries[0].ID, i)) { // one command numbers what it adds
+			return false
+		}
+	}
+	return true
 }
 
 // mergeSegments replaces the picked ones of a partition's segments by new ones.
@@ -152,7 +166,7 @@ func (s *Shard) mergeSegments(ctx context.Context, p cold.Partition, all, picked
 	if err := s.ChangeSegments(ctx, change); err != nil {
 		return Merged{}, err
 	}
-	m.Removed, m.Added, m.Dropped = len(change.Removed), len(change.Added), m.Rows-written
+	m.Removed, m.Added, m.Partitions, m.Dropped = len(change.Removed), len(change.Added), 1, m.Rows-written
 	for _, seg := range change.Added {
 		m.Bytes += seg.GetBytes()
 	}
