@@ -48,10 +48,10 @@ func (s *Storage) openStores(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.openSegments(); err != nil {
+	if err := s.openHot(); err != nil {
 		return err
 	}
-	return s.openHot()
+	return s.openSegments()
 }
 
 // openHot opens the hot store. Its write-ahead log is the Raft log.
@@ -267,6 +267,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.replicas.Follow)
 	s.background(run, s.purgeDropped)
 	s.background(run, s.pruneChanges)
+	s.background(run, s.manifests.Run)
 	s.background(run, s.keepSegments)
 	s.background(run, s.flushDue)
 	s.background(run, s.report)

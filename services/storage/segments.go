@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"time"
 
@@ -11,9 +12,12 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifestfile"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
 )
 
 const (
@@ -27,6 +31,8 @@ const (
 // openSegments opens the files of the cold tier.
 func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
+	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
+		TooMany: s.checkSegments, Logger: s.cfg.Logger})
 	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)
 	return err
 }
@@ -109,29 +115,39 @@ func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.S
 	return s.node.segments.Send(req.GetPath(), stream.Send)
 }
 
-// segmentsChanged asks for a look at the files when some are missing: those of segments that were added while this node was away, or
-// of a state that came from the leader.
-func (s *Storage) segmentsChanged(added []*storagev1.Segment) {
-	missing := added == nil
-	for _, seg := range added {
-		missing = missing || !s.segments.Files.Has(seg)
+// segmentsChanged has manifests written, and asks for a look at the files when some are missing: those of segments that were added
+// while this node was away, or of a state that came from the leader.
+func (s *Storage) segmentsChanged(id uint32, changed []shard.ChangedSegments) {
+	missing := changed == nil
+	for _, c := range changed {
+		s.manifests.Changed(id, c.Table, c.Owner)
+		for _, seg := range c.Added {
+			missing = missing || !s.segments.Files.Has(seg)
+		}
 	}
-	if !missing {
-		return
+	if missing {
+		s.checkSegments()
 	}
+}
+
+// checkSegments asks for a look at all files.
+func (s *Storage) checkSegments() {
 	select {
 	case s.segmentCheck <- struct{}{}:
 	default: // a check is about to begin anyway
 	}
 }
 
-// keepSegments fetches what is missing and removes what nobody needs, until ctx ends.
+// keepSegments fetches what is missing, writes manifests that are not what the state says, and removes what nobody needs, until ctx ends.
 func (s *Storage) keepSegments(ctx context.Context) {
 	tick := time.NewTicker(segmentCheckInterval)
 	defer tick.Stop()
 	for {
 		if err := s.fetchMissing(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.WarnContext(ctx, "fetch the segments this node misses", "error", err)
+		}
+		if err := s.checkManifests(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.WarnContext(ctx, "look at the manifests of segments", "error", err)
 		}
 		removed, err := s.sweepSegments(orphanAge)
 		if err != nil {
@@ -170,14 +186,27 @@ func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
 	return failed
 }
 
-// sweepSegments removes files that no replica of this node names. What it keeps in memory is a number for each segment; that
-// two may share one only keeps a file for longer.
+// checkManifests goes on behind what fails.
+func (s *Storage) checkManifests(ctx context.Context) error {
+	var errs []error
+	for _, r := range s.replicas.All() {
+		errs = append(errs, s.manifests.Check(ctx, r.Shard.ID()))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepSegments removes files that no replica of this node names, and manifests of partitions without segments. What it keeps in
+// memory is a number for each segment and each partition; that two may share one only keeps a file for longer. A manifest
+// that comes back while it is removed is written again by the next check.
 func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
 	for _, r := range s.replicas.All() {
-		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
-			named[maphash.String(seed, e.GetPath())] = struct{}{}
-			return nil
+		if err := manifest.EachPartition(s.hot, keycodec.PrefixSpan(keycodec.SegmentPrefix(r.Shard.ID())), func(entries []manifest.Entry) (bool, error) {
+			named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+			for _, e := range entries {
+				named[maphash.String(seed, e.GetPath())] = struct{}{}
+			}
+			return true, nil
 		}); err != nil {
 			return 0, err
 		}

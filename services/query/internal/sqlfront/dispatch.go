@@ -14,7 +14,7 @@ var later = [][]string{
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"storage", "check"},
-	{"show", "manifest"}, {"show", "backup"}, {"show", "backups"}, {"show", "export"},
+	{"show", "backup"}, {"show", "backups"}, {"show", "export"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},

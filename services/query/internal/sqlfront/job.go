@@ -31,6 +31,9 @@ type KillJob struct {
 // ShowJobs is SHOW JOBS.
 type ShowJobs struct{ Source }
 
+// ShowManifest is SHOW MANIFEST.
+type ShowManifest struct{ Source }
+
 // Command names the statement.
 func (s *Flush) Command() string {
 	switch {
@@ -57,6 +60,9 @@ func (*KillJob) Command() string { return "KILL JOB" }
 
 // Command names the statement.
 func (*ShowJobs) Command() string { return "SHOW JOBS" }
+
+// Command names the statement.
+func (*ShowManifest) Command() string { return "SHOW MANIFEST" }
 
 // flush reads what follows FLUSH.
 func (r *reader) flush(storage bool) (Statement, error) {
