@@ -219,8 +219,8 @@ func TestSegmentsSurviveTheLossOfEachNode(t *testing.T) {
 			c.stop(2)
 			c.start(2)
 			c.until("node 2 is a member again", func(s *clusterv1.StatusResponse) bool { return len(s.GetNodes()) == 3 && spread(3)(s) })
-			c.until("node 2 has the segments", func(*clusterv1.StatusResponse) bool {
-				return len(segmentsOf(t, c.nodes[2].node)) > 0 && hasAll(t, c.nodes[2].node)
+			c.until("node 2 has the segments and lists them", func(*clusterv1.StatusResponse) bool {
+				return len(segmentsOf(t, c.nodes[2].node)) > 0 && hasAll(t, c.nodes[2].node) && unlisted(t, c.nodes[2].node) == ""
 			})
 		} else {
 			c.mustAgree()
