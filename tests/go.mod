@@ -3,6 +3,7 @@ module github.com/kalamdb/kalamdb-go/tests
 go 1.26.0
 
 require (
+	github.com/duckdb/duckdb-go-bindings v0.10506.0
 	github.com/kalamdb/kalamdb-go/internal v0.0.0
 	github.com/kalamdb/kalamdb-go/proto v0.0.0
 	github.com/kalamdb/kalamdb-go/services/gateway v0.0.0
@@ -34,7 +35,6 @@ require (
 )
 
 require (
-	github.com/duckdb/duckdb-go-bindings v0.10506.0 // indirect
 	github.com/fullstorydev/grpchan v1.1.2 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect

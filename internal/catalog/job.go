@@ -6,14 +6,24 @@ import (
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
 
-// JobFlush is the type of a job that moves a table's rows into segments, and JobFlushPrefix begins the id of one.
+// JobFlush is the type of a job that moves a table's rows into segments, JobCompact of one that merges its segments. The prefixes
+// begin the ids of such jobs.
 const (
-	JobFlush       = "flush"
-	JobFlushPrefix = "FL-"
+	JobFlush         = "flush"
+	JobFlushPrefix   = "FL-"
+	JobCompact       = "compact"
+	JobCompactPrefix = "CO-"
 )
 
 // FlushKey is the idempotency key of a table's flush: there is one at a time.
-func FlushKey(table uint32) string { return JobFlush + ":" + strconv.FormatUint(uint64(table), 10) }
+func FlushKey(table uint32) string { return jobKey(JobFlush, table) }
+
+// CompactKey is the idempotency key of a table's compaction: there is one at a time.
+func CompactKey(table uint32) string { return jobKey(JobCompact, table) }
+
+func jobKey(kind string, table uint32) string {
+	return kind + ":" + strconv.FormatUint(uint64(table), 10)
+}
 
 // JobEnded reports whether nothing changes a job of this status any more.
 func JobEnded(s catalogv1.JobStatus) bool { return s >= catalogv1.JobStatus_JOB_STATUS_COMPLETED }

@@ -30,7 +30,11 @@ const clusterService = "/cluster.v1."
 // takesLong reports whether a call takes as long as its work does: asking another replica meanwhile would not make it
 // faster, and ending it would throw away what it has done. Its caller bounds it.
 func takesLong(method string) bool {
-	return strings.HasPrefix(method, clusterService) || method == storagev1.StorageService_Flush_FullMethodName
+	switch method {
+	case storagev1.StorageService_Flush_FullMethodName, storagev1.StorageService_Compact_FullMethodName:
+		return true
+	}
+	return strings.HasPrefix(method, clusterService)
 }
 
 // groupConn sends calls to the leader of one group.

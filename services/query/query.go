@@ -104,7 +104,7 @@ func (q *Query) build() error {
 	}
 	client := storageclient.New(q.router)
 	storage, live := fleet.New(q.router, q.cfg.Seeds[0], "storage"), fleet.New(q.router, q.cfg.Live, "live")
-	tables := systemtable.New(systemtable.Config{Catalog: q.view, Users: q.view.Client(), Storage: storage, Live: live,
+	tables := systemtable.New(systemtable.Config{Catalog: q.view, Users: q.view.Client(), Storage: storage, Live: live, Manifests: client.ListManifests,
 		Cluster: clusterv1.NewClusterServiceClient(q.router.Catalog()), Own: q.own, NodeID: uint32(q.cfg.NodeID),
 		Settings: q.cfg.Settings})
 	runner, err := exec.New(exec.Config{Catalog: q.view, Systems: tables, Engine: q.engine, Storage: client, Logger: q.cfg.Logger})

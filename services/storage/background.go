@@ -6,6 +6,7 @@ import (
 
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 )
 
 // purgeRetry is the pause after a purge that failed, e.g. because a shard has no leader, and after finding that
@@ -70,6 +71,11 @@ func (s *Storage) flushShard(ctx context.Context, req *storagev1.FlushRequest) (
 	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Flush(ctx, req)
 }
 
+// compactShard asks the leader of a shard to merge a table's segments.
+func (s *Storage) compactShard(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
+	return storagev1.NewStorageServiceClient(s.router.Shard(req.GetShard())).Compact(ctx, req)
+}
+
 // forgetDeleted removes the rows that were deleted longer ago than their tables keep them, in the shards this node leads.
 func (s *Storage) forgetDeleted(ctx context.Context) {
 	tick := time.NewTicker(time.Duration(s.cfg.ForgetInterval))
@@ -81,19 +87,22 @@ func (s *Storage) forgetDeleted(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, r := range s.replicas.All() {
-			if !r.Shard.Leads() {
-				continue
-			}
-			began := time.Now()
-			n, err := r.Shard.Forget(ctx, s.holder(r))
-			s.metrics.forgot(n)
-			switch {
-			case err != nil && ctx.Err() == nil:
-				s.cfg.Logger.WarnContext(ctx, "forget deleted rows", "shard", r.Shard.ID(), "error", err)
-			case n > 0:
-				s.cfg.Logger.InfoContext(ctx, "deleted rows were forgotten", "shard", r.Shard.ID(), "versions", n, "took", time.Since(began))
+			if r.Shard.Leads() {
+				s.forget(ctx, r)
 			}
 		}
+	}
+}
+
+func (s *Storage) forget(ctx context.Context, r *replica.Replica) {
+	began := time.Now()
+	n, err := r.Shard.Forget(ctx, s.holder(r))
+	s.metrics.forgot(n)
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Logger.WarnContext(ctx, "forget deleted rows", "shard", r.Shard.ID(), "error", err)
+	}
+	if n > 0 {
+		s.cfg.Logger.InfoContext(ctx, "deleted rows were forgotten", "shard", r.Shard.ID(), "versions", n, "took", time.Since(began))
 	}
 }
 

@@ -27,9 +27,7 @@ func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Tabl
 	if err != nil || f.Segments == 0 {
 		return f, err
 	}
-	began = time.Now()
-	m, err := r.Shard.Merge(ctx, t, owner, false, s.holder(r))
-	s.metrics.merged(began, m, err)
+	_, err = s.merge(ctx, r, t, owner, false)
 	if err != nil && ctx.Err() == nil { // the rows are where they should be; the next flush merges
 		s.cfg.Logger.WarnContext(ctx, "merge segments", "table", t.QualifiedName(), "shard", r.Shard.ID(), "error", err)
 	}
@@ -51,6 +49,14 @@ func (s *Storage) useSegments(ctx context.Context) error {
 		return err
 	}
 	return s.catalog.WaitVersion(ctx, resp.GetVersion())
+}
+
+// merge merges a table's segments: as far as levels ask for it, or (whole) as far as it goes.
+func (s *Storage) merge(ctx context.Context, r *replica.Replica, t *catalog.Table, owner string, whole bool) (shard.Merged, error) {
+	began := time.Now()
+	m, err := r.Shard.Merge(ctx, t, owner, whole, s.holder(r))
+	s.metrics.merged(began, m, err)
+	return m, err
 }
 
 // holder makes segments durable on a majority of a replica's group.

@@ -48,10 +48,10 @@ func (s *Storage) openStores(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.openSegments(); err != nil {
+	if err := s.openHot(); err != nil {
 		return err
 	}
-	return s.openHot()
+	return s.openSegments()
 }
 
 // openHot opens the hot store. Its write-ahead log is the Raft log.
@@ -89,7 +89,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, NodeID: uint32(s.identity.NodeID),
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs}
 	return nil
@@ -274,6 +274,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.replicas.Follow)
 	s.background(run, s.purgeDropped)
 	s.background(run, s.pruneChanges)
+	s.background(run, s.manifests.Run)
 	s.background(run, s.keepSegments)
 	s.background(run, s.flushDue)
 	s.background(run, s.forgetDeleted)

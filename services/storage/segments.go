@@ -2,20 +2,24 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"time"
 
 	"google.golang.org/grpc"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifestfile"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
 )
 
 const (
@@ -29,6 +33,8 @@ const (
 // openSegments opens the files of the cold tier.
 func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
+	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
+		TooMany: s.checkSegments, Logger: s.cfg.Logger})
 	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)
 	return err
 }
@@ -52,22 +58,49 @@ func (p peers) Holders(shard uint32) (servers []string) {
 
 // Flush moves hot rows of a table into segments, in a shard this node leads.
 func (s *service) Flush(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
-	r, err := lookup{s.node}.replica(req.GetShard())
+	r, t, err := s.replicaAndTable(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
-		return nil, err
-	}
-	t, ok := s.node.catalog.Table(req.GetTableId())
-	if !ok {
-		return nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
 	}
 	f, err := s.node.flush(ctx, r, t, req.GetUserId())
 	if err != nil {
 		return nil, err
 	}
 	return &storagev1.FlushResponse{Rows: f.Rows, Segments: uint64(f.Segments), Partitions: uint64(f.Partitions), Bytes: f.Bytes}, nil
+}
+
+// Compact merges the segments of a table, in a shard this node leads.
+func (s *service) Compact(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
+	r, t, err := s.replicaAndTable(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.node.merge(ctx, r, t, req.GetUserId(), true)
+	if err != nil {
+		return nil, err
+	}
+	return &storagev1.CompactResponse{SegmentsRemoved: uint64(m.Removed), SegmentsAdded: uint64(m.Added), Rows: m.Rows,
+		RowsDropped: m.Dropped, Bytes: m.Bytes, Partitions: uint64(m.Partitions)}, nil
+}
+
+// replicaAndTable finds what a request about a table in a shard names.
+func (s *service) replicaAndTable(ctx context.Context, req interface {
+	GetShard() uint32
+	GetTableId() uint32
+	GetCatalogVersion() uint64
+}) (*replica.Replica, *catalog.Table, error) {
+	r, err := lookup{s.node}.replica(req.GetShard())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.Shard.WaitCatalog(ctx, req.GetCatalogVersion()); err != nil {
+		return nil, nil, err
+	}
+	t, ok := s.node.catalog.Table(req.GetTableId())
+	if !ok {
+		return nil, nil, dberr.New(dberr.TableNotFound, "table %d does not exist", req.GetTableId())
+	}
+	return r, t, nil
 }
 
 // HoldSegments fetches what a leader is about to commit.
@@ -86,19 +119,22 @@ func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.S
 	return s.node.segments.Send(req.GetPath(), stream.Send)
 }
 
-// segmentsChanged asks for a look at the files when some are missing: those of segments that were added while this node was away, or
-// of a state that came from the leader.
-func (s *Storage) segmentsChanged(added []*storagev1.Segment) {
-	missing := added == nil
-	for _, seg := range added {
-		missing = missing || !s.segments.Files.Has(seg)
+// segmentsChanged has manifests written, and asks for a look at the files when some are missing: those of segments that were added
+// while this node was away, or of a state that came from the leader.
+func (s *Storage) segmentsChanged(id uint32, changed []shard.ChangedSegments) {
+	missing := changed == nil
+	for _, c := range changed {
+		s.manifests.Changed(id, c.Table, c.Owner)
+		for _, seg := range c.Added {
+			missing = missing || !s.segments.Files.Has(seg)
+		}
 	}
 	if missing {
 		s.checkSegments()
 	}
 }
 
-// checkSegments asks for a look at the files.
+// checkSegments asks for a look at all files.
 func (s *Storage) checkSegments() {
 	select {
 	case s.segmentCheck <- struct{}{}:
@@ -106,13 +142,16 @@ func (s *Storage) checkSegments() {
 	}
 }
 
-// keepSegments fetches what is missing and removes what nobody needs, until ctx ends.
+// keepSegments fetches what is missing, writes manifests that are not what the state says, and removes what nobody needs, until ctx ends.
 func (s *Storage) keepSegments(ctx context.Context) {
 	tick := time.NewTicker(segmentCheckInterval)
 	defer tick.Stop()
 	for {
 		if err := s.fetchMissing(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.WarnContext(ctx, "fetch the segments this node misses", "error", err)
+		}
+		if err := s.checkManifests(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Logger.WarnContext(ctx, "look at the manifests of segments", "error", err)
 		}
 		removed, err := s.sweepSegments(orphanAge)
 		if err != nil {
@@ -163,13 +202,26 @@ func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
 	return failed
 }
 
-// sweepSegments removes files that no shard in this node's store names, whether its replica is open or not. What it keeps in memory is a number for each segment; that
-// two may share one only keeps a file for longer.
+// checkManifests goes on behind what fails.
+func (s *Storage) checkManifests(ctx context.Context) error {
+	var errs []error
+	for _, r := range s.replicas.All() {
+		errs = append(errs, s.manifests.Check(ctx, r.Shard.ID()))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepSegments removes files that no shard in this node's store names, whether its replica is open or not, and manifests of partitions
+// without segments. What it keeps in memory is a number for each segment and each partition; that two may share one only keeps a file
+// for longer. A manifest that comes back while it is removed is written again by the next check.
 func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
-	if err := manifest.Each(s.hot, keycodec.SegmentSpan(), func(e manifest.Entry) error {
-		named[maphash.String(seed, e.GetPath())] = struct{}{}
-		return nil
+	if err := manifest.EachPartition(s.hot, keycodec.SegmentSpan(), func(entries []manifest.Entry) (bool, error) {
+		named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+		for _, e := range entries {
+			named[maphash.String(seed, e.GetPath())] = struct{}{}
+		}
+		return true, nil
 	}); err != nil {
 		return 0, err
 	}

@@ -78,10 +78,11 @@ func TestFlushedRowsAreReadAlsoAfterARestart(t *testing.T) {
 	if _, err := r.storage.Write(t.Context(), r.insertion(messages, "bob", 1)); !dberr.Is(err, dberr.PrimaryKeyViolation) {
 		t.Errorf("insert a key that is in a segment: %v", err)
 	}
+	r.untilListed()
 	r.stop()
 	for _, folder := range []string{"user/%41nn%2f../app/messages", "user/bob/app/messages", "shared/app/settings"} {
 		files, err := os.ReadDir(filepath.Join(dir, "segments", filepath.FromSlash(folder)))
-		if err != nil || len(files) != 1 || !strings.HasPrefix(files[0].Name(), "batch-") {
+		if err != nil || len(files) != 2 || !strings.HasPrefix(files[0].Name(), "batch-") || files[1].Name() != manifest.FileName {
 			t.Errorf("%s has %v (%v)", folder, files, err)
 		}
 	}
@@ -99,6 +100,7 @@ func TestADroppedTablesFilesGo(t *testing.T) {
 	r.insert(kept, "bob", 1)
 	r.flush(messages)
 	r.flush(kept)
+	r.untilListed()
 	if n, err := r.node.sweepSegments(0); n != 0 || err != nil {
 		t.Errorf("%d files went that are needed, %v", n, err)
 	}
@@ -113,7 +115,7 @@ func TestADroppedTablesFilesGo(t *testing.T) {
 	if n, err := r.node.sweepSegments(time.Hour); n != 0 || err != nil {
 		t.Errorf("%d young files went, %v", n, err)
 	}
-	if n, err := r.node.sweepSegments(0); n != 1 || err != nil {
+	if n, err := r.node.sweepSegments(0); n != 2 || err != nil { // the segment and its manifest
 		t.Errorf("%d files went, %v", n, err)
 	}
 	if list, err := fs.List("data/segments/user"); err != nil || len(list) != 1 || list[0] != "bob" {
@@ -218,8 +220,8 @@ func TestSegmentsSurviveTheLossOfEachNode(t *testing.T) {
 			c.stop(2)
 			c.start(2)
 			c.until("node 2 is a member again", func(s *clusterv1.StatusResponse) bool { return len(s.GetNodes()) == 3 && spread(3)(s) })
-			c.until("node 2 has the segments", func(*clusterv1.StatusResponse) bool {
-				return len(segmentsOf(t, c.nodes[2].node)) > 0 && hasAll(t, c.nodes[2].node)
+			c.until("node 2 has the segments and lists them", func(*clusterv1.StatusResponse) bool {
+				return len(segmentsOf(t, c.nodes[2].node)) > 0 && hasAll(t, c.nodes[2].node) && unlisted(t, c.nodes[2].node) == ""
 			})
 		} else {
 			c.mustAgree()

@@ -18,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/identity"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/job"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifestfile"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -62,8 +63,10 @@ type Storage struct {
 	jobs         *job.Runner
 	leadership   leadership // of the catalog
 
-	// segments are the files of the cold tier, cold reads them. segmentCheck asks for a look at what is missing.
+	// segments are the files of the cold tier, cold reads them, manifests lists them for others. segmentCheck asks for a look at
+	// what is missing.
 	segments     *segmentsync.Sync
+	manifests    *manifestfile.Keeper
 	cold         *cold.Readers
 	segmentCheck chan struct{}
 

@@ -1,8 +1,12 @@
 package sqltest
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cockroachdb/datadriven"
 
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
@@ -37,6 +41,22 @@ func endOf(t *testing.T, c *cluster.Cluster, id string) string {
 			return status
 		}
 	}
+}
+
+// fileBytes depends on how well Parquet compresses.
+var fileBytes = regexp.MustCompile(`[0-9]+ bytes`)
+
+// jobs runs statements that start jobs, waits for each, and shows what came of them in the order they were started.
+func jobs(t *testing.T, c *cluster.Cluster, d *datadriven.TestData) string {
+	answer := asRoot(t, c, d.Input)
+	var out strings.Builder
+	out.WriteString(jobID.ReplaceAllString(answer, "$1-…"))
+	for _, id := range jobID.FindAllString(answer, -1) {
+		status := endOf(t, c, id)
+		_, result, _ := strings.Cut(strings.TrimSpace(asRoot(t, c, "SELECT message FROM system.jobs WHERE job_id = '"+id+"'")), "\n")
+		fmt.Fprintf(&out, "%s: %s\n", status, fileBytes.ReplaceAllString(result, "… bytes"))
+	}
+	return out.String()
 }
 
 func TestAFlushMovesRowsAndMayBeginAgain(t *testing.T) {

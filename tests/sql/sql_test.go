@@ -38,6 +38,8 @@ func runFiles(t *testing.T, between func(*cluster.Cluster)) {
 			case "exec":
 				defer between(c)
 				return exec(t, c, d)
+			case "jobs":
+				return jobs(t, c, d)
 			case "plan":
 				return plan(t, c, d)
 			}
@@ -120,7 +122,7 @@ func errorText(err error) string {
 var subscriptionID = regexp.MustCompile(`sub-[0-9a-f]{8}`)
 
 // jobID is random.
-var jobID = regexp.MustCompile(`FL-[0-9a-f]{12}`)
+var jobID = regexp.MustCompile(`(FL|CO)-[0-9a-f]{12}`)
 
 // resultText shows one result: rows as a header and a line each, or the message.
 func resultText(t *testing.T, r *queryv1.StatementResult) string {
@@ -129,7 +131,7 @@ func resultText(t *testing.T, r *queryv1.StatementResult) string {
 		out.WriteString(rowsText(t, r.GetArrowIpc()))
 	}
 	if r.GetMessage() != "" {
-		fmt.Fprintf(&out, "%s\n", jobID.ReplaceAllString(r.GetMessage(), "FL-…"))
+		fmt.Fprintf(&out, "%s\n", jobID.ReplaceAllString(r.GetMessage(), "$1-…"))
 	}
 	if r.GetSubscriptionJson() != "" {
 		fmt.Fprintf(&out, "%s\n", subscriptionID.ReplaceAllString(r.GetSubscriptionJson(), "sub-…"))

@@ -1319,7 +1319,7 @@ type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen before the log: two letters for the type, a hyphen and 12 hex digits.
 	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
-	// flush
+	// flush or compact
 	Type   string    `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Status JobStatus `protobuf:"varint,3,opt,name=status,proto3,enum=catalog.v1.JobStatus" json:"status,omitempty"`
 	// What it works on, as it was called when the job was made.
@@ -1516,14 +1516,17 @@ func (x *Job) GetProgress() *JobProgress {
 type JobProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Parts of the present attempt, e.g. shards.
-	UnitsDone     uint32 `protobuf:"varint,1,opt,name=units_done,json=unitsDone,proto3" json:"units_done,omitempty"`
-	UnitsTotal    uint32 `protobuf:"varint,2,opt,name=units_total,json=unitsTotal,proto3" json:"units_total,omitempty"`
-	Rows          uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
-	Segments      uint64 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`
-	Partitions    uint64 `protobuf:"varint,5,opt,name=partitions,proto3" json:"partitions,omitempty"`
-	Bytes         uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UnitsDone  uint32 `protobuf:"varint,1,opt,name=units_done,json=unitsDone,proto3" json:"units_done,omitempty"`
+	UnitsTotal uint32 `protobuf:"varint,2,opt,name=units_total,json=unitsTotal,proto3" json:"units_total,omitempty"`
+	Rows       uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	Segments   uint64 `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`
+	Partitions uint64 `protobuf:"varint,5,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Bytes      uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of a compaction: segments that were replaced, and rows that are gone for good. segments and bytes are what it wrote.
+	SegmentsRemoved uint64 `protobuf:"varint,7,opt,name=segments_removed,json=segmentsRemoved,proto3" json:"segments_removed,omitempty"`
+	RowsDropped     uint64 `protobuf:"varint,8,opt,name=rows_dropped,json=rowsDropped,proto3" json:"rows_dropped,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *JobProgress) Reset() {
@@ -1594,6 +1597,20 @@ func (x *JobProgress) GetPartitions() uint64 {
 func (x *JobProgress) GetBytes() uint64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *JobProgress) GetSegmentsRemoved() uint64 {
+	if x != nil {
+		return x.SegmentsRemoved
+	}
+	return 0
+}
+
+func (x *JobProgress) GetRowsDropped() uint64 {
+	if x != nil {
+		return x.RowsDropped
 	}
 	return 0
 }
@@ -4367,7 +4384,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\anode_id\x18\x11 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x12 \x01(\tR\tcreatedBy\x123\n" +
-	"\bprogress\x18\x13 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"\xb3\x01\n" +
+	"\bprogress\x18\x13 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"\x81\x02\n" +
 	"\vJobProgress\x12\x1d\n" +
 	"\n" +
 	"units_done\x18\x01 \x01(\rR\tunitsDone\x12\x1f\n" +
@@ -4378,7 +4395,9 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x05 \x01(\x04R\n" +
 	"partitions\x12\x14\n" +
-	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\"=\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12)\n" +
+	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
+	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
 	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\n" +
 	"\n" +

@@ -2227,6 +2227,384 @@ func (x *FlushResponse) GetBytes() uint64 {
 	return 0
 }
 
+type CompactRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Shard   uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	TableId uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// Only this owner's partition; empty: all partitions that the shard has of the table.
+	UserId string `protobuf:"bytes,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The catalog version in which the table exists, or a later one.
+	CatalogVersion uint64 `protobuf:"varint,4,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CompactRequest) Reset() {
+	*x = CompactRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactRequest) ProtoMessage() {}
+
+func (x *CompactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
+func (*CompactRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CompactRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *CompactRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *CompactRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *CompactRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type CompactResponse struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	SegmentsRemoved uint64                 `protobuf:"varint,1,opt,name=segments_removed,json=segmentsRemoved,proto3" json:"segments_removed,omitempty"`
+	SegmentsAdded   uint64                 `protobuf:"varint,2,opt,name=segments_added,json=segmentsAdded,proto3" json:"segments_added,omitempty"`
+	// Row versions read, tombstones too.
+	Rows uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Those of them that are gone for good: older versions, and tombstones whose time is over.
+	RowsDropped uint64 `protobuf:"varint,4,opt,name=rows_dropped,json=rowsDropped,proto3" json:"rows_dropped,omitempty"`
+	// Bytes of the files of the segments added.
+	Bytes uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Partitions whose segments were merged.
+	Partitions    uint64 `protobuf:"varint,6,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactResponse) Reset() {
+	*x = CompactResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactResponse) ProtoMessage() {}
+
+func (x *CompactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
+func (*CompactResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CompactResponse) GetSegmentsRemoved() uint64 {
+	if x != nil {
+		return x.SegmentsRemoved
+	}
+	return 0
+}
+
+func (x *CompactResponse) GetSegmentsAdded() uint64 {
+	if x != nil {
+		return x.SegmentsAdded
+	}
+	return 0
+}
+
+func (x *CompactResponse) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *CompactResponse) GetRowsDropped() uint64 {
+	if x != nil {
+		return x.RowsDropped
+	}
+	return 0
+}
+
+func (x *CompactResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CompactResponse) GetPartitions() uint64 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+// ListManifestsRequest asks for what comes behind a partition, in order of table id and owner.
+type ListManifestsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// 0: from the first partition.
+	AfterTableId uint32 `protobuf:"varint,2,opt,name=after_table_id,json=afterTableId,proto3" json:"after_table_id,omitempty"`
+	AfterUserId  string `protobuf:"bytes,3,opt,name=after_user_id,json=afterUserId,proto3" json:"after_user_id,omitempty"`
+	// At most so many partitions; 0: as many as a page holds.
+	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListManifestsRequest) Reset() {
+	*x = ListManifestsRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListManifestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListManifestsRequest) ProtoMessage() {}
+
+func (x *ListManifestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListManifestsRequest.ProtoReflect.Descriptor instead.
+func (*ListManifestsRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListManifestsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ListManifestsRequest) GetAfterTableId() uint32 {
+	if x != nil {
+		return x.AfterTableId
+	}
+	return 0
+}
+
+func (x *ListManifestsRequest) GetAfterUserId() string {
+	if x != nil {
+		return x.AfterUserId
+	}
+	return ""
+}
+
+func (x *ListManifestsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListManifestsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Manifests     []*Manifest            `protobuf:"bytes,1,rep,name=manifests,proto3" json:"manifests,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListManifestsResponse) Reset() {
+	*x = ListManifestsResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListManifestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListManifestsResponse) ProtoMessage() {}
+
+func (x *ListManifestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListManifestsResponse.ProtoReflect.Descriptor instead.
+func (*ListManifestsResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListManifestsResponse) GetManifests() []*Manifest {
+	if x != nil {
+		return x.Manifests
+	}
+	return nil
+}
+
+func (x *ListManifestsResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+// Manifest describes the segments of one partition.
+type Manifest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TableId uint32                 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// The owner in the keys of the partition's rows.
+	UserId    string `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	TableName string `protobuf:"bytes,4,opt,name=table_name,json=tableName,proto3" json:"table_name,omitempty"`
+	// The user, "shared", or the name of a partition of a partitioned table.
+	Scope string `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`
+	// When the newest segment was made.
+	UpdatedUs int64 `protobuf:"varint,6,opt,name=updated_us,json=updatedUs,proto3" json:"updated_us,omitempty"`
+	// What the file manifest.json beside the segments holds.
+	Json          string `protobuf:"bytes,7,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Manifest) Reset() {
+	*x = Manifest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Manifest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Manifest) ProtoMessage() {}
+
+func (x *Manifest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
+func (*Manifest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Manifest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *Manifest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Manifest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Manifest) GetTableName() string {
+	if x != nil {
+		return x.TableName
+	}
+	return ""
+}
+
+func (x *Manifest) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Manifest) GetUpdatedUs() int64 {
+	if x != nil {
+		return x.UpdatedUs
+	}
+	return 0
+}
+
+func (x *Manifest) GetJson() string {
+	if x != nil {
+		return x.Json
+	}
+	return ""
+}
+
 // Segment is a file with rows of one partition: part of a shard's state.
 type Segment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2257,7 +2635,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2647,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2660,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Segment) GetPath() string {
@@ -2404,7 +2782,7 @@ type SegmentColumn struct {
 
 func (x *SegmentColumn) Reset() {
 	*x = SegmentColumn{}
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2794,7 @@ func (x *SegmentColumn) String() string {
 func (*SegmentColumn) ProtoMessage() {}
 
 func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2807,7 @@ func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentColumn.ProtoReflect.Descriptor instead.
 func (*SegmentColumn) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SegmentColumn) GetColumnId() uint32 {
@@ -2471,7 +2849,7 @@ type FetchSegmentRequest struct {
 
 func (x *FetchSegmentRequest) Reset() {
 	*x = FetchSegmentRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2861,7 @@ func (x *FetchSegmentRequest) String() string {
 func (*FetchSegmentRequest) ProtoMessage() {}
 
 func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2874,7 @@ func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentRequest.ProtoReflect.Descriptor instead.
 func (*FetchSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FetchSegmentRequest) GetShard() uint32 {
@@ -2522,7 +2900,7 @@ type FetchSegmentResponse struct {
 
 func (x *FetchSegmentResponse) Reset() {
 	*x = FetchSegmentResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2912,7 @@ func (x *FetchSegmentResponse) String() string {
 func (*FetchSegmentResponse) ProtoMessage() {}
 
 func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2925,7 @@ func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentResponse.ProtoReflect.Descriptor instead.
 func (*FetchSegmentResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FetchSegmentResponse) GetData() []byte {
@@ -2569,7 +2947,7 @@ type HoldSegmentsRequest struct {
 
 func (x *HoldSegmentsRequest) Reset() {
 	*x = HoldSegmentsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2959,7 @@ func (x *HoldSegmentsRequest) String() string {
 func (*HoldSegmentsRequest) ProtoMessage() {}
 
 func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2972,7 @@ func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HoldSegmentsRequest) GetShard() uint32 {
@@ -2626,7 +3004,7 @@ type HoldSegmentsResponse struct {
 
 func (x *HoldSegmentsResponse) Reset() {
 	*x = HoldSegmentsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +3016,7 @@ func (x *HoldSegmentsResponse) String() string {
 func (*HoldSegmentsResponse) ProtoMessage() {}
 
 func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +3029,7 @@ func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
 }
 
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
@@ -2814,7 +3192,39 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x03 \x01(\x04R\n" +
 	"partitions\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xab\x03\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\x83\x01\n" +
+	"\x0eCompactRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12\x17\n" +
+	"\auser_id\x18\x03 \x01(\tR\x06userId\x12'\n" +
+	"\x0fcatalog_version\x18\x04 \x01(\x04R\x0ecatalogVersion\"\xd0\x01\n" +
+	"\x0fCompactResponse\x12)\n" +
+	"\x10segments_removed\x18\x01 \x01(\x04R\x0fsegmentsRemoved\x12%\n" +
+	"\x0esegments_added\x18\x02 \x01(\x04R\rsegmentsAdded\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12!\n" +
+	"\frows_dropped\x18\x04 \x01(\x04R\vrowsDropped\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x06 \x01(\x04R\n" +
+	"partitions\"\x8c\x01\n" +
+	"\x14ListManifestsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12$\n" +
+	"\x0eafter_table_id\x18\x02 \x01(\rR\fafterTableId\x12\"\n" +
+	"\rafter_user_id\x18\x03 \x01(\tR\vafterUserId\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\"f\n" +
+	"\x15ListManifestsResponse\x122\n" +
+	"\tmanifests\x18\x01 \x03(\v2\x14.storage.v1.ManifestR\tmanifests\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xc4\x01\n" +
+	"\bManifest\x12\x19\n" +
+	"\btable_id\x18\x01 \x01(\rR\atableId\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x1d\n" +
+	"\n" +
+	"table_name\x18\x04 \x01(\tR\ttableName\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\tR\x05scope\x12\x1d\n" +
+	"\n" +
+	"updated_us\x18\x06 \x01(\x03R\tupdatedUs\x12\x12\n" +
+	"\x04json\x18\a \x01(\tR\x04json\"\xab\x03\n" +
 	"\aSegment\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
 	"\n" +
@@ -2875,7 +3285,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xe0\x05\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xfa\x06\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -2885,7 +3295,9 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"TableStats\x12\x1d.storage.v1.TableStatsRequest\x1a\x1e.storage.v1.TableStatsResponse\x12H\n" +
 	"\tNodeStats\x12\x1c.storage.v1.NodeStatsRequest\x1a\x1d.storage.v1.NodeStatsResponse\x12<\n" +
 	"\x05Purge\x12\x18.storage.v1.PurgeRequest\x1a\x19.storage.v1.PurgeResponse\x12<\n" +
-	"\x05Flush\x12\x18.storage.v1.FlushRequest\x1a\x19.storage.v1.FlushResponse\x12S\n" +
+	"\x05Flush\x12\x18.storage.v1.FlushRequest\x1a\x19.storage.v1.FlushResponse\x12B\n" +
+	"\aCompact\x12\x1a.storage.v1.CompactRequest\x1a\x1b.storage.v1.CompactResponse\x12T\n" +
+	"\rListManifests\x12 .storage.v1.ListManifestsRequest\x1a!.storage.v1.ListManifestsResponse\x12S\n" +
 	"\fFetchSegment\x12\x1f.storage.v1.FetchSegmentRequest\x1a .storage.v1.FetchSegmentResponse0\x01\x12Q\n" +
 	"\fHoldSegments\x12\x1f.storage.v1.HoldSegmentsRequest\x1a .storage.v1.HoldSegmentsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
@@ -2902,56 +3314,61 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_storage_v1_storage_proto_goTypes = []any{
-	(Durability)(0),              // 0: storage.v1.Durability
-	(Operation)(0),               // 1: storage.v1.Operation
-	(OnConflict)(0),              // 2: storage.v1.OnConflict
-	(Consistency)(0),             // 3: storage.v1.Consistency
-	(ChangeKind)(0),              // 4: storage.v1.ChangeKind
-	(*WriteRequest)(nil),         // 5: storage.v1.WriteRequest
-	(*TableWrite)(nil),           // 6: storage.v1.TableWrite
-	(*WriteResponse)(nil),        // 7: storage.v1.WriteResponse
-	(*CommitRequest)(nil),        // 8: storage.v1.CommitRequest
-	(*TableRead)(nil),            // 9: storage.v1.TableRead
-	(*CommitResponse)(nil),       // 10: storage.v1.CommitResponse
-	(*TableWriteResult)(nil),     // 11: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),   // 12: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil),  // 13: storage.v1.WriteStreamResponse
-	(*Error)(nil),                // 14: storage.v1.Error
-	(*ScanRequest)(nil),          // 15: storage.v1.ScanRequest
-	(*ScanHeader)(nil),           // 16: storage.v1.ScanHeader
-	(*Change)(nil),               // 17: storage.v1.Change
-	(*WatchRequest)(nil),         // 18: storage.v1.WatchRequest
-	(*WatchAdd)(nil),             // 19: storage.v1.WatchAdd
-	(*WatchResponse)(nil),        // 20: storage.v1.WatchResponse
-	(*WatchStarted)(nil),         // 21: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),          // 22: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),           // 23: storage.v1.WatchEnded
-	(*Progress)(nil),             // 24: storage.v1.Progress
-	(*TableStatsRequest)(nil),    // 25: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),   // 26: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),     // 27: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),    // 28: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),         // 29: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),        // 30: storage.v1.PurgeResponse
-	(*FlushRequest)(nil),         // 31: storage.v1.FlushRequest
-	(*FlushResponse)(nil),        // 32: storage.v1.FlushResponse
-	(*Segment)(nil),              // 33: storage.v1.Segment
-	(*SegmentColumn)(nil),        // 34: storage.v1.SegmentColumn
-	(*FetchSegmentRequest)(nil),  // 35: storage.v1.FetchSegmentRequest
-	(*FetchSegmentResponse)(nil), // 36: storage.v1.FetchSegmentResponse
-	(*HoldSegmentsRequest)(nil),  // 37: storage.v1.HoldSegmentsRequest
-	(*HoldSegmentsResponse)(nil), // 38: storage.v1.HoldSegmentsResponse
-	nil,                          // 39: storage.v1.Error.FieldsEntry
-	nil,                          // 40: storage.v1.WatchEnded.FieldsEntry
-	nil,                          // 41: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),          // 42: catalog.v1.Identity
-	(*v11.Expr)(nil),             // 43: expr.v1.Expr
-	(*v11.OrderBy)(nil),          // 44: expr.v1.OrderBy
+	(Durability)(0),               // 0: storage.v1.Durability
+	(Operation)(0),                // 1: storage.v1.Operation
+	(OnConflict)(0),               // 2: storage.v1.OnConflict
+	(Consistency)(0),              // 3: storage.v1.Consistency
+	(ChangeKind)(0),               // 4: storage.v1.ChangeKind
+	(*WriteRequest)(nil),          // 5: storage.v1.WriteRequest
+	(*TableWrite)(nil),            // 6: storage.v1.TableWrite
+	(*WriteResponse)(nil),         // 7: storage.v1.WriteResponse
+	(*CommitRequest)(nil),         // 8: storage.v1.CommitRequest
+	(*TableRead)(nil),             // 9: storage.v1.TableRead
+	(*CommitResponse)(nil),        // 10: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),      // 11: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),    // 12: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),   // 13: storage.v1.WriteStreamResponse
+	(*Error)(nil),                 // 14: storage.v1.Error
+	(*ScanRequest)(nil),           // 15: storage.v1.ScanRequest
+	(*ScanHeader)(nil),            // 16: storage.v1.ScanHeader
+	(*Change)(nil),                // 17: storage.v1.Change
+	(*WatchRequest)(nil),          // 18: storage.v1.WatchRequest
+	(*WatchAdd)(nil),              // 19: storage.v1.WatchAdd
+	(*WatchResponse)(nil),         // 20: storage.v1.WatchResponse
+	(*WatchStarted)(nil),          // 21: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),           // 22: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),            // 23: storage.v1.WatchEnded
+	(*Progress)(nil),              // 24: storage.v1.Progress
+	(*TableStatsRequest)(nil),     // 25: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),    // 26: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),      // 27: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),     // 28: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),          // 29: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),         // 30: storage.v1.PurgeResponse
+	(*FlushRequest)(nil),          // 31: storage.v1.FlushRequest
+	(*FlushResponse)(nil),         // 32: storage.v1.FlushResponse
+	(*CompactRequest)(nil),        // 33: storage.v1.CompactRequest
+	(*CompactResponse)(nil),       // 34: storage.v1.CompactResponse
+	(*ListManifestsRequest)(nil),  // 35: storage.v1.ListManifestsRequest
+	(*ListManifestsResponse)(nil), // 36: storage.v1.ListManifestsResponse
+	(*Manifest)(nil),              // 37: storage.v1.Manifest
+	(*Segment)(nil),               // 38: storage.v1.Segment
+	(*SegmentColumn)(nil),         // 39: storage.v1.SegmentColumn
+	(*FetchSegmentRequest)(nil),   // 40: storage.v1.FetchSegmentRequest
+	(*FetchSegmentResponse)(nil),  // 41: storage.v1.FetchSegmentResponse
+	(*HoldSegmentsRequest)(nil),   // 42: storage.v1.HoldSegmentsRequest
+	(*HoldSegmentsResponse)(nil),  // 43: storage.v1.HoldSegmentsResponse
+	nil,                           // 44: storage.v1.Error.FieldsEntry
+	nil,                           // 45: storage.v1.WatchEnded.FieldsEntry
+	nil,                           // 46: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),           // 47: catalog.v1.Identity
+	(*v11.Expr)(nil),              // 48: expr.v1.Expr
+	(*v11.OrderBy)(nil),           // 49: expr.v1.OrderBy
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	42, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	47, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -2963,48 +3380,53 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	5,  // 9: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	7,  // 10: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	14, // 11: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	39, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	42, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	43, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	44, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	44, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	47, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	48, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	49, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 16: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 17: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	19, // 18: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	42, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	47, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	21, // 20: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	22, // 21: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	23, // 22: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	24, // 23: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	17, // 24: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	40, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	41, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	34, // 27: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
-	33, // 28: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
-	5,  // 29: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	12, // 30: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	8,  // 31: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	18, // 32: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	25, // 33: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	27, // 34: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	29, // 35: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	31, // 36: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
-	35, // 37: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
-	37, // 38: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
-	7,  // 39: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	13, // 40: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	10, // 41: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	20, // 42: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	26, // 43: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	28, // 44: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	30, // 45: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	32, // 46: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
-	36, // 47: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
-	38, // 48: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
-	39, // [39:49] is the sub-list for method output_type
-	29, // [29:39] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	45, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	46, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	37, // 27: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
+	39, // 28: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
+	38, // 29: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
+	5,  // 30: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	12, // 31: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	8,  // 32: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	18, // 33: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	25, // 34: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	27, // 35: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	29, // 36: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	31, // 37: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	33, // 38: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
+	35, // 39: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
+	40, // 40: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	42, // 41: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	7,  // 42: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	13, // 43: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	10, // 44: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	20, // 45: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	26, // 46: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	28, // 47: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	30, // 48: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	32, // 49: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	34, // 50: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
+	36, // 51: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
+	41, // 52: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	43, // 53: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	42, // [42:54] is the sub-list for method output_type
+	30, // [30:42] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -3029,7 +3451,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   37,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

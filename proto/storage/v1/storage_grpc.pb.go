@@ -23,16 +23,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_Write_FullMethodName        = "/storage.v1.StorageService/Write"
-	StorageService_WriteStream_FullMethodName  = "/storage.v1.StorageService/WriteStream"
-	StorageService_Commit_FullMethodName       = "/storage.v1.StorageService/Commit"
-	StorageService_Watch_FullMethodName        = "/storage.v1.StorageService/Watch"
-	StorageService_TableStats_FullMethodName   = "/storage.v1.StorageService/TableStats"
-	StorageService_NodeStats_FullMethodName    = "/storage.v1.StorageService/NodeStats"
-	StorageService_Purge_FullMethodName        = "/storage.v1.StorageService/Purge"
-	StorageService_Flush_FullMethodName        = "/storage.v1.StorageService/Flush"
-	StorageService_FetchSegment_FullMethodName = "/storage.v1.StorageService/FetchSegment"
-	StorageService_HoldSegments_FullMethodName = "/storage.v1.StorageService/HoldSegments"
+	StorageService_Write_FullMethodName         = "/storage.v1.StorageService/Write"
+	StorageService_WriteStream_FullMethodName   = "/storage.v1.StorageService/WriteStream"
+	StorageService_Commit_FullMethodName        = "/storage.v1.StorageService/Commit"
+	StorageService_Watch_FullMethodName         = "/storage.v1.StorageService/Watch"
+	StorageService_TableStats_FullMethodName    = "/storage.v1.StorageService/TableStats"
+	StorageService_NodeStats_FullMethodName     = "/storage.v1.StorageService/NodeStats"
+	StorageService_Purge_FullMethodName         = "/storage.v1.StorageService/Purge"
+	StorageService_Flush_FullMethodName         = "/storage.v1.StorageService/Flush"
+	StorageService_Compact_FullMethodName       = "/storage.v1.StorageService/Compact"
+	StorageService_ListManifests_FullMethodName = "/storage.v1.StorageService/ListManifests"
+	StorageService_FetchSegment_FullMethodName  = "/storage.v1.StorageService/FetchSegment"
+	StorageService_HoldSegments_FullMethodName  = "/storage.v1.StorageService/HoldSegments"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -56,6 +58,11 @@ type StorageServiceClient interface {
 	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
 	// returns when the segments are durable and part of the shard's state; asking again is harmless.
 	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
+	// Compact merges the segments of each partition into as few as possible. The shard's leader does it. It returns when
+	// what it wrote is durable and part of the shard's state; asking again is harmless.
+	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
+	// ListManifests pages through the partitions of one shard that have segments. The shard's leader answers.
+	ListManifests(ctx context.Context, in *ListManifestsRequest, opts ...grpc.CallOption) (*ListManifestsResponse, error)
 	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
 	FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error)
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
@@ -157,6 +164,26 @@ func (c *storageServiceClient) Flush(ctx context.Context, in *FlushRequest, opts
 	return out, nil
 }
 
+func (c *storageServiceClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CompactResponse)
+	err := c.cc.Invoke(ctx, StorageService_Compact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ListManifests(ctx context.Context, in *ListManifestsRequest, opts ...grpc.CallOption) (*ListManifestsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListManifestsResponse)
+	err := c.cc.Invoke(ctx, StorageService_ListManifests_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *storageServiceClient) FetchSegment(ctx context.Context, in *FetchSegmentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchSegmentResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[2], StorageService_FetchSegment_FullMethodName, cOpts...)
@@ -207,6 +234,11 @@ type StorageServiceServer interface {
 	// Flush moves the rows that a table has in the hot store of one shard into segments. The shard's leader does it. It
 	// returns when the segments are durable and part of the shard's state; asking again is harmless.
 	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
+	// Compact merges the segments of each partition into as few as possible. The shard's leader does it. It returns when
+	// what it wrote is durable and part of the shard's state; asking again is harmless.
+	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
+	// ListManifests pages through the partitions of one shard that have segments. The shard's leader answers.
+	ListManifests(context.Context, *ListManifestsRequest) (*ListManifestsResponse, error)
 	// FetchSegment sends a segment's file as this node has it: the other replicas of a shard ask for what they miss.
 	FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
@@ -245,6 +277,12 @@ func (UnimplementedStorageServiceServer) Purge(context.Context, *PurgeRequest) (
 }
 func (UnimplementedStorageServiceServer) Flush(context.Context, *FlushRequest) (*FlushResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Flush not implemented")
+}
+func (UnimplementedStorageServiceServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Compact not implemented")
+}
+func (UnimplementedStorageServiceServer) ListManifests(context.Context, *ListManifestsRequest) (*ListManifestsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListManifests not implemented")
 }
 func (UnimplementedStorageServiceServer) FetchSegment(*FetchSegmentRequest, grpc.ServerStreamingServer[FetchSegmentResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchSegment not implemented")
@@ -395,6 +433,42 @@ func _StorageService_Flush_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_Compact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CompactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Compact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Compact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Compact(ctx, req.(*CompactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ListManifests_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListManifestsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ListManifests(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ListManifests_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ListManifests(ctx, req.(*ListManifestsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StorageService_FetchSegment_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FetchSegmentRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -454,6 +528,14 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Flush",
 			Handler:    _StorageService_Flush_Handler,
+		},
+		{
+			MethodName: "Compact",
+			Handler:    _StorageService_Compact_Handler,
+		},
+		{
+			MethodName: "ListManifests",
+			Handler:    _StorageService_ListManifests_Handler,
 		},
 		{
 			MethodName: "HoldSegments",

@@ -78,7 +78,7 @@ var matrix = map[Action]struct {
 	ExecuteAs:             {"EXECUTE AS USER", row(no, yes, yes, yes, yes)},  // the target decides, see As
 	AcrossUsers:           {"read across users", row(no, no, yes, yes, yes)}, // the owners decide, see As
 	ManageCluster:         {"manage the cluster", row(no, no, no, yes, yes)},
-	FlushTables:           {"flush tables", row(no, no, yes, yes, yes)},
+	FlushTables:           {"flush or compact tables", row(no, no, yes, yes, yes)},
 	KillJob:               {"kill jobs", row(no, no, no, yes, yes)},
 }
 

@@ -71,6 +71,12 @@ func (l *Listings) Jobs(id catalog.Identity) (*systemtable.Stream, error) {
 	return l.Tables.Read(id, t)
 }
 
+// Manifest answers SHOW MANIFEST with system.manifest.
+func (l *Listings) Manifest(id catalog.Identity) (*systemtable.Stream, error) {
+	t, _ := l.Tables.Lookup(systemtable.System, "manifest")
+	return l.Tables.Read(id, t)
+}
+
 // usersPage is how many users SHOW USERS asks for at a time.
 const usersPage = 1000
 

@@ -111,7 +111,7 @@ func open(t *testing.T) (*Jobs, *fakeCatalog) {
 var dba = catalog.Identity{UserID: "root", Role: catalog.RoleDBA}
 
 // jobID is random.
-var jobID = regexp.MustCompile(`FL-[0-9a-f]{12}`)
+var jobID = regexp.MustCompile(`(FL|CO)-[0-9a-f]{12}`)
 
 // run runs a statement in namespace default and shows its answer, ids hidden.
 func run(t *testing.T, j *Jobs, id catalog.Identity, text string) string {
@@ -124,13 +124,15 @@ func run(t *testing.T, j *Jobs, id catalog.Identity, text string) string {
 	switch s := parsed[0].(type) {
 	case *sqlfront.Flush:
 		answer, err = j.Flush(t.Context(), id, "default", s)
+	case *sqlfront.Compact:
+		answer, err = j.Compact(t.Context(), id, "default", s)
 	case *sqlfront.KillJob:
 		answer, err = j.Kill(t.Context(), id, s)
 	}
 	if err != nil {
 		answer = fmt.Sprintf("%s: %v", dberr.CodeOf(err), err)
 	}
-	return jobID.ReplaceAllString(answer, "FL-…")
+	return jobID.ReplaceAllString(answer, "$1-…")
 }
 
 // expect runs statements one after another.
@@ -154,7 +156,7 @@ func TestFlushOfATable(t *testing.T) {
 		"STORAGE FLUSH TABLE system.users", "InvalidOperation: system.users is a system table: it is computed when it is read, and there is nothing to flush",
 		"FLUSH TABLE app.gone", `TableNotFound: relation "app.gone" does not exist`)
 	got := c.jobs["flush:1"]
-	if got.GetType() != "flush" || got.GetTableId() != 1 || got.GetCreatedBy() != "root" || got.GetMaxRetries() != flushRetriesMax ||
+	if got.GetType() != "flush" || got.GetTableId() != 1 || got.GetCreatedBy() != "root" || got.GetMaxRetries() != retriesMax ||
 		got.GetParameters() != `{"namespace":"app","table":"notes","table_id":1}` {
 		t.Errorf("made %v", got)
 	}
@@ -171,6 +173,25 @@ func TestFlushOfANamespace(t *testing.T) {
 		"FLUSH ALL TABLES IN empty", "Flush skipped: there is no table to flush in namespace 'empty'",
 		"FLUSH ALL TABLES IN nosuch", "NamespaceNotFound: Namespace 'nosuch' does not exist",
 		"FLUSH ALL TABLES IN system", "InvalidOperation: namespace 'system' has system tables only, which cannot be flushed")
+}
+
+func TestCompaction(t *testing.T) {
+	j, c := open(t)
+	expect(t, j,
+		"STORAGE COMPACT TABLE app.notes", "Storage compact started for table 'app.notes'. Job ID: CO-…",
+		"STORAGE COMPACT TABLE app.notes", "Storage compact skipped: a compaction is already queued or running for table 'app.notes'",
+		"STORAGE FLUSH TABLE app.notes", "Storage flush started for table 'app.notes'. Job ID: FL-…", // they wait for each other in the shards
+		"STORAGE COMPACT ALL IN app", "Storage compact started for 1 table(s) in namespace 'app'. Job IDs: [CO-…] (1 table(s) skipped: a compaction is already queued or running)",
+		"STORAGE COMPACT ALL IN NAMESPACE app", "Storage compact skipped: a compaction is already queued or running for every table in namespace 'app'",
+		"STORAGE COMPACT ALL", "Storage compact started for 1 table(s) in namespace 'default'. Job IDs: [CO-…]",
+		"STORAGE COMPACT ALL IN empty", "Storage compact skipped: there is no table to compact in namespace 'empty'",
+		"STORAGE COMPACT ALL IN system", "InvalidOperation: namespace 'system' has system tables only, which cannot be compacted",
+		"STORAGE COMPACT TABLE app.ticks", "InvalidOperation: app.ticks is a STREAM table: its rows are in memory only and cannot be compacted",
+		"STORAGE COMPACT TABLE app.gone", `TableNotFound: relation "app.gone" does not exist`)
+	got := c.jobs["compact:1"]
+	if got.GetType() != "compact" || got.GetTableId() != 1 || got.GetCreatedBy() != "root" || got.GetMaxRetries() != retriesMax {
+		t.Errorf("made %v", got)
+	}
 }
 
 func TestWhatHappensBetweenTables(t *testing.T) {
@@ -212,7 +233,7 @@ func TestKillJob(t *testing.T) {
 
 func TestRights(t *testing.T) {
 	j, c := open(t)
-	for text, want := range map[string]string{"FLUSH TABLE d": "--+++", "STORAGE FLUSH ALL": "--+++", "KILL JOB 'FL-000000000000'": "---++"} {
+	for text, want := range map[string]string{"FLUSH TABLE d": "--+++", "STORAGE FLUSH ALL": "--+++", "STORAGE COMPACT ALL": "--+++", "KILL JOB 'FL-000000000000'": "---++"} {
 		got := ""
 		for _, role := range []catalog.Role{catalog.RoleAnonymous, catalog.RoleUser, catalog.RoleService, catalog.RoleDBA, catalog.RoleSystem} {
 			if strings.HasPrefix(run(t, j, catalog.Identity{UserID: "u", Role: role}, text), "PermissionDenied") {
@@ -225,7 +246,7 @@ func TestRights(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got, want)
 		}
 	}
-	if len(c.jobs) != 1 {
+	if len(c.jobs) != 2 {
 		t.Errorf("%d jobs", len(c.jobs))
 	}
 }

@@ -13,8 +13,8 @@ var later = [][]string{
 	{"create", "storage"}, {"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
-	{"storage", "compact"}, {"storage", "check"},
-	{"show", "manifest"}, {"show", "backup"}, {"show", "backups"}, {"show", "export"},
+	{"storage", "check"},
+	{"show", "backup"}, {"show", "backups"}, {"show", "export"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
@@ -62,6 +62,9 @@ func (r *reader) statement() (Statement, error) {
 	case "storage":
 		if r.accept("storage", "flush") {
 			return r.flush(true)
+		}
+		if r.accept("storage", "compact") {
+			return r.compact()
 		}
 	case "cluster":
 		return r.cluster()

@@ -12,6 +12,16 @@ type Flush struct {
 	Storage bool
 }
 
+// Compact is STORAGE COMPACT TABLE name and STORAGE COMPACT ALL [IN [NAMESPACE] name].
+type Compact struct {
+	Source
+	// Table is empty when All is set.
+	Table Name
+	All   bool
+	// In is empty when the statement names no namespace.
+	In string
+}
+
 // KillJob is KILL JOB 'id'.
 type KillJob struct {
 	Source
@@ -20,6 +30,9 @@ type KillJob struct {
 
 // ShowJobs is SHOW JOBS.
 type ShowJobs struct{ Source }
+
+// ShowManifest is SHOW MANIFEST.
+type ShowManifest struct{ Source }
 
 // Command names the statement.
 func (s *Flush) Command() string {
@@ -35,33 +48,73 @@ func (s *Flush) Command() string {
 }
 
 // Command names the statement.
+func (s *Compact) Command() string {
+	if s.All {
+		return "STORAGE COMPACT ALL"
+	}
+	return "STORAGE COMPACT TABLE"
+}
+
+// Command names the statement.
 func (*KillJob) Command() string { return "KILL JOB" }
 
 // Command names the statement.
 func (*ShowJobs) Command() string { return "SHOW JOBS" }
+
+// Command names the statement.
+func (*ShowManifest) Command() string { return "SHOW MANIFEST" }
 
 // flush reads what follows FLUSH.
 func (r *reader) flush(storage bool) (Statement, error) {
 	s := &Flush{Source: r.source(), Storage: storage}
 	var err error
 	switch {
-	case r.accept("table"):
-		if s.Table, err = r.name("the name of a table"); err != nil {
-			return nil, err
-		}
-		return r.end(s)
-	case storage && r.accept("all"), !storage && r.accept("all", "tables"):
-		s.All = true
-		if r.accept("in") {
-			if s.In, err = r.inNamespace(); err != nil {
-				return nil, err
-			}
-		}
-		return r.end(s)
 	case storage:
-		return nil, r.unexpected("TABLE or ALL")
+		s.Table, s.In, s.All, err = r.tableOrAll()
+	case r.accept("table"):
+		s.Table, err = r.name("the name of a table")
+	case r.accept("all", "tables"):
+		s.All = true
+		s.In, err = r.maybeIn()
+	default:
+		err = r.unexpected("TABLE or ALL TABLES")
 	}
-	return nil, r.unexpected("TABLE or ALL TABLES")
+	if err != nil {
+		return nil, err
+	}
+	return r.end(s)
+}
+
+// compact reads what follows STORAGE COMPACT.
+func (r *reader) compact() (Statement, error) {
+	s := &Compact{Source: r.source()}
+	var err error
+	if s.Table, s.In, s.All, err = r.tableOrAll(); err != nil {
+		return nil, err
+	}
+	return r.end(s)
+}
+
+// tableOrAll reads TABLE name or ALL [IN [NAMESPACE] name].
+func (r *reader) tableOrAll() (table Name, in string, all bool, err error) {
+	switch {
+	case r.accept("table"):
+		table, err = r.name("the name of a table")
+	case r.accept("all"):
+		all = true
+		in, err = r.maybeIn()
+	default:
+		err = r.unexpected("TABLE or ALL")
+	}
+	return table, in, all, err
+}
+
+// maybeIn reads [IN [NAMESPACE] name].
+func (r *reader) maybeIn() (string, error) {
+	if !r.accept("in") {
+		return "", nil
+	}
+	return r.inNamespace()
 }
 
 // inNamespace reads [NAMESPACE] name. IN namespace is the namespace of that name.

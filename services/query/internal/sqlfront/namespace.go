@@ -53,6 +53,8 @@ func (r *reader) show() (Statement, error) {
 		return r.end(&ShowStorages{Source: src})
 	case r.accept("show", "jobs"):
 		return r.end(&ShowJobs{Source: src})
+	case r.accept("show", "manifest"):
+		return r.end(&ShowManifest{Source: src})
 	case r.accept("show", "tables"):
 		return r.showTables(&ShowTables{Source: src})
 	case r.accept("show", "stats"):

@@ -56,11 +56,11 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.ShowUsers)
 	case *sqlfront.KillLiveQuery:
 		return access.Can(c.id.Role, access.KillLiveQuery)
-	case *sqlfront.Flush:
+	case *sqlfront.Flush, *sqlfront.Compact:
 		return access.Can(c.id.Role, access.FlushTables)
 	case *sqlfront.KillJob:
 		return access.Can(c.id.Role, access.KillJob)
-	case *sqlfront.ShowJobs:
+	case *sqlfront.ShowJobs, *sqlfront.ShowManifest:
 		return access.Can(c.id.Role, access.ReadSystemTables)
 	case *sqlfront.Cluster:
 		return access.Can(c.id.Role, access.ManageCluster)

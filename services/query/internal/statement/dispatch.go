@@ -54,6 +54,8 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return e.kill(ctx, c, s)
 	case *sqlfront.Flush:
 		return message(e.Jobs.Flush(ctx, c.id, c.namespace, s))
+	case *sqlfront.Compact:
+		return message(e.Jobs.Compact(ctx, c.id, c.namespace, s))
 	case *sqlfront.KillJob:
 		return message(e.Jobs.Kill(ctx, c.id, s))
 	case *sqlfront.Begin:

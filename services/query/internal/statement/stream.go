@@ -138,6 +138,8 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 		return e.Listings.Users(c.id)
 	case *sqlfront.ShowJobs:
 		return e.Listings.Jobs(c.id)
+	case *sqlfront.ShowManifest:
+		return e.Listings.Manifest(c.id)
 	case *sqlfront.Describe:
 		return e.Listings.Describe(c.id, qualify(*c, s.Table), s.Table.Name)
 	case *sqlfront.ShowStats:

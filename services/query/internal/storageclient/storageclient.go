@@ -64,6 +64,11 @@ func (c *Client) Write(ctx context.Context, req *storagev1.WriteRequest) (*stora
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).Write(ctx, req)
 }
 
+// ListManifests asks the leader of a shard for partitions that have segments.
+func (c *Client) ListManifests(ctx context.Context, req *storagev1.ListManifestsRequest) (*storagev1.ListManifestsResponse, error) {
+	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).ListManifests(ctx, req)
+}
+
 // Commit commits a transaction; see Write.
 func (c *Client) Commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetWrite().GetShard())).Commit(ctx, req)

@@ -14,6 +14,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/fleet"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	Users   catalogv1.CatalogServiceClient
 	Storage *fleet.Nodes
 	Live    *fleet.Nodes
+	// Manifests asks the leader of the shard that the request names.
+	Manifests func(ctx context.Context, req *storagev1.ListManifestsRequest) (*storagev1.ListManifestsResponse, error)
 	// Cluster is the leader of the catalog, who knows the nodes.
 	Cluster clusterv1.ClusterServiceClient
 	// Own returns this role's metrics for system.stats.

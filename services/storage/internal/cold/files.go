@@ -133,15 +133,20 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 	if n.bytes != seg.GetBytes() || !bytes.Equal(n.sum.Sum(nil), seg.GetSha256()) {
 		return errors.Join(damaged(seg), n.Abort())
 	}
+	return n.publish(seg.GetPath())
+}
+
+// publish makes the file durable and visible.
+func (n *NewFile) publish(p string) error {
 	err := n.file.Sync()
 	if err = errors.Join(err, n.file.Close()); err == nil {
 		err = n.files.fs.Rename(n.temp, n.name)
 	}
 	if err != nil { // the disk may be full: leave nothing behind
-		return errors.Join(fileFailed("finish", seg.GetPath(), err), n.remove())
+		return errors.Join(fileFailed("finish", p, err), n.remove())
 	}
 	if err := n.files.syncDir(n.files.fs.PathDir(n.name)); err != nil {
-		return fileFailed("finish", seg.GetPath(), err)
+		return fileFailed("finish", p, err)
 	}
 	return nil
 }
@@ -156,6 +161,31 @@ func (n *NewFile) remove() error {
 		return fileFailed("remove the unfinished file of", n.name, err)
 	}
 	return nil
+}
+
+// Replace writes a small file whole: who reads it, also after a crash, finds what was there before or all of data.
+func (f *Files) Replace(p string, data []byte) error {
+	n, err := f.Create(p)
+	if err != nil {
+		return err
+	}
+	if _, err := n.Write(data); err != nil {
+		return errors.Join(fileFailed("write", p, err), n.Abort())
+	}
+	return n.publish(p)
+}
+
+// ReadAll reads a small file; NotFound when it is not there.
+func (f *Files) ReadAll(p string) (data []byte, err error) {
+	file, size, err := f.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if data, err = io.ReadAll(io.LimitReader(&readerAt{from: file}, size)); err != nil {
+		return nil, fileFailed("read", p, err)
+	}
+	return data, nil
 }
 
 // Open opens a file; NotFound when it is not there.

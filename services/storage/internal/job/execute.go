@@ -2,19 +2,16 @@ package job
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 )
 
@@ -100,16 +97,13 @@ func (t *term) record(ctx context.Context, u *catalogv1.UpdateJob) error {
 	return err
 }
 
-// do does the work of a job, by its type. progress is told how far it is.
-func (t *term) do(ctx context.Context, j *catalogv1.Job, progress *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
-	if j.GetType() == catalog.JobFlush {
-		return t.flush(ctx, j, progress)
+// do does the work of a job: it asks every shard that can hold rows of the table, one after the other. Jobs of other tables run
+// beside it. p is told how far it is.
+func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
+	k, ok := kinds[j.GetType()]
+	if !ok {
+		return nil, dberr.New(dberr.Unsupported, "node %d, which leads the catalog, knows no jobs of type %q", t.cfg.NodeID, j.GetType())
 	}
-	return nil, dberr.New(dberr.Unsupported, "node %d, which leads the catalog, knows no jobs of type %q", t.cfg.NodeID, j.GetType())
-}
-
-// flush asks every shard that can hold rows of the table, one after the other: jobs of other tables run beside it.
-func (t *term) flush(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
 	table, ok := t.cfg.Catalog.Table(j.GetTableId())
 	if !ok {
 		return nil, dberr.New(dberr.TableNotFound, "table %s.%s does not exist any more", j.GetNamespace(), j.GetTableName())
@@ -125,29 +119,23 @@ func (t *term) flush(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProg
 			_ = t.record(ctx, &catalogv1.UpdateJob{JobId: j.GetJobId(), Status: catalogv1.JobStatus_JOB_STATUS_RUNNING,
 				NodeId: t.cfg.NodeID, Progress: proto.CloneOf(p)})
 		}
-		if err := t.flushShard(ctx, shard, table.ID, p); err != nil {
-			return nil, dberr.New(dberr.CodeOf(err), "flush shard %d: %w", shard, err)
+		if err := t.ask(ctx, k, shard, table.ID, p); err != nil {
+			return nil, dberr.New(dberr.CodeOf(err), "%s shard %d: %w", j.GetType(), shard, err)
 		}
 	}
-	if p.GetRows() == 0 {
-		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_SKIPPED, Message: "no pending writes"}, nil
+	if !k.worked(p) {
+		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_SKIPPED, Message: k.idle}, nil
 	}
-	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_COMPLETED, Message: fmt.Sprintf(
-		"flushed %d rows of %d partitions into %d segments (%d bytes)", p.GetRows(), p.GetPartitions(), p.GetSegments(), p.GetBytes())}, nil
+	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_COMPLETED, Message: k.result(p)}, nil
 }
 
-// flushShard asks one shard and adds what it did.
-func (t *term) flushShard(ctx context.Context, shard, table uint32, p *catalogv1.JobProgress) error {
+// ask asks one shard and adds what it did.
+func (t *term) ask(ctx context.Context, k kind, shard, table uint32, p *catalogv1.JobProgress) error {
 	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
 	defer cancel()
-	resp, err := t.cfg.Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table, CatalogVersion: t.cfg.Catalog.Version()})
-	if err != nil {
+	if err := k.ask(ctx, &t.cfg, shard, table, p); err != nil {
 		return err
 	}
 	p.UnitsDone++
-	p.Rows += resp.GetRows()
-	p.Segments += resp.GetSegments()
-	p.Partitions += resp.GetPartitions()
-	p.Bytes += resp.GetBytes()
 	return nil
 }

@@ -39,8 +39,9 @@ type Commands interface {
 type Config struct {
 	Catalog  Catalog
 	Commands Commands
-	// Flush asks the leader of a shard.
-	Flush func(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error)
+	// Flush and Compact ask the leader of a shard.
+	Flush   func(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error)
+	Compact func(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error)
 	// NodeID is this node's.
 	NodeID uint32
 	Now    func() time.Time

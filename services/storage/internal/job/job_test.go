@@ -35,6 +35,8 @@ type world struct {
 	mu     sync.Mutex
 	index  uint64
 	refuse int // so many commands fail before one is done
+	// merges are what shards answer to compactions.
+	merges map[uint32]*storagev1.CompactResponse
 }
 
 // call is a flush that waits for the test.
@@ -116,6 +118,12 @@ func (w *world) create(n int, table uint32) {
 // runner makes a runner of a node. Follow it at the end.
 func (w *world) runner(node uint32) *Runner {
 	return New(Config{Catalog: w.state, Commands: w, NodeID: node, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Compact: func(_ context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
+			if m, ok := w.merges[req.GetShard()]; ok && req.GetTableId() == 1 && req.GetCatalogVersion() == w.state.Version() {
+				return m, nil
+			}
+			return nil, dberr.New(dberr.Unsupported, "asked %v", req)
+		},
 		Flush: func(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error) {
 			answers := make(chan answer, 1)
 			select {
@@ -202,6 +210,30 @@ func TestAFlushAsksEveryShardOfTheTable(t *testing.T) {
 			t.Errorf("of a SHARED table: asked %v", req)
 		}
 		w.check(2, "skipped: no pending writes")
+	})
+}
+
+func TestACompactionAsksEveryShardOfTheTable(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.merges = map[uint32]*storagev1.CompactResponse{0: {SegmentsRemoved: 8, SegmentsAdded: 1, Partitions: 1, Rows: 500, RowsDropped: 40, Bytes: 20000}, 1: {},
+			2: {SegmentsRemoved: 12, SegmentsAdded: 2, Partitions: 2, Rows: 700, Bytes: 28213}}
+		defer w.lead(7).Follow()
+		create := func(n int) {
+			w.must(fmt.Sprintf(`create_job { job { job_id: "FL-%012x" type: "compact" namespace: "app" table_name: "t" table_id: 1 idempotency_key: %q } }`, n, catalog.CompactKey(1)))
+		}
+		create(1)
+		p := w.check(1, "completed: merged 20 segments of 3 partitions into 3 (1200 rows, 40 dropped, 48213 bytes)").GetProgress()
+		if p.GetUnitsDone() != shards || p.GetUnitsTotal() != shards {
+			t.Errorf("got %v", p)
+		}
+		w.merges = map[uint32]*storagev1.CompactResponse{0: {}, 1: {}, 2: {}}
+		create(2)
+		w.check(2, "skipped: nothing to merge")
+		w.merges = nil
+		create(3)
+		if j := w.check(3, "failed"); !strings.HasPrefix(j.GetError(), "compact shard 0: asked ") {
+			t.Errorf("got %v", j)
+		}
 	})
 }
 

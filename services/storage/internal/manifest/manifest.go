@@ -87,3 +87,33 @@ func Decode(it *pebble.Iterator) (Entry, error) {
 func readFailed(err error) error {
 	return dberr.New(dberr.Unavailable, "read the list of segments: %w", err)
 }
+
+// EachPartition visits the segments of each partition in a span of keys, oldest first, one partition after the other, until visit
+// returns false or fails. One partition's are in memory at a time.
+func EachPartition(r Reader, span keycodec.Span, visit func([]Entry) (more bool, err error)) error {
+	var entries []Entry
+	err := Each(r, span, func(e Entry) error {
+		if len(entries) > 0 && (entries[0].Table != e.Table || entries[0].User != e.User) {
+			more, err := visit(entries)
+			if err == nil && !more {
+				err = errEnough
+			}
+			entries = entries[:0]
+			if err != nil {
+				return err
+			}
+		}
+		entries = append(entries, e)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	if err == nil && len(entries) > 0 {
+		_, err = visit(entries)
+	}
+	return err
+}
+
+// errEnough ends an iteration.
+var errEnough = errors.New("enough")

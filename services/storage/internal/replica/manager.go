@@ -18,7 +18,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -54,7 +53,7 @@ type Config struct {
 	Cold            *cold.Readers
 	SegmentRows     int
 	UseSegments     func(ctx context.Context) error
-	SegmentsChanged func(added []*storagev1.Segment)
+	SegmentsChanged func(shard uint32, changed []shard.ChangedSegments)
 	Log             *raftlog.DB
 	Mux             *raftgroup.Mux
 	FS              vfs.FS

@@ -24,11 +24,11 @@ type application struct {
 	changes  []published
 	purged   []uint32
 	outcomes []outcome
-	// reshapes: it changes segments, of which added are new.
-	reshapes bool
-	added    []*storagev1.Segment
-	scratch  []byte
-	key      []byte
+	// reshapes: it changes segments; segmented are the partitions that have others than before.
+	reshapes  bool
+	segmented []ChangedSegments
+	scratch   []byte
+	key       []byte
 	// buckets of remembered requests, nil as long as none is added; requests are those added.
 	buckets  []uint32
 	requests []rememberedRequest
@@ -253,8 +253,8 @@ func (a *application) commit() bool {
 	if s.Leads() {
 		s.noteWritten(a.changes)
 	}
-	if len(a.added) > 0 && s.cfg.SegmentsChanged != nil {
-		s.cfg.SegmentsChanged(a.added)
+	if len(a.segmented) > 0 && s.cfg.SegmentsChanged != nil {
+		s.cfg.SegmentsChanged(s.cfg.ID, a.segmented)
 	}
 	for _, t := range a.purged {
 		s.hub.DropTable(t)

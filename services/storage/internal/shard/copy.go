@@ -143,7 +143,7 @@ func (s *Shard) replace(r io.Reader) error {
 	}
 	s.progress.advance()
 	if s.cfg.SegmentsChanged != nil {
-		s.cfg.SegmentsChanged(nil)
+		s.cfg.SegmentsChanged(s.cfg.ID, nil)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -31,12 +32,15 @@ const (
 type Merged struct {
 	// Removed and Added count segments, Dropped rows that are gone for good: older versions and tombstones.
 	Removed, Added int
-	Rows, Dropped  uint64
-	Bytes          uint64
+	// Partitions counts those whose segments were merged, once for each merge.
+	Partitions    int
+	Rows, Dropped uint64
+	Bytes         uint64
 }
 
 func (m *Merged) add(o Merged) {
-	m.Removed, m.Added, m.Rows, m.Dropped, m.Bytes = m.Removed+o.Removed, m.Added+o.Added, m.Rows+o.Rows, m.Dropped+o.Dropped, m.Bytes+o.Bytes
+	m.Removed, m.Added, m.Partitions = m.Removed+o.Removed, m.Added+o.Added, m.Partitions+o.Partitions
+	m.Rows, m.Dropped, m.Bytes = m.Rows+o.Rows, m.Dropped+o.Dropped, m.Bytes+o.Bytes
 }
 
 // Merge merges the segments of a table's partitions, of one owner or of all: as far as levels and overlaps ask for it, or (whole) all that
@@ -109,7 +113,7 @@ func (w *merging) partition(ctx context.Context, p cold.Partition) (m Merged, er
 // whole merges everything, neighbours by key together.
 func (w *merging) whole(ctx context.Context, p cold.Partition) (m Merged, err error) {
 	entries, err := w.entries(p)
-	if err != nil || len(entries) == 1 && entries[0].GetTombstones() == 0 { // it would come out as it is
+	if err != nil || w.shard.settled(p.Table, entries) {
 		return m, err
 	}
 	byKey(entries)
@@ -166,6 +170,20 @@ func pick(entries []manifest.Entry) (picked []manifest.Entry, level uint32) {
 		level = max(level, e.GetLevel())
 	}
 	return picked, level
+}
+
+// settled reports whether merging all of a partition's segments would yield what is there: one merge wrote them all, no
+// tombstone's time is over, and all have the table's present columns.
+func (s *Shard) settled(t *catalog.Table, entries []manifest.Entry) bool {
+	for i, e := range entries {
+		if e.GetSchemaVersion() < t.SchemaVersion || e.GetTombstones() > 0 && s.forgets(t, e.GetSeqMin()) {
+			return false
+		}
+		if len(entries) > 1 && (e.GetLevel() == 0 || e.ID != snowflake.At(entries[0].ID, i)) { // one command numbers what it adds
+			return false
+		}
+	}
+	return true
 }
 
 // deepest are the segments over a key that as many as any have within their range: one of the least keys of segments.
@@ -227,7 +245,7 @@ func (w *merging) segments(ctx context.Context, p cold.Partition, all, picked []
 	if err := s.ChangeSegments(ctx, w.term, change); err != nil {
 		return Merged{}, err
 	}
-	m.Removed, m.Added, m.Dropped = len(change.Removed), len(change.Added), m.Rows-written
+	m.Removed, m.Added, m.Partitions, m.Dropped = len(change.Removed), len(change.Added), 1, m.Rows-written
 	for _, seg := range change.Added {
 		m.Bytes += seg.GetBytes()
 	}

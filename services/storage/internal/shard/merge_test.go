@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 )
@@ -67,13 +68,41 @@ func TestTombstonesAreKeptForTheirTime(t *testing.T) {
 	n.mustWrite("ann", remove(first.GetResults()[0].GetSeqs()[0], message(1, "a", nil)))
 	n.flush()
 	at = at.Add(deletedRetentionDefault - time.Minute)
-	n.merge(true)
+	if m := n.merge(true); m.Removed != 0 {
+		t.Errorf("merged what comes out as it is: %+v", m)
+	}
 	if v, ok := n.allRows()["ann/1"]; !ok || !v.Deleted {
 		t.Fatal("gone too early")
 	}
 	at = at.Add(2 * time.Minute)
 	if m := n.merge(true); m.Dropped != 1 || m.Added != 0 || len(n.segments()) != 0 {
 		t.Errorf("%+v, %d segments", m, len(n.segments()))
+	}
+}
+
+// Several segments that one merge wrote are left alone, those of several merges are not.
+func TestWhatOneMergeWroteIsSettled(t *testing.T) {
+	n := openNode(t, nodeOptions{})
+	defer n.stop()
+	table := tables()[messagesID]
+	entry := func(id uint64, level, schema uint32) manifest.Entry {
+		return manifest.Entry{ID: id, Segment: &storagev1.Segment{Level: level, SchemaVersion: schema}}
+	}
+	first := uint64(1) << 40
+	for name, c := range map[string]struct {
+		entries []manifest.Entry
+		want    bool
+	}{
+		"nothing":           {nil, true},
+		"one":               {[]manifest.Entry{entry(first, 0, table.SchemaVersion)}, true},
+		"one merge's":       {[]manifest.Entry{entry(first, 2, table.SchemaVersion), entry(snowflake.At(first, 1), 2, table.SchemaVersion)}, true},
+		"two merges'":       {[]manifest.Entry{entry(first, 2, table.SchemaVersion), entry(snowflake.At(first, 9000), 2, table.SchemaVersion)}, false},
+		"flushed":           {[]manifest.Entry{entry(first, 0, table.SchemaVersion), entry(snowflake.At(first, 1), 0, table.SchemaVersion)}, false},
+		"an earlier schema": {[]manifest.Entry{entry(first, 0, table.SchemaVersion-1)}, table.SchemaVersion == 0},
+	} {
+		if got := n.shard.settled(table, c.entries); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

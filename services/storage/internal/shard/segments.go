@@ -27,6 +27,13 @@ type SegmentsChange struct {
 	Removed    []uint64
 }
 
+// ChangedSegments tells that the segments of a partition have changed.
+type ChangedSegments struct {
+	Table uint32
+	Owner string
+	Added []*storagev1.Segment
+}
+
 // office is the term in which this node serves. Who reads the state to change it later takes it first, and the entry is refused in any
 // other: another leader may have deleted and forgotten rows in between.
 func (s *Shard) office() (term uint64, err error) {
@@ -102,6 +109,7 @@ func (a *application) segments(c *command.Command) error {
 			return batchFailed(err)
 		}
 	}
+	a.segmented = append(a.segmented, ChangedSegments{Table: c.Table, Owner: c.User})
 	for i, raw := range c.Added {
 		if err := a.addSegment(c, snowflake.At(c.FirstSeq, i), raw); err != nil {
 			return err
@@ -117,7 +125,8 @@ func (a *application) addSegment(c *command.Command, id uint64, raw []byte) erro
 	if err := proto.Unmarshal(raw, seg); err != nil {
 		return batchFailed(err)
 	}
-	a.added = append(a.added, seg)
+	changed := &a.segmented[len(a.segmented)-1]
+	changed.Added = append(changed.Added, seg)
 	if c.CoveredSeq > 0 {
 		if err := a.dropCovered(c, seg); err != nil {
 			return batchFailed(err)

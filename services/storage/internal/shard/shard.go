@@ -21,7 +21,6 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
-	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/changelog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -53,9 +52,9 @@ type Config struct {
 	// SegmentRows is where a flushed segment is full; zero means segment.RowsMax, and more is not possible: apply walks over
 	// as many rows.
 	SegmentRows int
-	// SegmentsChanged is told which segments an entry added, or nil when the state was replaced by a leader's; the files may be
-	// missing here. nil means nobody.
-	SegmentsChanged func(added []*storagev1.Segment)
+	// SegmentsChanged is told of each partition whose segments an entry changed, or nil when the state was replaced by a leader's;
+	// files may be missing here. It must not wait. nil means nobody.
+	SegmentsChanged func(shard uint32, changed []ChangedSegments)
 	Tables          Tables
 	// Node numbers this node in _seq and SNOWFLAKE_ID().
 	Node uint16

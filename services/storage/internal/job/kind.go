@@ -1,0 +1,67 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+)
+
+// kind is what jobs of a type do.
+type kind struct {
+	// ask asks the leader of a shard for a table's part of the work, and adds what it did.
+	ask func(ctx context.Context, cfg *Config, shard, table uint32, p *catalogv1.JobProgress) error
+	// worked reports whether there was anything to do. If not, the job ends as skipped, and idle says why.
+	worked func(p *catalogv1.JobProgress) bool
+	idle   string
+	// result says what was done.
+	result func(p *catalogv1.JobProgress) string
+}
+
+var kinds = map[string]kind{
+	catalog.JobFlush: {
+		ask:    flush,
+		worked: func(p *catalogv1.JobProgress) bool { return p.GetRows() > 0 },
+		idle:   "no pending writes",
+		result: func(p *catalogv1.JobProgress) string {
+			return fmt.Sprintf("flushed %d rows of %d partitions into %d segments (%d bytes)", p.GetRows(), p.GetPartitions(), p.GetSegments(), p.GetBytes())
+		},
+	},
+	catalog.JobCompact: {
+		ask:    compact,
+		worked: func(p *catalogv1.JobProgress) bool { return p.GetSegmentsRemoved() > 0 },
+		idle:   "nothing to merge",
+		result: func(p *catalogv1.JobProgress) string {
+			return fmt.Sprintf("merged %d segments of %d partitions into %d (%d rows, %d dropped, %d bytes)", p.GetSegmentsRemoved(),
+				p.GetPartitions(), p.GetSegments(), p.GetRows(), p.GetRowsDropped(), p.GetBytes())
+		},
+	},
+}
+
+func flush(ctx context.Context, cfg *Config, shard, table uint32, p *catalogv1.JobProgress) error {
+	resp, err := cfg.Flush(ctx, &storagev1.FlushRequest{Shard: shard, TableId: table, CatalogVersion: cfg.Catalog.Version()})
+	if err != nil {
+		return err
+	}
+	p.Rows += resp.GetRows()
+	p.Segments += resp.GetSegments()
+	p.Partitions += resp.GetPartitions()
+	p.Bytes += resp.GetBytes()
+	return nil
+}
+
+func compact(ctx context.Context, cfg *Config, shard, table uint32, p *catalogv1.JobProgress) error {
+	resp, err := cfg.Compact(ctx, &storagev1.CompactRequest{Shard: shard, TableId: table, CatalogVersion: cfg.Catalog.Version()})
+	if err != nil {
+		return err
+	}
+	p.Rows += resp.GetRows()
+	p.RowsDropped += resp.GetRowsDropped()
+	p.SegmentsRemoved += resp.GetSegmentsRemoved()
+	p.Segments += resp.GetSegmentsAdded()
+	p.Partitions += resp.GetPartitions()
+	p.Bytes += resp.GetBytes()
+	return nil
+}
