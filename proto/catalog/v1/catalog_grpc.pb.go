@@ -21,10 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CatalogService_Apply_FullMethodName     = "/catalog.v1.CatalogService/Apply"
-	CatalogService_Watch_FullMethodName     = "/catalog.v1.CatalogService/Watch"
-	CatalogService_GetUser_FullMethodName   = "/catalog.v1.CatalogService/GetUser"
-	CatalogService_ListUsers_FullMethodName = "/catalog.v1.CatalogService/ListUsers"
+	CatalogService_Apply_FullMethodName             = "/catalog.v1.CatalogService/Apply"
+	CatalogService_Watch_FullMethodName             = "/catalog.v1.CatalogService/Watch"
+	CatalogService_GetUser_FullMethodName           = "/catalog.v1.CatalogService/GetUser"
+	CatalogService_ListUsers_FullMethodName         = "/catalog.v1.CatalogService/ListUsers"
+	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -41,6 +42,8 @@ type CatalogServiceClient interface {
 	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*GetUserResponse, error)
 	// ListUsers pages through users in order of user_id.
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
+	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
+	ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -100,6 +103,16 @@ func (c *catalogServiceClient) ListUsers(ctx context.Context, in *ListUsersReque
 	return out, nil
 }
 
+func (c *catalogServiceClient) ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTableVersionsResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListTableVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -114,6 +127,8 @@ type CatalogServiceServer interface {
 	GetUser(context.Context, *GetUserRequest) (*GetUserResponse, error)
 	// ListUsers pages through users in order of user_id.
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
+	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
+	ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -135,6 +150,9 @@ func (UnimplementedCatalogServiceServer) GetUser(context.Context, *GetUserReques
 }
 func (UnimplementedCatalogServiceServer) ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListUsers not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTableVersions not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -222,6 +240,24 @@ func _CatalogService_ListUsers_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_ListTableVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTableVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListTableVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListTableVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListTableVersions(ctx, req.(*ListTableVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -240,6 +276,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListUsers",
 			Handler:    _CatalogService_ListUsers_Handler,
+		},
+		{
+			MethodName: "ListTableVersions",
+			Handler:    _CatalogService_ListTableVersions_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -22,8 +22,10 @@ const (
 	FormatNodes = 2
 	// FormatPartitions brought partitioned tables, whose rows are in other places than an older node thinks.
 	FormatPartitions = 3
+	// FormatAlter brought AlterTable.
+	FormatAlter = 4
 	// Format is the newest, for Node.format.
-	Format = FormatPartitions
+	Format = FormatAlter
 )
 
 // formatOf is what a node must read to apply a command.
@@ -33,6 +35,8 @@ func formatOf(c *catalogv1.Command) uint32 {
 		if k.CreateTable.GetTable().GetPartitions() > 0 {
 			return FormatPartitions
 		}
+	case *catalogv1.Command_AlterTable:
+		return FormatAlter
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes

@@ -40,6 +40,9 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 	defer release()
 	snap := s.cfg.DB.NewSnapshot()
 	defer func() { err = errors.Join(err, snap.Close()) }()
+	if t, err = s.newest(t); err != nil { // behind the snapshot: no row in it is of a later version that was decided here
+		return f, err
+	}
 	applied, err := readApplied(snap, s.cfg.ID)
 	if err != nil {
 		return f, err
@@ -50,6 +53,15 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 	return f, s.eachOwner(snap, t, func(owner string) error {
 		return s.flushPartition(ctx, snap, applied.Seq, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: owner}, hold, &f)
 	})
+}
+
+// newest is a table as this node knows it now.
+func (s *Shard) newest(t *catalog.Table) (*catalog.Table, error) {
+	now, ok := s.cfg.Tables.Table(t.ID)
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "table %s does not exist any more", t.QualifiedName())
+	}
+	return now, nil
 }
 
 func (s *Shard) flushPartition(ctx context.Context, snap *pebble.Snapshot, covered uint64, p cold.Partition, hold Hold, f *Flushed) error {
