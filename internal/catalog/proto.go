@@ -14,12 +14,13 @@ func TableToProto(t *Table) *catalogv1.Table {
 			DeletedRetentionHours: t.Options.DeletedRetentionHours, Compression: t.Options.Compression,
 			OwnerId: t.Options.OwnerID}}
 	for i := range t.Columns {
-		p.Columns = append(p.Columns, columnToProto(&t.Columns[i]))
+		p.Columns = append(p.Columns, ColumnToProto(&t.Columns[i]))
 	}
 	return p
 }
 
-func columnToProto(c *Column) *catalogv1.Column {
+// ColumnToProto converts a column.
+func ColumnToProto(c *Column) *catalogv1.Column {
 	return &catalogv1.Column{Id: c.ID, Name: c.Name, Type: TypeToProto(c.Type), NotNull: c.NotNull,
 		PrimaryKey: c.PrimaryKey, Hidden: c.Hidden, Unique: c.Unique,
 		Default: &catalogv1.Default{Kind: catalogv1.DefaultKind(c.Default.Kind), Literal: c.Default.Literal}, Missing: c.Missing}
