@@ -157,6 +157,8 @@ type Column struct {
 	// Hidden marks the key of a table declared without PRIMARY KEY.
 	Hidden  bool
 	Default Default
+	// Missing is what stored rows from before the column read, encoded by internal/datum; empty means NULL.
+	Missing []byte
 }
 
 // Ids of the system columns. They lie above every user column's id.

@@ -14,15 +14,16 @@ func TableToProto(t *Table) *catalogv1.Table {
 			DeletedRetentionHours: t.Options.DeletedRetentionHours, Compression: t.Options.Compression,
 			OwnerId: t.Options.OwnerID}}
 	for i := range t.Columns {
-		p.Columns = append(p.Columns, columnToProto(&t.Columns[i]))
+		p.Columns = append(p.Columns, ColumnToProto(&t.Columns[i]))
 	}
 	return p
 }
 
-func columnToProto(c *Column) *catalogv1.Column {
+// ColumnToProto converts a column.
+func ColumnToProto(c *Column) *catalogv1.Column {
 	return &catalogv1.Column{Id: c.ID, Name: c.Name, Type: TypeToProto(c.Type), NotNull: c.NotNull,
 		PrimaryKey: c.PrimaryKey, Hidden: c.Hidden, Unique: c.Unique,
-		Default: &catalogv1.Default{Kind: catalogv1.DefaultKind(c.Default.Kind), Literal: c.Default.Literal}}
+		Default: &catalogv1.Default{Kind: catalogv1.DefaultKind(c.Default.Kind), Literal: c.Default.Literal}, Missing: c.Missing}
 }
 
 // TypeToProto converts a type.
@@ -52,7 +53,7 @@ func TableFromProto(p *catalogv1.Table) *Table {
 	for _, c := range p.GetColumns() {
 		t.Columns = append(t.Columns, Column{ID: c.GetId(), Name: c.GetName(), Type: TypeFromProto(c.GetType()),
 			NotNull: c.GetNotNull(), PrimaryKey: c.GetPrimaryKey(), Unique: c.GetUnique(), Hidden: c.GetHidden(),
-			Default: Default{Kind: DefaultKind(c.GetDefault().GetKind()), Literal: c.GetDefault().GetLiteral()}})
+			Default: Default{Kind: DefaultKind(c.GetDefault().GetKind()), Literal: c.GetDefault().GetLiteral()}, Missing: c.GetMissing()})
 	}
 	return t.Index()
 }

@@ -8,13 +8,16 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 )
 
-// Projection decodes chosen columns of many rows without copying. It is immutable.
+// Projection decodes chosen columns of many stored rows without copying. It is immutable.
 type Projection struct {
 	table *catalog.Table
 	want  []bool
 	// chosen are the positions wanted, last the highest of them, -1 for none.
 	chosen []int
 	last   int
+	// absent are what the chosen ones are in rows without them, and err says that one cannot be known.
+	absent []datum.Datum
+	err    error
 }
 
 // NewProjection chooses columns of t by id; ids that t does not have are ignored.
@@ -26,6 +29,10 @@ func NewProjection(t *catalog.Table, columnIDs []uint32) *Projection {
 				p.want[i] = true
 				p.chosen = append(p.chosen, i)
 				p.last = max(p.last, i)
+				d, err := missing(t, i)
+				if p.absent = append(p.absent, d); err != nil {
+					p.err = err
+				}
 			}
 		}
 	}
@@ -36,8 +43,11 @@ func NewProjection(t *catalog.Table, columnIDs []uint32) *Projection {
 // left as they are. Text shares src's memory: r is good until src changes. Columns after the last one
 // chosen are not looked at.
 func (p *Projection) DecodeShared(src []byte, r *Row) error {
-	for _, i := range p.chosen {
-		r.Values[i], r.Set[i] = datum.Null, false
+	if p.err != nil {
+		return p.err
+	}
+	for n, i := range p.chosen {
+		r.Values[i], r.Set[i] = p.absent[n], !p.absent[n].IsNull()
 	}
 	if len(src) == 0 || src[0] != version1 {
 		return dberr.New(dberr.Corrupt, "decode row of %s: unknown format", p.table.QualifiedName())

@@ -1,9 +1,9 @@
 // Package rowcodec is the format of one row, on disk and between roles: a version byte, then for each
 // present column its id (uvarint) and its value (see datum.Append), in ascending order of id.
 //
-// A column that is absent takes the column's DEFAULT on INSERT, and reads as NULL in a stored row (it
-// was added after the row was written). Columns are named by id, so renaming, adding or dropping one
-// rewrites nothing; values of a dropped column are skipped by the reader.
+// A column that is absent takes the column's DEFAULT on INSERT. In a stored row it was added after the row was written,
+// and reads as what the column says of such rows (catalog.Column.Missing), NULL unless it was added as NOT NULL. Columns
+// are named by id, so renaming, adding or dropping one rewrites nothing; values of a dropped column are skipped by the reader.
 package rowcodec
 
 import (
@@ -54,7 +54,38 @@ func Append(dst []byte, t *catalog.Table, r *Row) []byte {
 	return dst
 }
 
-// Decode reads a row into r, which must have been made for t. Columns unknown to t are skipped.
+// DecodeStored reads a row that is stored, or was: columns it is older than are as the table shows them.
+func DecodeStored(src []byte, t *catalog.Table, r *Row) error {
+	if err := Decode(src, t, r); err != nil {
+		return err
+	}
+	for i := range t.Columns {
+		if r.Set[i] || len(t.Columns[i].Missing) == 0 {
+			continue
+		}
+		d, err := missing(t, i)
+		if err != nil {
+			return err
+		}
+		r.Put(i, d)
+	}
+	return nil
+}
+
+// missing is what a stored row shows of a column it is older than.
+func missing(t *catalog.Table, i int) (datum.Datum, error) {
+	c := &t.Columns[i]
+	if len(c.Missing) == 0 {
+		return datum.Null, nil
+	}
+	d, rest, err := datum.Decode(c.Missing)
+	if err != nil || len(rest) > 0 || d.Kind() != datum.KindOf(c.Type) {
+		return datum.Null, dberr.New(dberr.Corrupt, "what rows of %s from before column %s show does not decode", t.QualifiedName(), c.Name)
+	}
+	return d, nil
+}
+
+// Decode reads a row to be written into r, which must have been made for t. Columns unknown to t are skipped.
 // Malformed input, also a value of another kind than its column's, is answered with a Corrupt error.
 func Decode(src []byte, t *catalog.Table, r *Row) error {
 	r.Reset()

@@ -109,3 +109,36 @@ func FuzzDecodeRow(f *testing.F) {
 		}
 	})
 }
+
+// A NOT NULL column that was added shows its default of then in rows from before it, and NULL where a row says so.
+func TestARowFromBeforeAColumn(t *testing.T) {
+	old := messages()
+	row := sample(old)
+	encoded := Append(nil, old, &row)
+	altered := messages()
+	altered.Columns = append(altered.Columns, catalog.Column{ID: 10, Name: "stars", Type: catalog.Type{Kind: catalog.Int},
+		NotNull: true, Missing: datum.Append(nil, datum.Int(3))})
+	altered.Index()
+	stored, written, projected := NewRow(altered), NewRow(altered), NewRow(altered)
+	if err := DecodeStored(encoded, altered, &stored); err != nil || !stored.Set[4] || stored.Values[4] != datum.Int(3) {
+		t.Errorf("stored: %v, %v", stored.Values, err)
+	}
+	if err := Decode(encoded, altered, &written); err != nil || written.Set[4] {
+		t.Errorf("to be written: %v, %v", written.Values, err) // what an INSERT leaves out takes the DEFAULT of now
+	}
+	p := NewProjection(altered, []uint32{1, 10})
+	if err := p.DecodeShared(encoded, &projected); err != nil || projected.Values[4] != datum.Int(3) {
+		t.Errorf("projected: %v, %v", projected.Values, err)
+	}
+	stored.Put(4, datum.Null) // DROP NOT NULL, and then NULL was written
+	if err := p.DecodeShared(Append(nil, altered, &stored), &projected); err != nil || !projected.Values[4].IsNull() {
+		t.Errorf("projected NULL: %v, %v", projected.Values, err)
+	}
+	altered.Columns[4].Missing = []byte{99}
+	if err := DecodeStored(encoded, altered, &stored); !dberr.Is(err, dberr.Corrupt) {
+		t.Errorf("what does not decode: %v", err)
+	}
+	if err := NewProjection(altered, []uint32{10}).DecodeShared(encoded, &projected); !dberr.Is(err, dberr.Corrupt) {
+		t.Errorf("what does not decode, projected: %v", err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	exprv1 "github.com/kalamdb/kalamdb-go/proto/expr/v1"
 	livev1 "github.com/kalamdb/kalamdb-go/proto/live/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/live/internal/storagefake"
 )
 
@@ -287,6 +288,27 @@ func TestCatalogChangesEndSubscriptions(t *testing.T) {
 	early.waitSubscribed()
 	if e := g.subscribe("bob", withTable(messages, 2)).waitEnded(); e.GetCode() != string(dberr.SchemaChanged) {
 		t.Fatalf("old plan: %v", e)
+	}
+}
+
+// A change of a later schema version comes before this node has heard of the version: it is not read as what it is not, and
+// the position to resume at is before it.
+func TestAChangeOfALaterSchemaVersion(t *testing.T) {
+	w := newWorld(t, Config{})
+	g := w.gateway()
+	c := g.subscribe("alice")
+	c.waitSubscribed()
+	had := w.put("alice", 1, "a", "x")
+	c.waitChanged()
+	w.storage.PutRaw(messages, "alice", &storagev1.Change{Kind: storagev1.ChangeKind_CHANGE_KIND_INSERT, SchemaVersion: 2, Row: []byte{1}})
+	if e := c.waitEnded(); e.GetCode() != string(dberr.SchemaChanged) || e.GetPosition() != had {
+		t.Fatalf("ended as %s at %d, the last change was %d", e.GetCode(), e.GetPosition(), had)
+	}
+	resumed := g.subscribe("alice", withTable(messages, 2), withFrom(had))
+	w.storage.SetTable(messagesTable(2))
+	resumed.waitSubscribed()
+	if ch := resumed.waitChanged(); ch.GetSeq() != had+1 {
+		t.Errorf("resumed with %d", ch.GetSeq())
 	}
 }
 

@@ -427,7 +427,9 @@ func (k *keeper) run(final <-chan map[int64]string) error {
 			if err := k.apply(m); err != nil {
 				return err
 			}
-			if want == nil && m.GetChanged() != nil {
+			// A snapshot may hold the last change already: no other one follows.
+			whole := m.GetInitialRows() != nil && !m.GetInitialRows().GetHasMore()
+			if want == nil && (whole || m.GetChanged() != nil) {
 				want = k.whenDone(final)
 			}
 			if m.GetInitialRows().GetHasMore() {

@@ -18,6 +18,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/rowbatch"
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/tests/cluster"
 )
 
@@ -42,10 +43,44 @@ func runFiles(t *testing.T, between func(*cluster.Cluster)) {
 				return jobs(t, c, d)
 			case "plan":
 				return plan(t, c, d)
+			case "flush":
+				flush(t, c)
+				return ""
 			}
 			d.Fatalf(t, "unknown command %s", d.Cmd)
 			return ""
 		})
+	})
+}
+
+// tablesMax is more tables than any test makes.
+const tablesMax = 8
+
+// flush moves the rows of all tables into segments.
+func flush(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	for shard := uint32(0); ; shard++ {
+		for table := uint32(1); table <= tablesMax; table++ {
+			_, err := c.Storage().Flush(t.Context(), &storagev1.FlushRequest{Shard: shard, TableId: table})
+			switch {
+			case dberr.Is(err, dberr.TableNotFound), dberr.Is(err, dberr.InvalidOperation): // there is none, or a STREAM table
+			case dberr.Is(err, dberr.InvalidArgument) && shard > 0:
+				return // there are no more shards
+			case err != nil:
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestAlteredHotRows: what testdata/alter.txt says of rows in segments holds of rows in the hot store.
+func TestAlteredHotRows(t *testing.T) {
+	c := cluster.Start(t)
+	datadriven.RunTest(t, "testdata/alter.txt", func(t *testing.T, d *datadriven.TestData) string {
+		if d.Cmd == "flush" {
+			return ""
+		}
+		return exec(t, c, d)
 	})
 }
 

@@ -19,7 +19,8 @@ const (
 	asksWindow = time.Second
 )
 
-// CatchUp runs f, which looks something up in the view. When f finds that a table or a namespace does not exist, and
+// CatchUp runs f, which looks something up in the view. When f finds that a table, a column or a namespace does not exist,
+// or that a table was altered meanwhile, and
 // the leader of the catalog is ahead of what f began with, f runs once more as soon as the view has caught up: what one
 // node has acknowledged is then there on every other one. f must be able to run twice. While nothing is missing this
 // costs nothing.
@@ -38,7 +39,7 @@ func missing(err error) bool {
 		return false
 	}
 	code := dberr.CodeOf(err)
-	return code == dberr.TableNotFound || code == dberr.NamespaceNotFound
+	return code == dberr.TableNotFound || code == dberr.NamespaceNotFound || code == dberr.ColumnNotFound || code == dberr.SchemaChanged
 }
 
 // caughtUp reports whether there is a newer version than began, and the view has it. When it cannot tell, what was

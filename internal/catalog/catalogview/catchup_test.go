@@ -42,17 +42,27 @@ func lookUp(v *View, runs *int) func() error {
 }
 
 func TestWhatAnotherNodeMadeIsFoundOnceTheViewHasIt(t *testing.T) {
-	v, a, _, events, _ := setUp(t)
-	runs, done := 0, make(chan error, 1)
-	go func() { done <- v.CatchUp(t.Context(), lookUp(v, &runs)) }()
-	<-a.asked
-	a.newest <- 11
-	a.user(11, "u") // only now does the watch say so
-	if e := <-events; e.UserChanged != "u" {
-		t.Fatalf("got %+v", e)
-	}
-	if err := <-done; err != nil || runs != 2 {
-		t.Errorf("%v after %d runs, want none after 2", err, runs)
+	for _, code := range []dberr.Code{dberr.TableNotFound, dberr.NamespaceNotFound, dberr.ColumnNotFound, dberr.SchemaChanged} {
+		t.Run(string(code), func(t *testing.T) {
+			v, a, _, events, _ := setUp(t)
+			runs, done := 0, make(chan error, 1)
+			find := func() error {
+				if runs++; v.State().Version < 11 {
+					return dberr.New(code, "not what the view has")
+				}
+				return nil
+			}
+			go func() { done <- v.CatchUp(t.Context(), find) }()
+			<-a.asked
+			a.newest <- 11
+			a.user(11, "u") // only now does the watch say so
+			if e := <-events; e.UserChanged != "u" {
+				t.Fatalf("got %+v", e)
+			}
+			if err := <-done; err != nil || runs != 2 {
+				t.Errorf("%v after %d runs, want none after 2", err, runs)
+			}
+		})
 	}
 }
 

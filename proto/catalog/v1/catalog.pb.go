@@ -731,7 +731,10 @@ type Column struct {
 	// The key of a table declared without PRIMARY KEY: never shown, filled with SNOWFLAKE_ID().
 	Hidden bool `protobuf:"varint,7,opt,name=hidden,proto3" json:"hidden,omitempty"`
 	// Enforced by the shard leader within the partition.
-	Unique        bool `protobuf:"varint,8,opt,name=unique,proto3" json:"unique,omitempty"`
+	Unique bool `protobuf:"varint,8,opt,name=unique,proto3" json:"unique,omitempty"`
+	// What stored rows from before the column read, encoded by internal/datum: a NOT NULL column that was added has its
+	// DEFAULT of then. Empty means NULL.
+	Missing       []byte `protobuf:"bytes,9,opt,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -820,6 +823,13 @@ func (x *Column) GetUnique() bool {
 		return x.Unique
 	}
 	return false
+}
+
+func (x *Column) GetMissing() []byte {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
 }
 
 type Table struct {
@@ -1686,6 +1696,7 @@ type Command struct {
 	//	*Command_UseFormat
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
+	//	*Command_AlterTable
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1926,6 +1937,15 @@ func (x *Command) GetUpdateJob() *UpdateJob {
 	return nil
 }
 
+func (x *Command) GetAlterTable() *AlterTable {
+	if x != nil {
+		if x, ok := x.Command.(*Command_AlterTable); ok {
+			return x.AlterTable
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -2021,6 +2041,10 @@ type Command_UpdateJob struct {
 	UpdateJob *UpdateJob `protobuf:"bytes,22,opt,name=update_job,json=updateJob,proto3,oneof"`
 }
 
+type Command_AlterTable struct {
+	AlterTable *AlterTable `protobuf:"bytes,28,opt,name=alter_table,json=alterTable,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -2062,6 +2086,8 @@ func (*Command_UseFormat) isCommand_Command() {}
 func (*Command_CreateJob) isCommand_Command() {}
 
 func (*Command_UpdateJob) isCommand_Command() {}
+
+func (*Command_AlterTable) isCommand_Command() {}
 
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
@@ -2841,6 +2867,421 @@ func (x *CreateTable) GetIfNotExists() bool {
 	return false
 }
 
+// AlterTable makes one change, which is a version of its own. A change that changes nothing is answered with changed = false.
+type AlterTable struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What the sender knew the table as; SchemaChanged when it is another by now.
+	TableId       uint32 `protobuf:"varint,3,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	SchemaVersion uint32 `protobuf:"varint,4,opt,name=schema_version,json=schemaVersion,proto3" json:"schema_version,omitempty"`
+	// Types that are valid to be assigned to Change:
+	//
+	//	*AlterTable_AddColumn
+	//	*AlterTable_DropColumn
+	//	*AlterTable_RenameColumn
+	//	*AlterTable_ModifyColumn
+	//	*AlterTable_SetNotNull
+	//	*AlterTable_SetDefault
+	//	*AlterTable_SetAccessLevel
+	Change        isAlterTable_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlterTable) Reset() {
+	*x = AlterTable{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterTable) ProtoMessage() {}
+
+func (x *AlterTable) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterTable.ProtoReflect.Descriptor instead.
+func (*AlterTable) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AlterTable) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AlterTable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AlterTable) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *AlterTable) GetSchemaVersion() uint32 {
+	if x != nil {
+		return x.SchemaVersion
+	}
+	return 0
+}
+
+func (x *AlterTable) GetChange() isAlterTable_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *AlterTable) GetAddColumn() *Column {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_AddColumn); ok {
+			return x.AddColumn
+		}
+	}
+	return nil
+}
+
+func (x *AlterTable) GetDropColumn() string {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_DropColumn); ok {
+			return x.DropColumn
+		}
+	}
+	return ""
+}
+
+func (x *AlterTable) GetRenameColumn() *RenameColumn {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_RenameColumn); ok {
+			return x.RenameColumn
+		}
+	}
+	return nil
+}
+
+func (x *AlterTable) GetModifyColumn() *ModifyColumn {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_ModifyColumn); ok {
+			return x.ModifyColumn
+		}
+	}
+	return nil
+}
+
+func (x *AlterTable) GetSetNotNull() *SetNotNull {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_SetNotNull); ok {
+			return x.SetNotNull
+		}
+	}
+	return nil
+}
+
+func (x *AlterTable) GetSetDefault() *SetDefault {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_SetDefault); ok {
+			return x.SetDefault
+		}
+	}
+	return nil
+}
+
+func (x *AlterTable) GetSetAccessLevel() AccessLevel {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_SetAccessLevel); ok {
+			return x.SetAccessLevel
+		}
+	}
+	return AccessLevel_ACCESS_LEVEL_UNSPECIFIED
+}
+
+type isAlterTable_Change interface {
+	isAlterTable_Change()
+}
+
+type AlterTable_AddColumn struct {
+	// Without id: the catalog assigns it.
+	AddColumn *Column `protobuf:"bytes,5,opt,name=add_column,json=addColumn,proto3,oneof"`
+}
+
+type AlterTable_DropColumn struct {
+	DropColumn string `protobuf:"bytes,6,opt,name=drop_column,json=dropColumn,proto3,oneof"`
+}
+
+type AlterTable_RenameColumn struct {
+	RenameColumn *RenameColumn `protobuf:"bytes,7,opt,name=rename_column,json=renameColumn,proto3,oneof"`
+}
+
+type AlterTable_ModifyColumn struct {
+	ModifyColumn *ModifyColumn `protobuf:"bytes,8,opt,name=modify_column,json=modifyColumn,proto3,oneof"`
+}
+
+type AlterTable_SetNotNull struct {
+	SetNotNull *SetNotNull `protobuf:"bytes,9,opt,name=set_not_null,json=setNotNull,proto3,oneof"`
+}
+
+type AlterTable_SetDefault struct {
+	SetDefault *SetDefault `protobuf:"bytes,10,opt,name=set_default,json=setDefault,proto3,oneof"`
+}
+
+type AlterTable_SetAccessLevel struct {
+	SetAccessLevel AccessLevel `protobuf:"varint,11,opt,name=set_access_level,json=setAccessLevel,proto3,enum=catalog.v1.AccessLevel,oneof"`
+}
+
+func (*AlterTable_AddColumn) isAlterTable_Change() {}
+
+func (*AlterTable_DropColumn) isAlterTable_Change() {}
+
+func (*AlterTable_RenameColumn) isAlterTable_Change() {}
+
+func (*AlterTable_ModifyColumn) isAlterTable_Change() {}
+
+func (*AlterTable_SetNotNull) isAlterTable_Change() {}
+
+func (*AlterTable_SetDefault) isAlterTable_Change() {}
+
+func (*AlterTable_SetAccessLevel) isAlterTable_Change() {}
+
+type RenameColumn struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameColumn) Reset() {
+	*x = RenameColumn{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameColumn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameColumn) ProtoMessage() {}
+
+func (x *RenameColumn) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
+func (*RenameColumn) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RenameColumn) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *RenameColumn) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type ModifyColumn struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Column string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	Type   *Type                  `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Absent: stays as it is.
+	NotNull       *bool `protobuf:"varint,3,opt,name=not_null,json=notNull,proto3,oneof" json:"not_null,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModifyColumn) Reset() {
+	*x = ModifyColumn{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModifyColumn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModifyColumn) ProtoMessage() {}
+
+func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
+func (*ModifyColumn) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ModifyColumn) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *ModifyColumn) GetType() *Type {
+	if x != nil {
+		return x.Type
+	}
+	return nil
+}
+
+func (x *ModifyColumn) GetNotNull() bool {
+	if x != nil && x.NotNull != nil {
+		return *x.NotNull
+	}
+	return false
+}
+
+type SetNotNull struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	NotNull       bool                   `protobuf:"varint,2,opt,name=not_null,json=notNull,proto3" json:"not_null,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetNotNull) Reset() {
+	*x = SetNotNull{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetNotNull) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetNotNull) ProtoMessage() {}
+
+func (x *SetNotNull) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
+func (*SetNotNull) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SetNotNull) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *SetNotNull) GetNotNull() bool {
+	if x != nil {
+		return x.NotNull
+	}
+	return false
+}
+
+type SetDefault struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Column string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	// Absent drops it.
+	Default       *Default `protobuf:"bytes,2,opt,name=default,proto3" json:"default,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDefault) Reset() {
+	*x = SetDefault{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDefault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDefault) ProtoMessage() {}
+
+func (x *SetDefault) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
+func (*SetDefault) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SetDefault) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *SetDefault) GetDefault() *Default {
+	if x != nil {
+		return x.Default
+	}
+	return nil
+}
+
 type DropTable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -2852,7 +3293,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3305,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3318,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -2911,7 +3352,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3364,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3377,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -2967,7 +3408,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3420,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3433,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -3040,7 +3481,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3493,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3506,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3091,7 +3532,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3103,7 +3544,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3116,7 +3557,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3140,7 +3581,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3593,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3606,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3206,7 +3647,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3218,7 +3659,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3231,7 +3672,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3250,7 +3691,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3703,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3716,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3299,7 +3740,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3752,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3765,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3366,7 +3807,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3819,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3832,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -3418,7 +3859,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3871,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3884,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -3504,7 +3945,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3516,7 +3957,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3529,7 +3970,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -3577,7 +4018,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3589,7 +4030,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3602,7 +4043,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -3635,7 +4076,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +4088,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +4101,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -3844,7 +4285,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3856,7 +4297,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3869,7 +4310,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 type Snapshot struct {
@@ -3890,7 +4331,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4343,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4356,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -3976,7 +4417,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4429,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4442,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -4023,7 +4464,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4035,7 +4476,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4048,7 +4489,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -4076,7 +4517,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4529,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4542,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4128,7 +4569,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4140,7 +4581,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4153,7 +4594,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4181,7 +4622,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4193,7 +4634,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4206,7 +4647,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4233,7 +4674,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4245,7 +4686,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4258,7 +4699,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4269,6 +4710,120 @@ func (x *ListJobsResponse) GetJobs() []*Job {
 }
 
 func (x *ListJobsResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+type ListTableVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this table only; zero means of all.
+	TableId uint32 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// Return versions behind this one.
+	AfterTableId       uint32 `protobuf:"varint,2,opt,name=after_table_id,json=afterTableId,proto3" json:"after_table_id,omitempty"`
+	AfterSchemaVersion uint32 `protobuf:"varint,3,opt,name=after_schema_version,json=afterSchemaVersion,proto3" json:"after_schema_version,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ListTableVersionsRequest) Reset() {
+	*x = ListTableVersionsRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTableVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTableVersionsRequest) ProtoMessage() {}
+
+func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListTableVersionsRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *ListTableVersionsRequest) GetAfterTableId() uint32 {
+	if x != nil {
+		return x.AfterTableId
+	}
+	return 0
+}
+
+func (x *ListTableVersionsRequest) GetAfterSchemaVersion() uint32 {
+	if x != nil {
+		return x.AfterSchemaVersion
+	}
+	return 0
+}
+
+type ListTableVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tables        []*Table               `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTableVersionsResponse) Reset() {
+	*x = ListTableVersionsResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTableVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTableVersionsResponse) ProtoMessage() {}
+
+func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ListTableVersionsResponse) GetTables() []*Table {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *ListTableVersionsResponse) GetHasMore() bool {
 	if x != nil {
 		return x.HasMore
 	}
@@ -4292,7 +4847,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tdimension\x18\x04 \x01(\rR\tdimension\"P\n" +
 	"\aDefault\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.catalog.v1.DefaultKindR\x04kind\x12\x18\n" +
-	"\aliteral\x18\x02 \x01(\fR\aliteral\"\xed\x01\n" +
+	"\aliteral\x18\x02 \x01(\fR\aliteral\"\x87\x02\n" +
 	"\x06Column\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12$\n" +
@@ -4302,7 +4857,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"primaryKey\x12-\n" +
 	"\adefault\x18\x06 \x01(\v2\x13.catalog.v1.DefaultR\adefault\x12\x16\n" +
 	"\x06hidden\x18\a \x01(\bR\x06hidden\x12\x16\n" +
-	"\x06unique\x18\b \x01(\bR\x06unique\"\x8d\x04\n" +
+	"\x06unique\x18\b \x01(\bR\x06unique\x12\x18\n" +
+	"\amissing\x18\t \x01(\fR\amissing\"\x8d\x04\n" +
 	"\x05Table\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -4399,8 +4955,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\n" +
-	"\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x89\v\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -4432,7 +4987,9 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"create_job\x18\x15 \x01(\v2\x15.catalog.v1.CreateJobH\x00R\tcreateJob\x126\n" +
 	"\n" +
-	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x12\x1d\n" +
+	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
+	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
+	"alterTable\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
 	"\acommand\"#\n" +
@@ -4488,7 +5045,42 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tif_exists\x18\x02 \x01(\bR\bifExists\"Z\n" +
 	"\vCreateTable\x12'\n" +
 	"\x05table\x18\x01 \x01(\v2\x11.catalog.v1.TableR\x05table\x12\"\n" +
-	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"Z\n" +
+	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xa0\x04\n" +
+	"\n" +
+	"AlterTable\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\btable_id\x18\x03 \x01(\rR\atableId\x12%\n" +
+	"\x0eschema_version\x18\x04 \x01(\rR\rschemaVersion\x123\n" +
+	"\n" +
+	"add_column\x18\x05 \x01(\v2\x12.catalog.v1.ColumnH\x00R\taddColumn\x12!\n" +
+	"\vdrop_column\x18\x06 \x01(\tH\x00R\n" +
+	"dropColumn\x12?\n" +
+	"\rrename_column\x18\a \x01(\v2\x18.catalog.v1.RenameColumnH\x00R\frenameColumn\x12?\n" +
+	"\rmodify_column\x18\b \x01(\v2\x18.catalog.v1.ModifyColumnH\x00R\fmodifyColumn\x12:\n" +
+	"\fset_not_null\x18\t \x01(\v2\x16.catalog.v1.SetNotNullH\x00R\n" +
+	"setNotNull\x129\n" +
+	"\vset_default\x18\n" +
+	" \x01(\v2\x16.catalog.v1.SetDefaultH\x00R\n" +
+	"setDefault\x12C\n" +
+	"\x10set_access_level\x18\v \x01(\x0e2\x17.catalog.v1.AccessLevelH\x00R\x0esetAccessLevelB\b\n" +
+	"\x06change\"6\n" +
+	"\fRenameColumn\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"y\n" +
+	"\fModifyColumn\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x12$\n" +
+	"\x04type\x18\x02 \x01(\v2\x10.catalog.v1.TypeR\x04type\x12\x1e\n" +
+	"\bnot_null\x18\x03 \x01(\bH\x00R\anotNull\x88\x01\x01B\v\n" +
+	"\t_not_null\"?\n" +
+	"\n" +
+	"SetNotNull\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x12\x19\n" +
+	"\bnot_null\x18\x02 \x01(\bR\anotNull\"S\n" +
+	"\n" +
+	"SetDefault\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x12-\n" +
+	"\adefault\x18\x02 \x01(\v2\x13.catalog.v1.DefaultR\adefault\"Z\n" +
 	"\tDropTable\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -4589,6 +5181,13 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"R\n" +
 	"\x10ListJobsResponse\x12#\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x0f.catalog.v1.JobR\x04jobs\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x8d\x01\n" +
+	"\x18ListTableVersionsRequest\x12\x19\n" +
+	"\btable_id\x18\x01 \x01(\rR\atableId\x12$\n" +
+	"\x0eafter_table_id\x18\x02 \x01(\rR\fafterTableId\x120\n" +
+	"\x14after_schema_version\x18\x03 \x01(\rR\x12afterSchemaVersion\"a\n" +
+	"\x19ListTableVersionsResponse\x12)\n" +
+	"\x06tables\x18\x01 \x03(\v2\x11.catalog.v1.TableR\x06tables\x12\x19\n" +
 	"\bhas_more\x18\x02 \x01(\bR\ahasMore*p\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
@@ -4658,13 +5257,14 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\xe3\x02\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\xc5\x03\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
 	"\aGetUser\x12\x1a.catalog.v1.GetUserRequest\x1a\x1b.catalog.v1.GetUserResponse\x12H\n" +
 	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
-	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
+	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -4679,63 +5279,70 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_catalog_v1_catalog_proto_goTypes = []any{
-	(Role)(0),                 // 0: catalog.v1.Role
-	(TypeKind)(0),             // 1: catalog.v1.TypeKind
-	(DefaultKind)(0),          // 2: catalog.v1.DefaultKind
-	(TableKind)(0),            // 3: catalog.v1.TableKind
-	(AccessLevel)(0),          // 4: catalog.v1.AccessLevel
-	(JobStatus)(0),            // 5: catalog.v1.JobStatus
-	(NodeStatus)(0),           // 6: catalog.v1.NodeStatus
-	(ReplicaState)(0),         // 7: catalog.v1.ReplicaState
-	(*Identity)(nil),          // 8: catalog.v1.Identity
-	(*Type)(nil),              // 9: catalog.v1.Type
-	(*Default)(nil),           // 10: catalog.v1.Default
-	(*Column)(nil),            // 11: catalog.v1.Column
-	(*Table)(nil),             // 12: catalog.v1.Table
-	(*TableOptions)(nil),      // 13: catalog.v1.TableOptions
-	(*Namespace)(nil),         // 14: catalog.v1.Namespace
-	(*User)(nil),              // 15: catalog.v1.User
-	(*Job)(nil),               // 16: catalog.v1.Job
-	(*JobProgress)(nil),       // 17: catalog.v1.JobProgress
-	(*ApplyRequest)(nil),      // 18: catalog.v1.ApplyRequest
-	(*Command)(nil),           // 19: catalog.v1.Command
-	(*UseFormat)(nil),         // 20: catalog.v1.UseFormat
-	(*RegisterNode)(nil),      // 21: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),     // 22: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),        // 23: catalog.v1.RemoveNode
-	(*SetReplica)(nil),        // 24: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),     // 25: catalog.v1.RemoveReplica
-	(*Node)(nil),              // 26: catalog.v1.Node
-	(*Replica)(nil),           // 27: catalog.v1.Replica
-	(*Placement)(nil),         // 28: catalog.v1.Placement
-	(*VerifyCatalog)(nil),     // 29: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),   // 30: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),     // 31: catalog.v1.DropNamespace
-	(*CreateTable)(nil),       // 32: catalog.v1.CreateTable
-	(*DropTable)(nil),         // 33: catalog.v1.DropTable
-	(*CreateUser)(nil),        // 34: catalog.v1.CreateUser
-	(*AlterUser)(nil),         // 35: catalog.v1.AlterUser
-	(*DropUser)(nil),          // 36: catalog.v1.DropUser
-	(*RestoreUser)(nil),       // 37: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),       // 38: catalog.v1.RecordLogin
-	(*TablePurged)(nil),       // 39: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),      // 40: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),       // 41: catalog.v1.InitCluster
-	(*CreateJob)(nil),         // 42: catalog.v1.CreateJob
-	(*UpdateJob)(nil),         // 43: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),     // 44: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),      // 45: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),     // 46: catalog.v1.WatchResponse
-	(*Alive)(nil),             // 47: catalog.v1.Alive
-	(*Snapshot)(nil),          // 48: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),    // 49: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),   // 50: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),  // 51: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil), // 52: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),   // 53: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),  // 54: catalog.v1.ListJobsResponse
+	(Role)(0),                         // 0: catalog.v1.Role
+	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
+	(DefaultKind)(0),                  // 2: catalog.v1.DefaultKind
+	(TableKind)(0),                    // 3: catalog.v1.TableKind
+	(AccessLevel)(0),                  // 4: catalog.v1.AccessLevel
+	(JobStatus)(0),                    // 5: catalog.v1.JobStatus
+	(NodeStatus)(0),                   // 6: catalog.v1.NodeStatus
+	(ReplicaState)(0),                 // 7: catalog.v1.ReplicaState
+	(*Identity)(nil),                  // 8: catalog.v1.Identity
+	(*Type)(nil),                      // 9: catalog.v1.Type
+	(*Default)(nil),                   // 10: catalog.v1.Default
+	(*Column)(nil),                    // 11: catalog.v1.Column
+	(*Table)(nil),                     // 12: catalog.v1.Table
+	(*TableOptions)(nil),              // 13: catalog.v1.TableOptions
+	(*Namespace)(nil),                 // 14: catalog.v1.Namespace
+	(*User)(nil),                      // 15: catalog.v1.User
+	(*Job)(nil),                       // 16: catalog.v1.Job
+	(*JobProgress)(nil),               // 17: catalog.v1.JobProgress
+	(*ApplyRequest)(nil),              // 18: catalog.v1.ApplyRequest
+	(*Command)(nil),                   // 19: catalog.v1.Command
+	(*UseFormat)(nil),                 // 20: catalog.v1.UseFormat
+	(*RegisterNode)(nil),              // 21: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),             // 22: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),                // 23: catalog.v1.RemoveNode
+	(*SetReplica)(nil),                // 24: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),             // 25: catalog.v1.RemoveReplica
+	(*Node)(nil),                      // 26: catalog.v1.Node
+	(*Replica)(nil),                   // 27: catalog.v1.Replica
+	(*Placement)(nil),                 // 28: catalog.v1.Placement
+	(*VerifyCatalog)(nil),             // 29: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),           // 30: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),             // 31: catalog.v1.DropNamespace
+	(*CreateTable)(nil),               // 32: catalog.v1.CreateTable
+	(*AlterTable)(nil),                // 33: catalog.v1.AlterTable
+	(*RenameColumn)(nil),              // 34: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 35: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 36: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 37: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 38: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 39: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 40: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 41: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 42: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 43: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 44: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 45: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 46: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 47: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 48: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),             // 49: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 50: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 51: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 52: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 53: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 54: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 55: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 56: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 57: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 58: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 59: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 60: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 61: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -4754,15 +5361,15 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	30, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
 	31, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
 	32, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	33, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	34, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	35, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	36, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	37, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	38, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	39, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	40, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	41, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	38, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	39, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	40, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	41, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	42, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	43, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	44, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	45, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	46, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
 	21, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
 	22, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
 	23, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
@@ -4770,52 +5377,64 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	25, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
 	29, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
 	20, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	42, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	43, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	26, // 34: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 35: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	27, // 36: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 37: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 38: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	27, // 39: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 40: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	15, // 41: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 42: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	26, // 43: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 44: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 45: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 46: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 47: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 48: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 49: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	48, // 50: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 51: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 52: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	26, // 53: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	28, // 54: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	47, // 55: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 56: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 57: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	26, // 58: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	28, // 59: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 60: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 61: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 62: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	18, // 63: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	45, // 64: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	49, // 65: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	51, // 66: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	53, // 67: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	44, // 68: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	46, // 69: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	50, // 70: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	52, // 71: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	54, // 72: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	68, // [68:73] is the sub-list for method output_type
-	63, // [63:68] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	47, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	48, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	33, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	26, // 35: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 36: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	27, // 37: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 38: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 39: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	27, // 40: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 41: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11, // 42: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	34, // 43: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	35, // 44: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	36, // 45: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	37, // 46: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,  // 47: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	9,  // 48: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10, // 49: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15, // 50: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 51: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	26, // 52: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 53: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 54: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 55: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 56: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 57: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 58: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	53, // 59: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 60: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 61: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	26, // 62: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	28, // 63: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	52, // 64: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14, // 65: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 66: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	26, // 67: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	28, // 68: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15, // 69: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 70: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 71: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12, // 72: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18, // 73: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	50, // 74: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	54, // 75: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	56, // 76: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	58, // 77: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	60, // 78: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	49, // 79: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	51, // 80: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	55, // 81: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	57, // 82: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	59, // 83: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	61, // 84: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	79, // [79:85] is the sub-list for method output_type
+	73, // [73:79] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -4845,9 +5464,20 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_UseFormat)(nil),
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
+		(*Command_AlterTable)(nil),
+	}
+	file_catalog_v1_catalog_proto_msgTypes[25].OneofWrappers = []any{
+		(*AlterTable_AddColumn)(nil),
+		(*AlterTable_DropColumn)(nil),
+		(*AlterTable_RenameColumn)(nil),
+		(*AlterTable_ModifyColumn)(nil),
+		(*AlterTable_SetNotNull)(nil),
+		(*AlterTable_SetDefault)(nil),
+		(*AlterTable_SetAccessLevel)(nil),
 	}
 	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[43].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -4865,7 +5495,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   47,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

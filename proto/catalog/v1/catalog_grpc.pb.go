@@ -21,11 +21,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CatalogService_Apply_FullMethodName     = "/catalog.v1.CatalogService/Apply"
-	CatalogService_Watch_FullMethodName     = "/catalog.v1.CatalogService/Watch"
-	CatalogService_GetUser_FullMethodName   = "/catalog.v1.CatalogService/GetUser"
-	CatalogService_ListUsers_FullMethodName = "/catalog.v1.CatalogService/ListUsers"
-	CatalogService_ListJobs_FullMethodName  = "/catalog.v1.CatalogService/ListJobs"
+	CatalogService_Apply_FullMethodName             = "/catalog.v1.CatalogService/Apply"
+	CatalogService_Watch_FullMethodName             = "/catalog.v1.CatalogService/Watch"
+	CatalogService_GetUser_FullMethodName           = "/catalog.v1.CatalogService/GetUser"
+	CatalogService_ListUsers_FullMethodName         = "/catalog.v1.CatalogService/ListUsers"
+	CatalogService_ListJobs_FullMethodName          = "/catalog.v1.CatalogService/ListJobs"
+	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -44,6 +45,8 @@ type CatalogServiceClient interface {
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
 	// ListJobs pages through jobs in order of job_id. They are not part of Watch: only who asks pays for them.
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
+	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
+	ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -113,6 +116,16 @@ func (c *catalogServiceClient) ListJobs(ctx context.Context, in *ListJobsRequest
 	return out, nil
 }
 
+func (c *catalogServiceClient) ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTableVersionsResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListTableVersions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -129,6 +142,8 @@ type CatalogServiceServer interface {
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
 	// ListJobs pages through jobs in order of job_id. They are not part of Watch: only who asks pays for them.
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
+	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
+	ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -153,6 +168,9 @@ func (UnimplementedCatalogServiceServer) ListUsers(context.Context, *ListUsersRe
 }
 func (UnimplementedCatalogServiceServer) ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListJobs not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTableVersions not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -258,6 +276,24 @@ func _CatalogService_ListJobs_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_ListTableVersions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTableVersionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListTableVersions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListTableVersions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListTableVersions(ctx, req.(*ListTableVersionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -280,6 +316,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListJobs",
 			Handler:    _CatalogService_ListJobs_Handler,
+		},
+		{
+			MethodName: "ListTableVersions",
+			Handler:    _CatalogService_ListTableVersions_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

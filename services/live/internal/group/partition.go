@@ -86,6 +86,11 @@ func (p *Partition) dispatch(ch *storagev1.Change) {
 	for i := len(p.pending) - 1; i >= 0; i-- { // from the end: one that leaves is replaced by a later one
 		p.offer(p.pending[i], ch)
 	}
+	for i := len(p.groups) - 1; i >= 0; i-- { // before the position moves: the change is the first that they have not had
+		if g := p.groups[i]; g.shape.Table().SchemaVersion < ch.GetSchemaVersion() {
+			p.endGroup(g, match.Altered(g.shape.Table()))
+		}
+	}
 	p.position = max(p.position, ch.GetSeq())
 	if len(p.groups) == 0 {
 		return

@@ -26,8 +26,16 @@ type version struct {
 	seq    uint64
 }
 
-// Decode decodes a change for a version of its table.
+// Altered is the error of a change that a later version of the table has made: its rows may hold what t does not know.
+func Altered(t *catalog.Table) error {
+	return dberr.New(dberr.SchemaChanged, "table %s was altered; subscribe again from position", t.QualifiedName())
+}
+
+// Decode decodes a change for a version of its table, which is not older than the change.
 func Decode(t *catalog.Table, ch *storagev1.Change) (*Change, error) {
+	if ch.GetSchemaVersion() > t.SchemaVersion {
+		return nil, Altered(t)
+	}
 	c := &Change{table: t, seq: ch.GetSeq()}
 	var err error
 	switch ch.GetKind() {
@@ -56,7 +64,7 @@ func (c *Change) Table() *catalog.Table { return c.table }
 
 func decodeVersion(t *catalog.Table, src []byte, seq uint64) (*version, error) {
 	row := rowcodec.NewRow(t)
-	if err := rowcodec.Decode(src, t, &row); err != nil {
+	if err := rowcodec.DecodeStored(src, t, &row); err != nil {
 		return nil, err
 	}
 	return &version{table: t, values: row.Values, seq: seq}, nil

@@ -24,6 +24,8 @@ const (
 	CreateUserTable
 	CreateSharedTable
 	CreateStreamTable
+	AlterTable // which tables: see Alter
+	AlterAnyTable
 	DropTable
 	ManageNamespaces
 	ManageUsers
@@ -64,6 +66,8 @@ var matrix = map[Action]struct {
 	CreateUserTable:       {"create USER tables", row(no, yes, yes, yes, yes)},
 	CreateSharedTable:     {"create SHARED tables", row(no, no, yes, yes, yes)},
 	CreateStreamTable:     {"create STREAM tables", row(no, yes, yes, yes, yes)},
+	AlterTable:            {"alter tables", row(no, yes, yes, yes, yes)},
+	AlterAnyTable:         {"alter a table of others", row(no, no, no, yes, yes)},
 	DropTable:             {"drop tables", row(no, no, no, yes, yes)},
 	ManageNamespaces:      {"create or drop namespaces", row(no, no, no, yes, yes)},
 	ManageUsers:           {"create, alter or drop users", row(no, no, no, yes, yes)},
@@ -164,6 +168,19 @@ func Create(role catalog.Role, kind catalog.TableKind) error {
 		return Can(role, CreateStreamTable)
 	}
 	return Can(role, 0)
+}
+
+// Alter decides who may alter a table. Its definition is everybody's who uses its name, so using it is not enough: only who
+// created it, a service in the namespace of its own name, and administrators.
+func Alter(id catalog.Identity, t *catalog.Table) error {
+	if err := Can(id.Role, AlterTable); err != nil {
+		return err
+	}
+	own := t.Owner == id.UserID || id.Role == catalog.RoleService && t.Namespace == id.UserID
+	if own && Create(id.Role, t.Kind) == nil {
+		return nil
+	}
+	return named(Can(id.Role, AlterAnyTable), t)
 }
 
 // asTargets is spec 1.13: whom a role may act as. Self is always allowed.

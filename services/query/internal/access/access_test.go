@@ -36,7 +36,7 @@ func TestActions(t *testing.T) {
 		0: "-------", UseOwnRows: "--++++-", ReadPublic: "--++++-", ReadPrivate: "---+++-", ReadDBA: "----++-",
 		ReadOpen: "--++++-", WritePublic: "---+++-", WritePrivate: "---+++-", WriteDBA: "----++-",
 		WriteOpen: "--++++-", CreateUserTable: "--++++-", CreateSharedTable: "---+++-",
-		CreateStreamTable: "--++++-", DropTable: "----++-", ManageNamespaces: "----++-", ManageUsers: "----++-",
+		CreateStreamTable: "--++++-", AlterTable: "--++++-", AlterAnyTable: "----++-", DropTable: "----++-", ManageNamespaces: "----++-", ManageUsers: "----++-",
 		GrantSystem: "-----+-", KillLiveQuery: "----++-", ReadSystemTables: "----++-", Explain: "----++-",
 		ShowCatalog: "--++++-", ShowUsers: "----++-", ReadInformationSchema: "--++++-", Subscribe: "--++++-",
 		ExecuteAs: "--++++-", AcrossUsers: "---+++-", ManageCluster: "----++-",
@@ -49,6 +49,23 @@ func TestActions(t *testing.T) {
 		if _, ok := want[a]; !ok {
 			t.Errorf("action %d (%s) has no expectation", a, matrix[a].name)
 		}
+	}
+}
+
+func TestAlter(t *testing.T) {
+	for _, tc := range []struct {
+		kind      catalog.TableKind
+		owner     string
+		namespace string
+		want      string
+	}{
+		{catalog.UserTable, "somebody", "app", "----++-"}, {catalog.UserTable, "me", "app", "--++++-"},
+		{catalog.SharedTable, "me", "app", "---+++-"}, {catalog.UserTable, "somebody", "me", "---+++-"},
+	} {
+		table := &catalog.Table{Namespace: tc.namespace, Name: "t", Kind: tc.kind, Owner: tc.owner}
+		check(t, "alter a "+tc.kind.String()+" table of "+tc.owner+" in "+tc.namespace, tc.want, func(r catalog.Role) error {
+			return Alter(catalog.Identity{UserID: "me", Role: r}, table)
+		})
 	}
 }
 

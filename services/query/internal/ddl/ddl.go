@@ -1,4 +1,4 @@
-// Package ddl executes CREATE and DROP of namespaces and tables.
+// Package ddl executes CREATE and DROP of namespaces and tables, and ALTER TABLE.
 package ddl
 
 import (

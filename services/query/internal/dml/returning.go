@@ -122,7 +122,7 @@ func (r *returning) appendTo(b *rowbatch.Builder, env *plan.Env, written *storag
 	row.Deleted = deleted
 	penv := predicateEnv(env)
 	for i, encoded := range written.GetRows() {
-		if err := rowcodec.Decode(encoded, r.table, &row.Row); err != nil {
+		if err := rowcodec.DecodeStored(encoded, r.table, &row.Row); err != nil {
 			return err
 		}
 		row.Seq = written.GetSeqs()[i]

@@ -48,10 +48,18 @@ type received struct {
 	err error
 }
 
-// answer is what one batch waits for: an error of ours, or its lane's next response.
+// answer is what one batch waits for: an error of ours, or the next response of each part's lane.
 type answer struct {
 	err   error
-	lanes []*lane
+	parts []sentPart
+	// again writes a part anew, bound to the table as it is now.
+	again func(ctx context.Context, number uint32) (*storagev1.WriteResponse, error)
+}
+
+// sentPart is one part of a batch on its way.
+type sentPart struct {
+	lane   *lane
+	number uint32
 }
 
 // Wait returns when every goroutine of ended streams is gone. Call it after the server has stopped.
@@ -143,13 +151,36 @@ func (f *forwarder) send(ctx context.Context, req *queryv1.WriteStreamRequest) a
 		return answer{err: err}
 	}
 	f.batches++
-	var a answer
+	id, user := f.id.Part(f.batches), *f.user
+	a := answer{again: func(ctx context.Context, number uint32) (*storagev1.WriteResponse, error) {
+		return f.streams.writeAgain(ctx, user, req, id, number)
+	}}
 	for _, p := range b.parts {
 		l := f.lane(p.place.Shard)
-		l.send(ctx, b.request(p, f.id.Part(f.batches), false))
-		a.lanes = append(a.lanes, l)
+		l.send(ctx, b.request(p, id, false))
+		a.parts = append(a.parts, sentPart{l, p.number})
 	}
 	return a
+}
+
+// writeAgain writes a part of a batch that was refused because its table was altered. Batches sent behind it may be written
+// before it; the refused attempt had no effect.
+func (s *RowStreams) writeAgain(ctx context.Context, id catalog.Identity, req *queryv1.WriteStreamRequest, request requestid.ID, number uint32) (resp *storagev1.WriteResponse, err error) {
+	err = s.Catalog.CatchUp(ctx, func() error {
+		return Retry(ctx, func() error {
+			b, err := s.decode(ctx, id, req)
+			if err != nil {
+				return err
+			}
+			p := b.byNumber[number]
+			if p == nil { // the table was dropped and made anew meanwhile
+				return dberr.New(dberr.InvalidOperation, "%s is another table by now", b.table.QualifiedName())
+			}
+			resp, err = s.Storage.Write(ctx, b.request(p, request, false))
+			return err
+		})
+	})
+	return resp, err
 }
 
 func (f *forwarder) lane(shard uint32) *lane {
@@ -198,20 +229,23 @@ func acknowledge(ctx context.Context, client clientStream, answers <-chan answer
 // written its message tells.
 func (a *answer) collect(ctx context.Context, resp *queryv1.WriteStreamResponse) error {
 	done := 0
-	for _, l := range a.lanes {
-		written, err := l.receive(ctx)
+	for _, p := range a.parts {
+		written, err := p.lane.receive(ctx)
 		if err != nil {
 			return err
 		}
-		if written.GetError() != nil {
-			resp.Error = written.GetError()
+		w, err := written.GetResponse(), dberr.FromMessage(written.GetError())
+		if dberr.Is(err, dberr.SchemaChanged) {
+			w, err = a.again(ctx, p.number)
+		}
+		if err != nil {
+			resp.Error = dberr.ToMessage(err)
 			continue
 		}
-		w := written.GetResponse()
 		done++
 		resp.Rows, resp.Durability, resp.Position = resp.GetRows()+affected(w), w.GetDurability(), w.GetPosition()
 	}
-	if len(a.lanes) > 1 {
+	if len(a.parts) > 1 {
 		resp.Position = 0 // each shard has its own
 	}
 	if resp.GetError() != nil && done > 0 {

@@ -49,6 +49,9 @@ type fakeStorage struct {
 	// breakAfter ends the stream of writes with an error after so many requests; 0 means never.
 	breakAfter int
 	broken     []*storagev1.WriteRequest // lost in such an end
+	// altered is the table from the first request on a stream of writes; the watch tells of it when one was refused.
+	altered *catalog.Table
+	tell    chan struct{}
 }
 
 func (f *fakeStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingServer[catalogv1.WatchResponse]) error {
@@ -68,6 +71,10 @@ func (f *fakeStorage) Watch(_ *catalogv1.WatchRequest, out grpc.ServerStreamingS
 			if err := out.Send(m); err != nil {
 				return err
 			}
+		}
+	case <-f.tell: // never, when nil
+		if err := out.Send(&catalogv1.WatchResponse{Version: 2, Event: &catalogv1.WatchResponse_TableChanged{TableChanged: catalog.TableToProto(f.altered)}}); err != nil {
+			return err
 		}
 	case <-out.Context().Done():
 	}
@@ -106,7 +113,12 @@ func (f *fakeStorage) WriteStream(s grpc.BidiStreamingServer[storagev1.WriteStre
 		f.writes = append(f.writes, m.GetRequest())
 		f.mu.Unlock()
 		resp := &storagev1.WriteStreamResponse{}
-		if f.firstIs(m.GetRequest(), 13) {
+		if f.altered != nil && m.GetRequest().GetWrites()[0].GetSchemaVersion() != f.altered.SchemaVersion {
+			resp.Error = &storagev1.Error{Code: string(dberr.SchemaChanged), Message: "the table was altered"}
+			if n == 1 {
+				close(f.tell)
+			}
+		} else if f.firstIs(m.GetRequest(), 13) {
 			resp.Error = &storagev1.Error{Code: string(dberr.PrimaryKeyViolation), Message: "Primary key violation"}
 		} else {
 			resp.Response = &storagev1.WriteResponse{Durability: storagev1.Durability_DURABILITY_QUORUM, Position: uint64(n),
@@ -136,6 +148,10 @@ type storageServer struct {
 
 func (s storageServer) WriteStream(st grpc.BidiStreamingServer[storagev1.WriteStreamRequest, storagev1.WriteStreamResponse]) error {
 	return s.f.WriteStream(st)
+}
+
+func (s storageServer) Write(ctx context.Context, req *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+	return s.f.Write(ctx, req)
 }
 
 // streamServer is QueryService with its WriteStream only.
@@ -258,6 +274,39 @@ func TestRowStreamFindsWhatAnotherNodeMade(t *testing.T) {
 	}
 	if got, err := client.Recv(); err != nil || got.GetError() != nil || got.GetRows() != 2 {
 		t.Errorf("got %v, %v, want 2 rows", got, err)
+	}
+}
+
+// Write answers as position 100 what is bound to the table as it is.
+func (f *fakeStorage) Write(_ context.Context, req *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+	if req.GetWrites()[0].GetSchemaVersion() != f.altered.SchemaVersion {
+		return nil, dberr.New(dberr.SchemaChanged, "the table was altered")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writes = append(f.writes, req)
+	return &storagev1.WriteResponse{Position: 100, Results: []*storagev1.TableWriteResult{{RowsAffected: uint64(len(req.GetWrites()[0].GetRows()))}}}, nil
+}
+
+// A batch that meets ALTER TABLE is bound again, and keeps its place and its id.
+func TestRowStreamMeetsAlterTable(t *testing.T) {
+	altered := notes()
+	altered.SchemaVersion = 2
+	s := &fakeStorage{tables: []*catalog.Table{notes()}, altered: altered.Index(), tell: make(chan struct{})}
+	stream := startStreams(t, s)
+	req := rowSet("app.notes", 1)
+	req.Identity = aliceUser
+	if err := stream.Send(req); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := stream.Recv()
+	if err != nil || resp.GetError() != nil || resp.GetRows() != 1 || resp.GetPosition() != 100 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.writes); n != 2 || !bytes.Equal(s.writes[0].GetRequestId(), s.writes[1].GetRequestId()) {
+		t.Errorf("%d writes, %v", n, s.writes)
 	}
 }
 

@@ -56,7 +56,7 @@ func (l *Listings) ShowTables(id catalog.Identity, namespace string) (*systemtab
 		if namespace != "" && t.Namespace != namespace {
 			continue
 		}
-		row, err := systemtable.SchemaRow(t)
+		row, err := systemtable.SchemaRow(t, true)
 		if err != nil {
 			return nil, err
 		}
@@ -117,9 +117,8 @@ var describeColumns = []catalog.Column{text("column_name"), integer("ordinal_pos
 	integer("schema_version"), text("namespace"), text("table_name"), text("table_type"), text("access_level"),
 	text("storage"), text("flush_policy"), bigint("ttl_seconds"), bigint("deleted_retention_hours")}
 
-// Describe answers DESCRIBE: whoever may read a table may see its columns. No statement changes a
-// table's schema yet, so HISTORY has one version to show.
-func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*systemtable.Stream, error) {
+// Describe answers DESCRIBE: whoever may read a table may see its columns, with history those of all versions.
+func (l *Listings) Describe(ctx context.Context, id catalog.Identity, namespace, name string, history bool) (*systemtable.Stream, error) {
 	if systemtable.IsSystem(namespace) {
 		return l.describeSystem(id, namespace, name)
 	}
@@ -127,6 +126,23 @@ func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*syste
 	if err != nil {
 		return nil, err
 	}
+	versions := []*catalog.Table{t}
+	if history {
+		if versions, err = l.Tables.Versions(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	var rows [][]datum.Datum
+	for _, v := range versions {
+		if rows, err = appendDescription(rows, v); err != nil {
+			return nil, err
+		}
+	}
+	return systemtable.OneShot(describeColumns, rows)
+}
+
+// appendDescription appends a row for each column of a version of a table.
+func appendDescription(rows [][]datum.Datum, t *catalog.Table) ([][]datum.Datum, error) {
 	level, storage := datum.Null, datum.Text(systemtable.StorageID(t))
 	if t.Kind == catalog.SharedTable {
 		level = datum.Text(t.Access.String())
@@ -134,7 +150,6 @@ func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*syste
 	if t.Kind == catalog.StreamTable {
 		storage = datum.Null
 	}
-	var rows [][]datum.Datum
 	for i, c := range append(t.VisibleColumns(), systemColumnsOf(t)...) {
 		def, err := systemtable.DefaultText(&c)
 		if err != nil {
@@ -146,7 +161,7 @@ func (l *Listings) Describe(id catalog.Identity, namespace, name string) (*syste
 			level, storage, datum.TextOrNull(systemtable.FlushPolicy(t)), positive(t.Options.TTLSeconds),
 			positive(t.Options.DeletedRetentionHours)})
 	}
-	return systemtable.OneShot(describeColumns, rows)
+	return rows, nil
 }
 
 // systemColumnsOf are the system columns that SELECT * shows for a table.

@@ -298,7 +298,7 @@ type Rollback struct{ Source }
 // Later is a statement that this version recognizes and does not execute.
 type Later struct {
 	Source
-	// Feature names it, e.g. "ALTER TABLE".
+	// Feature names it, e.g. "CREATE VIEW".
 	Feature string
 }
 

@@ -9,7 +9,7 @@ import (
 // later are statements of the language that this version answers with Unsupported, by their first
 // words; the longest match names the feature.
 var later = [][]string{
-	{"alter", "table"}, {"alter", "namespace"}, {"alter", "storage"}, {"alter", "topic"}, {"alter", "view"},
+	{"alter", "namespace"}, {"alter", "storage"}, {"alter", "topic"}, {"alter", "view"},
 	{"create", "storage"}, {"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
@@ -35,6 +35,9 @@ func (r *reader) statement() (Statement, error) {
 	case "drop":
 		return r.drop()
 	case "alter":
+		if r.word(1) == "table" {
+			return r.alterTable()
+		}
 		if r.accept("alter", "user") {
 			return r.alterUser()
 		}

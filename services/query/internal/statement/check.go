@@ -40,6 +40,8 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 			return access.Create(c.id.Role, s.Kind)
 		}
 		return access.Can(c.id.Role, access.CreateUserTable)
+	case *sqlfront.AlterTable:
+		return e.checkAlter(c, s.Table)
 	case *sqlfront.DropTable:
 		return access.Can(c.id.Role, access.DropTable)
 	case *sqlfront.CreateUser, *sqlfront.DropUser, *sqlfront.RestoreUser:
@@ -119,6 +121,13 @@ func (e *Executor) checkWrite(c call, name sqlfront.Name) error {
 		return access.Can(c.id.Role, access.UseOwnRows)
 	}
 	return access.Write(c.id, t)
+}
+
+func (e *Executor) checkAlter(c call, name sqlfront.Name) error {
+	if t, ok := e.Catalog.State().Table(qualify(c, name), name.Name); ok {
+		return access.Alter(c.id, t)
+	}
+	return access.Can(c.id.Role, access.AlterTable)
 }
 
 func (e *Executor) checkReads(c call, s *sqlfront.Select) error {

@@ -79,6 +79,8 @@ func (e *Executor) dispatchCatalog(ctx context.Context, c *call, s sqlfront.Stat
 		return message(e.DDL.DropNamespace(ctx, c.id, s))
 	case *sqlfront.CreateTable:
 		return message(e.DDL.CreateTable(ctx, c.id, c.namespace, s))
+	case *sqlfront.AlterTable:
+		return message(e.DDL.AlterTable(ctx, c.id, c.namespace, s))
 	case *sqlfront.DropTable:
 		return message(e.DDL.DropTable(ctx, c.id, c.namespace, s))
 	case *sqlfront.CreateUser:

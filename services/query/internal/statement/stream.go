@@ -141,7 +141,7 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 	case *sqlfront.ShowManifest:
 		return e.Listings.Manifest(c.id)
 	case *sqlfront.Describe:
-		return e.Listings.Describe(c.id, qualify(*c, s.Table), s.Table.Name)
+		return e.Listings.Describe(ctx, c.id, qualify(*c, s.Table), s.Table.Name, s.History)
 	case *sqlfront.ShowStats:
 		return e.Listings.Stats(ctx, c.id, qualify(*c, s.Table), s.Table.Name)
 	case *sqlfront.Cluster:

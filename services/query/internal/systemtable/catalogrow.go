@@ -8,6 +8,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/catalog/catalogview"
 	"github.com/kalamdb/kalamdb-go/internal/datum"
+	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 )
 
@@ -73,14 +74,55 @@ func NamespaceRows(state *catalogview.State) [][]datum.Datum {
 }
 
 func (t *Tables) schemas(id catalog.Identity) pager {
-	return t.rowsOfTables(id, func(table *catalog.Table) ([][]datum.Datum, error) {
-		row, err := SchemaRow(table)
-		return [][]datum.Datum{row}, err
-	})
+	var tables []*catalog.Table
+	var rows [][]datum.Datum
+	began := false
+	return func(ctx context.Context) ([][]datum.Datum, error) {
+		if !began {
+			tables, began = Visible(t.cfg.Catalog.State(), id), true
+		}
+		for len(rows) < pageRows && len(tables) > 0 {
+			versions, err := t.Versions(ctx, tables[0])
+			if err != nil {
+				return nil, err
+			}
+			for i, v := range versions {
+				row, err := SchemaRow(v, i == len(versions)-1)
+				if err != nil {
+					return nil, err
+				}
+				rows = append(rows, row)
+			}
+			tables = tables[1:]
+		}
+		n := min(len(rows), pageRows)
+		page := rows[:n]
+		rows = rows[n:]
+		return page, nil
+	}
 }
 
-// SchemaRow is a table's row of system.schemas, also for SHOW TABLES.
-func SchemaRow(t *catalog.Table) ([]datum.Datum, error) {
+// Versions are all versions of a table, the given one last.
+func (t *Tables) Versions(ctx context.Context, newest *catalog.Table) ([]*catalog.Table, error) {
+	var out []*catalog.Table
+	for after, more := uint32(0), newest.SchemaVersion > 1; more; {
+		resp, err := t.cfg.Users.ListTableVersions(ctx, &catalogv1.ListTableVersionsRequest{TableId: newest.ID, AfterTableId: newest.ID, AfterSchemaVersion: after})
+		if err != nil {
+			return nil, err
+		}
+		more = resp.GetHasMore() && len(resp.GetTables()) > 0
+		for _, p := range resp.GetTables() {
+			after = p.GetSchemaVersion()
+			if after < newest.SchemaVersion { // it may have been altered again meanwhile
+				out = append(out, catalog.TableFromProto(p))
+			}
+		}
+	}
+	return append(out, newest), nil
+}
+
+// SchemaRow is the row of a version of a table in system.schemas, also for SHOW TABLES.
+func SchemaRow(t *catalog.Table, latest bool) ([]datum.Datum, error) {
 	cols, err := columnsJSON(t)
 	if err != nil {
 		return nil, err
@@ -97,7 +139,7 @@ func SchemaRow(t *catalog.Table) ([]datum.Datum, error) {
 	return []datum.Datum{datum.Text(t.Namespace + ":" + t.Name), datum.Text(t.Name), datum.Text(t.Namespace),
 		datum.Text(t.Kind.String()), datum.Timestamp(t.CreatedAtUS), datum.Int(int64(t.SchemaVersion)),
 		datum.Text(cols), datum.Null, datum.Timestamp(t.UpdatedAtUS), datum.Text(optionsJSON(t)), level,
-		datum.Bool(true), storage, userStorage}, nil
+		datum.Bool(latest), storage, userStorage}, nil
 }
 
 func (t *Tables) tables(id catalog.Identity) pager {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 )
@@ -99,7 +100,7 @@ func describe(m proto.Message) string {
 //	apply      a catalog.v1.Command as text; prints the answer and the events a watcher saw
 //	batch      one command a line, as one batch of entries
 //	reopen     closes and opens the file
-//	user, users, tables, purge, cluster, jobs   print state
+//	user, users, tables, purge, cluster, jobs, columns, versions   print state
 func TestCommands(t *testing.T) {
 	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		a := openState(t)
@@ -149,6 +150,8 @@ func TestCommands(t *testing.T) {
 				}
 			case "jobs":
 				printJobs(t, &out, a.state)
+			case "columns", "versions":
+				printVersions(t, &out, a.state, d.Cmd == "versions")
 			case "cluster":
 				printCluster(&out, a.state)
 			case "purge":
@@ -161,6 +164,36 @@ func TestCommands(t *testing.T) {
 			return out.String()
 		})
 	})
+}
+
+// printVersions prints the newest version of each table, or the former ones.
+func printVersions(t *testing.T, out *strings.Builder, s *State, former bool) {
+	var list []*catalogv1.Table
+	for id := uint32(1); id < 20 && !former; id++ {
+		if e := s.model.Load().tables[id]; e != nil {
+			list = append(list, e.proto)
+		}
+	}
+	if former {
+		var err error
+		if list, _, err = s.FormerVersions(0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range list {
+		fmt.Fprintf(out, "%d %s v%d next %d:", p.GetId(), p.GetName(), p.GetSchemaVersion(), p.GetNextColumnId())
+		for _, c := range p.GetColumns() {
+			fmt.Fprintf(out, " %d %s %s", c.GetId(), c.GetName(), catalog.TypeFromProto(c.GetType()))
+			if c.GetNotNull() {
+				out.WriteString(" nn")
+			}
+			if len(c.GetMissing()) > 0 {
+				fmt.Fprintf(out, " missing %x", c.GetMissing())
+			}
+			out.WriteString(",")
+		}
+		out.WriteString("\n")
+	}
 }
 
 func printCluster(out *strings.Builder, s *State) {
@@ -233,6 +266,44 @@ func (e events) print(out *strings.Builder) {
 		default:
 			return
 		}
+	}
+}
+
+func TestATableHasABoundedNumberOfVersions(t *testing.T) {
+	a := openState(t)
+	a.must(text(t, `create_namespace { name: "app" }`, 1))
+	a.must(text(t, `create_table { table { namespace: "app" name: "t" kind: TABLE_KIND_USER columns { name: "id" type { kind: TYPE_KIND_BIG_INT } primary_key: true } } }`, 2))
+	rename := func(from, to string) *catalogv1.Command {
+		return text(t, fmt.Sprintf(`alter_table { namespace: "app" name: "t" rename_column { column: "%s" to: "%s" } }`, from, to), 3)
+	}
+	names := []string{"id", "no"}
+	var logs []*raft.Log
+	for i := range versionsMax - 1 {
+		logs = append(logs, a.log(rename(names[i%2], names[(i+1)%2])))
+	}
+	for _, r := range a.state.Apply(logs) {
+		if err := r.(*Result).Err; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.apply(rename("no", "id")); !dberr.Is(err, dberr.LimitExceeded) {
+		t.Errorf("one version more: %v", err)
+	}
+	n, table, version := 0, uint32(0), uint32(0)
+	for more := true; more; {
+		var list []*catalogv1.Table
+		var err error
+		if list, more, err = a.state.FormerVersions(1, table, version); err != nil || len(list) == 0 {
+			t.Fatalf("after %d versions: %d, %v", n, len(list), err)
+		}
+		n, table, version = n+len(list), list[len(list)-1].GetId(), list[len(list)-1].GetSchemaVersion()
+	}
+	if n != versionsMax-1 || version != versionsMax-1 {
+		t.Errorf("%d former versions, the last one is %d", n, version)
+	}
+	a.must(text(t, `drop_table { namespace: "app" name: "t" }`, 4))
+	if list, _, err := a.state.FormerVersions(0, 0, 0); err != nil || len(list) != 0 {
+		t.Errorf("of a dropped table: %d versions, %v", len(list), err)
 	}
 }
 

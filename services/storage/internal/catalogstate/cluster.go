@@ -24,6 +24,8 @@ const (
 	FormatPartitions = 3
 	// FormatJobs brought jobs and UseFormat.
 	FormatJobs = 4
+	// FormatAlter brought AlterTable, in the same version as jobs.
+	FormatAlter = 4
 	// Format is the newest, for Node.format.
 	Format = FormatJobs
 )
@@ -39,6 +41,8 @@ func formatOf(c *catalogv1.Command) uint32 {
 		return max(FormatJobs, k.UseFormat.GetFormat())
 	case *catalogv1.Command_CreateJob, *catalogv1.Command_UpdateJob:
 		return FormatJobs
+	case *catalogv1.Command_AlterTable:
+		return FormatAlter
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes

@@ -227,6 +227,9 @@ func (t *transaction) removeTable(e *entry) error {
 	if err := t.bucket(bucketDropped).Put(idKey(e.table.ID), droppedMark); err != nil {
 		return err
 	}
+	if err := t.forgetVersions(e.table.ID); err != nil {
+		return err
+	}
 	return t.bucket(bucketTables).Delete(idKey(e.table.ID))
 }
 

@@ -215,7 +215,7 @@ func (d *decoder) load(rec arrow.RecordBatch, i int) (keycodec.Version, error) {
 			v.Seq = uint64(value.AsInt())
 		case place == placeDeleted && !value.IsNull():
 			v.Deleted = value.AsBool()
-		case place >= 0 && !value.IsNull():
+		case place >= 0 && (!value.IsNull() || len(d.table.Columns[place].Missing) > 0): // else NULL and absent are the same
 			d.row.Put(place, value)
 		}
 	}

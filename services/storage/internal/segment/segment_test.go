@@ -289,3 +289,43 @@ func FuzzOpen(f *testing.F) {
 	f.Add(raw)
 	f.Fuzz(func(t *testing.T, raw []byte) { readAll(t, raw, table) })
 }
+
+// A column that was added as NOT NULL and is nullable again: rows from before it show its default of then, and NULL stays NULL.
+func TestNullIsNotTheDefaultOfOlderRows(t *testing.T) {
+	before := everyType()
+	after := everyType()
+	after.SchemaVersion = 4
+	added := len(after.Columns)
+	after.Columns = append(after.Columns, catalog.Column{ID: 90, Name: "added", Type: catalog.Type{Kind: catalog.Int}, Missing: datum.Append(nil, datum.Int(5))})
+	after.Index()
+	rows := versions(before, 2)
+	second := rowcodec.NewRow(after)
+	if err := rowcodec.DecodeStored(rows[1].v.Row, after, &second); err != nil {
+		t.Fatal(err)
+	}
+	second.Put(added, datum.Null)
+	rows[1].v.Row, rows[1].v.SchemaVersion = rowcodec.Append(nil, after, &second), 4
+	old, err := NewWriter(new(bytes.Buffer), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Abort()
+	if err := old.Add(keycodec.AppendKeyValues(nil, rows[1].key), rows[1].v); !dberr.Is(err, dberr.SchemaChanged) {
+		t.Errorf("a row that is newer than the table: %v", err)
+	}
+	file, _ := write(t, after, rows)
+	r, err := Open(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.Read(t.Context(), 0, after, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []datum.Datum{datum.Int(5), datum.Null} {
+		row := rowcodec.NewRow(after)
+		if err := rowcodec.DecodeStored(got.Versions[i].Row, after, &row); err != nil || row.Values[added] != want {
+			t.Errorf("row %d: %v, %v; want %v", i, row.Values[added], err, want)
+		}
+	}
+}

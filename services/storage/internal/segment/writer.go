@@ -78,7 +78,10 @@ func (w *Writer) Add(key []byte, v keycodec.Version) error {
 	if w.seg.Rows > 0 && bytes.Compare(key, w.key) <= 0 {
 		return dberr.New(dberr.Internal, "a segment of %s gets its keys out of order", w.table.QualifiedName())
 	}
-	if err := rowcodec.Decode(v.Row, w.table, &w.row); err != nil {
+	if v.SchemaVersion > w.table.SchemaVersion {
+		return newerThan(w.table, v.SchemaVersion)
+	}
+	if err := rowcodec.DecodeStored(v.Row, w.table, &w.row); err != nil {
 		return err
 	}
 	if w.builder.Rows() == 0 {
@@ -172,6 +175,13 @@ func (w *Writer) Finish() (*storagev1.Segment, error) {
 
 // Abort frees what an unfinished writer holds.
 func (w *Writer) Abort() { w.builder.Release() }
+
+// newerThan refuses to write rows with an older version of their table than they have: values of columns that it does not
+// know would be lost.
+func newerThan(t *catalog.Table, version uint32) error {
+	return dberr.New(dberr.SchemaChanged, "%s has rows of schema version %d, and %d is what this node knew of it: try again",
+		t.QualifiedName(), version, t.SchemaVersion)
+}
 
 func writeFailed(err error) error {
 	return dberr.New(dberr.Unavailable, "write a segment: %w", err)

@@ -74,5 +74,9 @@ func (c *coldRows) current(it *item, owner string) (*current, error) {
 	if err != nil || !ok {
 		return &current{}, err
 	}
-	return &current{live: !v.Deleted, seq: v.Seq, schema: v.SchemaVersion, row: v.Row}, nil
+	schema := v.SchemaVersion // the table's: rows of segments are encoded anew
+	for _, e := range entries {
+		schema = max(schema, e.GetSchemaVersion())
+	}
+	return &current{live: !v.Deleted, seq: v.Seq, schema: schema, row: v.Row}, nil
 }

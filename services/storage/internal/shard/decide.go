@@ -92,6 +92,10 @@ func (d *decider) item(it *item) error {
 		if !cur.matches(it.expected) {
 			return dberr.New(dberr.Conflict, "a row of %s changed since it was read (row %d)", it.table.QualifiedName(), it.ordinal)
 		}
+		if cur.schema > it.table.SchemaVersion { // this node's catalog is behind: what the new row does not know of would be lost
+			return dberr.New(dberr.SchemaChanged, "a row of %s has schema version %d, the statement was bound to %d",
+				it.table.QualifiedName(), cur.schema, it.table.SchemaVersion)
+		}
 		row.OldSchemaVersion, row.OldSeq, row.OldHere, row.OldRow = cur.schema, cur.seq, cur.here, cur.row
 	}
 	taken, err := d.indexUnique(it, cur, &row)
@@ -226,7 +230,7 @@ func (d *decider) oldUnique(it *item, cur *current, columns []int) ([][]byte, er
 		return nil, nil
 	}
 	row := rowcodec.NewRow(it.table)
-	if err := rowcodec.Decode(cur.row, it.table, &row); err != nil {
+	if err := rowcodec.DecodeStored(cur.row, it.table, &row); err != nil {
 		return nil, err
 	}
 	return uniqueKeys(d.shard, it.table, d.owner(it), &row, columns)

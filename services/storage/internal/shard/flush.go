@@ -49,6 +49,9 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 	defer release()
 	v := &flushing{shard: s, term: term, snap: s.cfg.DB.NewSnapshot(), table: t, hold: hold}
 	defer func() { err = errors.Join(err, v.snap.Close()) }()
+	if v.table, err = s.newest(t); err != nil { // behind the snapshot: no row in it is of a later version that was decided here
+		return f, err
+	}
 	applied, err := readApplied(v.snap, s.cfg.ID)
 	if err != nil {
 		return f, err
@@ -58,6 +61,15 @@ func (s *Shard) Flush(ctx context.Context, t *catalog.Table, owner string, hold 
 		return v.partition(ctx, owner)
 	}
 	return v.owners(ctx)
+}
+
+// newest is a table as this node knows it now.
+func (s *Shard) newest(t *catalog.Table) (*catalog.Table, error) {
+	now, ok := s.cfg.Tables.Table(t.ID)
+	if !ok {
+		return nil, dberr.New(dberr.TableNotFound, "table %s does not exist any more", t.QualifiedName())
+	}
+	return now, nil
 }
 
 // flushing is a flush of a table under way: what it sees, and since when.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
@@ -206,6 +207,10 @@ func (w *merging) segments(ctx context.Context, p cold.Partition, all, picked []
 	change := SegmentsChange{Table: p.Table.ID, User: p.Owner}
 	var others []manifest.Entry
 	for _, e := range all {
+		if e.GetSchemaVersion() > p.Table.SchemaVersion { // columns this node does not know yet would be lost
+			return m, dberr.New(dberr.SchemaChanged, "%s has a segment of schema version %d, this node's catalog has %d: try again",
+				p.Table.QualifiedName(), e.GetSchemaVersion(), p.Table.SchemaVersion)
+		}
 		if slices.ContainsFunc(picked, func(o manifest.Entry) bool { return o.ID == e.ID }) {
 			change.Removed, m.Rows = append(change.Removed, e.ID), m.Rows+e.GetRows()
 			continue
