@@ -1697,6 +1697,7 @@ type Command struct {
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
 	//	*Command_AlterTable
+	//	*Command_SetClusterKey
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1946,6 +1947,15 @@ func (x *Command) GetAlterTable() *AlterTable {
 	return nil
 }
 
+func (x *Command) GetSetClusterKey() *SetClusterKey {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SetClusterKey); ok {
+			return x.SetClusterKey
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -2045,6 +2055,10 @@ type Command_AlterTable struct {
 	AlterTable *AlterTable `protobuf:"bytes,28,opt,name=alter_table,json=alterTable,proto3,oneof"`
 }
 
+type Command_SetClusterKey struct {
+	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -2089,6 +2103,117 @@ func (*Command_UpdateJob) isCommand_Command() {}
 
 func (*Command_AlterTable) isCommand_Command() {}
 
+func (*Command_SetClusterKey) isCommand_Command() {}
+
+// SetClusterKey stores the key that seals what must not be readable in a file.
+type SetClusterKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *ClusterKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Empty: for a cluster without one; otherwise the wrapped key that this one takes the place of. A cluster that has another one keeps
+	// it, which is no error.
+	Replaced      []byte `protobuf:"bytes,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClusterKey) Reset() {
+	*x = SetClusterKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClusterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClusterKey) ProtoMessage() {}
+
+func (x *SetClusterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClusterKey.ProtoReflect.Descriptor instead.
+func (*SetClusterKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetClusterKey) GetKey() *ClusterKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SetClusterKey) GetReplaced() []byte {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
+// ClusterKey is wrapped by the master key, which the cluster does not store.
+type ClusterKey struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Wrapped []byte                 `protobuf:"bytes,1,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	// Names the master key.
+	MasterId      string `protobuf:"bytes,2,opt,name=master_id,json=masterId,proto3" json:"master_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterKey) Reset() {
+	*x = ClusterKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterKey) ProtoMessage() {}
+
+func (x *ClusterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterKey.ProtoReflect.Descriptor instead.
+func (*ClusterKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ClusterKey) GetWrapped() []byte {
+	if x != nil {
+		return x.Wrapped
+	}
+	return nil
+}
+
+func (x *ClusterKey) GetMasterId() string {
+	if x != nil {
+		return x.MasterId
+	}
+	return ""
+}
+
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
 type UseFormat struct {
@@ -2100,7 +2225,7 @@ type UseFormat struct {
 
 func (x *UseFormat) Reset() {
 	*x = UseFormat{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2237,7 @@ func (x *UseFormat) String() string {
 func (*UseFormat) ProtoMessage() {}
 
 func (x *UseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2250,7 @@ func (x *UseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseFormat.ProtoReflect.Descriptor instead.
 func (*UseFormat) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UseFormat) GetFormat() uint32 {
@@ -2146,7 +2271,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2283,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2296,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -2193,7 +2318,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2330,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2343,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -2252,7 +2377,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2389,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2402,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -2305,7 +2430,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2442,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2455,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -2357,7 +2482,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2494,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2507,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -2432,7 +2557,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2569,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2582,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2562,7 +2687,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2574,7 +2699,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2587,7 +2712,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2623,7 +2748,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2760,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2773,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2674,7 +2799,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2811,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2824,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 type CreateNamespace struct {
@@ -2713,7 +2838,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2850,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2863,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2772,7 +2897,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2909,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2922,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2825,7 +2950,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2962,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2975,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -2891,7 +3016,7 @@ type AlterTable struct {
 
 func (x *AlterTable) Reset() {
 	*x = AlterTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +3028,7 @@ func (x *AlterTable) String() string {
 func (*AlterTable) ProtoMessage() {}
 
 func (x *AlterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3041,7 @@ func (x *AlterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTable.ProtoReflect.Descriptor instead.
 func (*AlterTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AlterTable) GetNamespace() string {
@@ -3074,7 +3199,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3211,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3224,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3128,7 +3253,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3265,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3278,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -3187,7 +3312,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3324,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3337,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -3240,7 +3365,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3377,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3390,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -3293,7 +3418,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3430,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3443,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -3352,7 +3477,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3489,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3502,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -3408,7 +3533,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3545,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3558,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -3481,7 +3606,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3618,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3631,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3532,7 +3657,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3669,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3682,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3581,7 +3706,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3718,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3731,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3647,7 +3772,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +3784,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +3797,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3691,7 +3816,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +3828,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +3841,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3740,7 +3865,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +3877,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +3890,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3807,7 +3932,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +3944,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +3957,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -3859,7 +3984,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +3996,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4009,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -3945,7 +4070,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4082,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4095,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -4018,7 +4143,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4155,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4168,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -4076,7 +4201,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4213,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4226,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -4285,7 +4410,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4422,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4435,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 type Snapshot struct {
@@ -4331,7 +4456,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4468,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4481,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -4417,7 +4542,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4554,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4567,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -4464,7 +4589,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +4601,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +4614,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -4517,7 +4642,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4529,7 +4654,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4542,7 +4667,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4569,7 +4694,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4706,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4719,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4622,7 +4747,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +4759,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +4772,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4674,7 +4799,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4686,7 +4811,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4699,7 +4824,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4729,7 +4854,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +4866,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +4879,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -4788,7 +4913,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4800,7 +4925,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4813,7 +4938,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -4955,7 +5080,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x89\v\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\v\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -4989,10 +5114,18 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
 	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
-	"alterTable\x12\x1d\n" +
+	"alterTable\x12C\n" +
+	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
-	"\acommand\"#\n" +
+	"\acommand\"U\n" +
+	"\rSetClusterKey\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.catalog.v1.ClusterKeyR\x03key\x12\x1a\n" +
+	"\breplaced\x18\x02 \x01(\fR\breplaced\"C\n" +
+	"\n" +
+	"ClusterKey\x12\x18\n" +
+	"\awrapped\x18\x01 \x01(\fR\awrapped\x12\x1b\n" +
+	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\"#\n" +
 	"\tUseFormat\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\"4\n" +
 	"\fRegisterNode\x12$\n" +
@@ -5279,7 +5412,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -5301,48 +5434,50 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*JobProgress)(nil),               // 17: catalog.v1.JobProgress
 	(*ApplyRequest)(nil),              // 18: catalog.v1.ApplyRequest
 	(*Command)(nil),                   // 19: catalog.v1.Command
-	(*UseFormat)(nil),                 // 20: catalog.v1.UseFormat
-	(*RegisterNode)(nil),              // 21: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),             // 22: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),                // 23: catalog.v1.RemoveNode
-	(*SetReplica)(nil),                // 24: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),             // 25: catalog.v1.RemoveReplica
-	(*Node)(nil),                      // 26: catalog.v1.Node
-	(*Replica)(nil),                   // 27: catalog.v1.Replica
-	(*Placement)(nil),                 // 28: catalog.v1.Placement
-	(*VerifyCatalog)(nil),             // 29: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),           // 30: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),             // 31: catalog.v1.DropNamespace
-	(*CreateTable)(nil),               // 32: catalog.v1.CreateTable
-	(*AlterTable)(nil),                // 33: catalog.v1.AlterTable
-	(*RenameColumn)(nil),              // 34: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 35: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 36: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 37: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 38: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 39: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 40: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 41: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 42: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 43: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 44: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 45: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 46: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 47: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 48: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),             // 49: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 50: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 51: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 52: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 53: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 54: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 55: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 56: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 57: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 58: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 59: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 60: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 61: catalog.v1.ListTableVersionsResponse
+	(*SetClusterKey)(nil),             // 20: catalog.v1.SetClusterKey
+	(*ClusterKey)(nil),                // 21: catalog.v1.ClusterKey
+	(*UseFormat)(nil),                 // 22: catalog.v1.UseFormat
+	(*RegisterNode)(nil),              // 23: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),             // 24: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),                // 25: catalog.v1.RemoveNode
+	(*SetReplica)(nil),                // 26: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),             // 27: catalog.v1.RemoveReplica
+	(*Node)(nil),                      // 28: catalog.v1.Node
+	(*Replica)(nil),                   // 29: catalog.v1.Replica
+	(*Placement)(nil),                 // 30: catalog.v1.Placement
+	(*VerifyCatalog)(nil),             // 31: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),           // 32: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),             // 33: catalog.v1.DropNamespace
+	(*CreateTable)(nil),               // 34: catalog.v1.CreateTable
+	(*AlterTable)(nil),                // 35: catalog.v1.AlterTable
+	(*RenameColumn)(nil),              // 36: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 37: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 38: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 39: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 40: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 41: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 42: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 43: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 44: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 45: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 46: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 47: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 48: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 49: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 50: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),             // 51: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 52: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 53: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 54: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 55: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 56: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 57: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 58: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 59: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 60: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 61: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 62: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 63: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -5358,83 +5493,85 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
 	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
 	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	30, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	31, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	32, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	38, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	39, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	40, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	41, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	42, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	43, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	44, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	45, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	46, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	21, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	22, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	23, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	24, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	25, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	29, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	20, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	47, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	48, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	33, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	26, // 35: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 36: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	27, // 37: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 38: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 39: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	27, // 40: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 41: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 42: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	34, // 43: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	35, // 44: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	36, // 45: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	37, // 46: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 47: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	9,  // 48: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 49: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 50: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 51: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	26, // 52: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 53: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 54: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 55: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 56: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 57: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 58: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	53, // 59: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 60: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 61: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	26, // 62: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	28, // 63: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	52, // 64: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 65: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 66: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	26, // 67: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	28, // 68: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 69: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 70: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 71: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 72: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 73: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	50, // 74: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	54, // 75: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	56, // 76: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	58, // 77: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	60, // 78: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	49, // 79: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	51, // 80: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	55, // 81: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	57, // 82: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	59, // 83: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	61, // 84: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	79, // [79:85] is the sub-list for method output_type
-	73, // [73:79] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	32, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	33, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	34, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	40, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	41, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	42, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	43, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	44, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	45, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	46, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	47, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	48, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	23, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	24, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	25, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	26, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	27, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	31, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	22, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	49, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	50, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	35, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	20, // 35: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
+	21, // 36: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	28, // 37: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 38: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	29, // 39: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 40: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 41: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	29, // 42: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 43: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11, // 44: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	36, // 45: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	37, // 46: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	38, // 47: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	39, // 48: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,  // 49: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	9,  // 50: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10, // 51: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15, // 52: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 53: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	28, // 54: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 55: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 56: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 57: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 58: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 59: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 60: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	55, // 61: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 62: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 63: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	28, // 64: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	30, // 65: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	54, // 66: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14, // 67: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 68: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	28, // 69: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	30, // 70: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15, // 71: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 72: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 73: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12, // 74: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18, // 75: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	52, // 76: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	56, // 77: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	58, // 78: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	60, // 79: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	62, // 80: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	51, // 81: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	53, // 82: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	57, // 83: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	59, // 84: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	61, // 85: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	63, // 86: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	81, // [81:87] is the sub-list for method output_type
+	75, // [75:81] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -5465,8 +5602,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
 		(*Command_AlterTable)(nil),
+		(*Command_SetClusterKey)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[25].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
 		(*AlterTable_DropColumn)(nil),
 		(*AlterTable_RenameColumn)(nil),
@@ -5475,9 +5613,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetDefault)(nil),
 		(*AlterTable_SetAccessLevel)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[43].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[34].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[45].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -5495,7 +5633,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   54,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
