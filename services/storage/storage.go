@@ -71,6 +71,7 @@ type Storage struct {
 	manifests    *manifestfile.Keeper
 	cold         *cold.Readers
 	segmentCheck chan struct{}
+	missing      missing
 
 	router   *router.Router
 	replicas *replica.Manager
