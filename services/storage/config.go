@@ -27,6 +27,7 @@ const (
 	defaultFlushCheck    = time.Second
 	defaultFlushWorkers  = 2
 	defaultForget        = time.Hour
+	defaultHotBytes      = 8 << 30
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -101,6 +102,7 @@ type Config struct {
 	SegmentRows           int             `toml:"segment_rows" doc:"rows of a segment that a flush writes, 1 to 65536"`
 	SegmentCacheBytes     int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
 	FlushCheckInterval    config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
+	HotBytesMax           int64           `toml:"hot_bytes_max" doc:"size of the hot store on disk above which tables are flushed whatever their policies; negative = no limit"`
 	FlushWorkers          int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
 	ForgetInterval        config.Duration `toml:"forget_interval" doc:"how often deleted rows are looked for whose retention is over"`
 	ChangeLogRetention    config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
@@ -138,6 +140,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.SegmentRows = orDefault(c.SegmentRows, segment.RowsMax)
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
 	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
+	c.HotBytesMax = orDefault(c.HotBytesMax, defaultHotBytes)
 	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
 	c.ForgetInterval = orDefault(c.ForgetInterval, config.Duration(defaultForget))
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))
