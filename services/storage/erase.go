@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -22,6 +23,9 @@ import (
 // scrubSpansMax is how many spans of the hot store are compacted one by one. Tables on the disk are wide, so each span rewrites some that
 // others do as well; beyond it all that the shard has is.
 const scrubSpansMax = 64
+
+// scrubReachTimeout is how long a node may take to answer at all before the job goes on with the others.
+const scrubReachTimeout = 5 * time.Second
 
 // checkOpen refuses a user whose account is closed for good.
 func (s *Storage) checkOpen(user string) error { return shard.CheckOpen(user, s.catalog.Erasing(user)) }
@@ -260,5 +264,11 @@ func (s *Storage) scrubUser(ctx context.Context, server string, req *storagev1.S
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "reach server %s: %w", server, err)
 	}
-	return storagev1.NewStorageServiceClient(conn).ScrubUser(ctx, req)
+	client := storagev1.NewStorageServiceClient(conn)
+	reach, cancel := context.WithTimeout(ctx, scrubReachTimeout) // a call waits for its connection as long as it may take itself
+	defer cancel()
+	if _, err := client.NodeStats(reach, &storagev1.NodeStatsRequest{}); err != nil {
+		return nil, dberr.New(dberr.Unavailable, "reach server %s: %w", server, err)
+	}
+	return client.ScrubUser(ctx, req)
 }

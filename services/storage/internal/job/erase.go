@@ -47,6 +47,7 @@ type erasing struct {
 	*term
 	job      *catalogv1.Job
 	receipt  *catalogv1.Erasure
+	user     string
 	shard    uint32
 	progress *catalogv1.JobProgress
 	// recording guards receipt and progress while nodes answer.
@@ -63,7 +64,7 @@ func (t *term) erase(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProg
 		return nil, dberr.New(dberr.Corrupt, "job %s erases a user, and the catalog does not know whom", j.GetJobId())
 	}
 	_, shards := t.cfg.Catalog.Cluster()
-	e := &erasing{term: t, job: j, receipt: receipt, shard: shardmap.Even(shards).User(receipt.GetUserId()), progress: p}
+	e := &erasing{term: t, job: j, receipt: receipt, user: receipt.GetUserId(), shard: shardmap.Even(shards).User(receipt.GetUserId()), progress: p}
 	if receipt.GetFinishedAtUs() == 0 {
 		if err := e.run(ctx); err != nil {
 			return nil, err
@@ -103,7 +104,7 @@ func (e *erasing) survey(ctx context.Context) error {
 func (e *erasing) look(ctx context.Context) (*catalogv1.ErasureSurvey, error) {
 	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
 	defer cancel()
-	s, err := e.cfg.Users.Survey(ctx, &storagev1.SurveyUserRequest{Shard: e.shard, UserId: e.receipt.GetUserId(), JobId: e.job.GetJobId(),
+	s, err := e.cfg.Users.Survey(ctx, &storagev1.SurveyUserRequest{Shard: e.shard, UserId: e.user, JobId: e.job.GetJobId(),
 		CatalogVersion: e.cfg.Catalog.Version()})
 	if err == nil && s == nil {
 		s = &catalogv1.ErasureSurvey{}
@@ -117,7 +118,7 @@ func (e *erasing) eraseShard(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
 	defer cancel()
-	resp, err := e.cfg.Users.Erase(ctx, &storagev1.EraseUserRequest{Shard: e.shard, UserId: e.receipt.GetUserId(), JobId: e.job.GetJobId(),
+	resp, err := e.cfg.Users.Erase(ctx, &storagev1.EraseUserRequest{Shard: e.shard, UserId: e.user, JobId: e.job.GetJobId(),
 		CatalogVersion: e.cfg.Catalog.Version()})
 	if err != nil {
 		return err
@@ -128,7 +129,7 @@ func (e *erasing) eraseShard(ctx context.Context) error {
 // scrubAll has every storage node remove the bytes, whether it has a replica of the shard or not: it may have had one. It goes on behind
 // nodes that do not answer, and fails if there are any: the next attempt asks those only.
 func (e *erasing) scrubAll(ctx context.Context) error {
-	nodes := e.storageNodes()
+	nodes, index := e.storageNodes(), e.receipt.GetEraseIndex()
 	var errs []error
 	var g errgroup.Group
 	g.SetLimit(scrubsAtOnce)
@@ -139,7 +140,7 @@ func (e *erasing) scrubAll(ctx context.Context) error {
 			continue
 		}
 		g.Go(func() error {
-			if err := e.scrub(ctx, n); err != nil {
+			if err := e.scrub(ctx, n, index); err != nil {
 				e.recording.Lock()
 				defer e.recording.Unlock()
 				errs = append(errs, dberr.New(dberr.Unavailable, "node %d has not removed the user's bytes: %w", n.GetNodeId(), err))
@@ -170,11 +171,11 @@ func (e *erasing) confirmed(n *catalogv1.Node) bool {
 	return slices.ContainsFunc(e.receipt.GetNodes(), func(o *catalogv1.ErasedNode) bool { return o.GetServerId() == n.GetServerId() })
 }
 
-func (e *erasing) scrub(ctx context.Context, n *catalogv1.Node) error {
+func (e *erasing) scrub(ctx context.Context, n *catalogv1.Node, index uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
 	defer cancel()
-	resp, err := e.cfg.Users.Scrub(ctx, n.GetServerId(), &storagev1.ScrubUserRequest{Shard: e.shard, UserId: e.receipt.GetUserId(),
-		JobId: e.job.GetJobId(), CatalogVersion: e.cfg.Catalog.Version(), EraseIndex: e.receipt.GetEraseIndex()})
+	resp, err := e.cfg.Users.Scrub(ctx, n.GetServerId(), &storagev1.ScrubUserRequest{Shard: e.shard, UserId: e.user,
+		JobId: e.job.GetJobId(), CatalogVersion: e.cfg.Catalog.Version(), EraseIndex: index})
 	if err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func (e *erasing) destroyKeys(ctx context.Context) error {
 	if e.cfg.Users.Keys == nil {
 		return nil
 	}
-	backups, err := e.cfg.Users.Keys.DestroyKeys(ctx, e.receipt.GetUserId())
+	backups, err := e.cfg.Users.Keys.DestroyKeys(ctx, e.user)
 	if err != nil || len(backups) == 0 {
 		return err
 	}
@@ -218,7 +219,7 @@ func (e *erasing) lookAgain(ctx context.Context) error {
 			return err
 		}
 	}
-	return dberr.New(dberr.Unavailable, "rows were written, or nodes came, while user '%s' was erased", e.receipt.GetUserId())
+	return dberr.New(dberr.Unavailable, "rows were written, or nodes came, while user '%s' was erased", e.user)
 }
 
 // allConfirmed: no node has come meanwhile.
@@ -267,7 +268,7 @@ func (e *erasing) result() string {
 	for _, n := range e.receipt.GetNodes() {
 		nodes = append(nodes, fmt.Sprint(n.GetNodeId()))
 	}
-	return fmt.Sprintf("erased user '%s': %d versions of rows and %d segments (%d bytes) of %d tables; confirmed by node %s", e.receipt.GetUserId(),
+	return fmt.Sprintf("erased user '%s': %d versions of rows and %d segments (%d bytes) of %d tables; confirmed by node %s", e.user,
 		rows, segments, bytes, len(e.receipt.GetSurvey().GetTables()), strings.Join(nodes, ", "))
 }
 

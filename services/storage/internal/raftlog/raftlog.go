@@ -75,7 +75,7 @@ func Open(dir string, opt Options) (*DB, error) {
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "open the Raft log in %s: %w", dir, err)
 	}
-	return &DB{db: db, store: scrub.Store{DB: db, FS: opt.FS, Dir: dir}}, nil
+	return &DB{db: db, store: scrub.Store{DB: db, FS: opt.FS, Dir: dir, Logged: true}}, nil
 }
 
 // Close closes the store; all groups must have stopped.

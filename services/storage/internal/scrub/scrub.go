@@ -29,6 +29,8 @@ type Store struct {
 	DB  *pebble.DB
 	FS  vfs.FS
 	Dir string
+	// Logged: the store has a write-ahead log. Without one a file of that kind stands empty.
+	Logged bool
 	// Scratch is a key that nobody reads, which may be written so that there is something to flush. Set it where keys say something of users:
 	// the files that list bounds of tables are replaced as well then.
 	Scratch []byte
@@ -48,7 +50,11 @@ type contents struct{ pebble.ArchiveCleaner }
 func (s *Store) Clean(ctx context.Context, spans []keycodec.Span) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*patience, dberr.New(dberr.Unavailable, "cleaning the store took longer than %s", 10*patience))
 	defer cancel()
-	logs, err := s.list(".log", "")
+	var logs map[string]bool
+	var err error
+	if s.Logged {
+		logs, err = s.list(".log", "")
+	}
 	if err == nil {
 		err = s.DB.Flush()
 	}
@@ -166,7 +172,7 @@ func (s *Store) awaitFiles(ctx context.Context, logs map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	return await(ctx, "somebody still reads files of the store from before", func() (bool, error) {
+	err = await(ctx, "somebody still reads files of the store from before", func() (bool, error) {
 		levels, err := s.DB.SSTables()
 		if err != nil {
 			return false, err
@@ -182,6 +188,20 @@ func (s *Store) awaitFiles(ctx context.Context, logs map[string]bool) error {
 		}
 		return s.gone(logs)
 	})
+	if err != nil {
+		return dberr.New(dberr.CodeOf(err), "%d tables and %d logs, as %s: %w", len(tables), len(logs), oneOf(tables, logs), err)
+	}
+	return nil
+}
+
+// oneOf names one file of some.
+func oneOf(lists ...map[string]bool) string {
+	for _, list := range lists {
+		for name := range list {
+			return name
+		}
+	}
+	return "none"
 }
 
 func tableName(number string) string { return number + ".sst" }
