@@ -352,3 +352,48 @@ func (c *cluster) checkReceipt(job string) {
 		}
 	}
 }
+
+// A dropped user can be restored for a while, and is erased by itself then.
+func TestADroppedUserIsErasedWhenTheTimeIsOver(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, Config{Dir: dir, NodeID: 3, UserRetention: "24h"})
+	notes := r.createTable("notes", catalog.UserTable)
+	create := &catalogv1.Command{Command: &catalogv1.Command_CreateUser{CreateUser: &catalogv1.CreateUser{User: &catalogv1.User{UserId: victim,
+		Role: catalogv1.Role_ROLE_USER, AuthType: "internal"}}}}
+	r.apply(create)
+	r.insert(notes, victim, 1, 2)
+	r.insert(notes, "joe", 1)
+	drop := &catalogv1.Command{Command: &catalogv1.Command_DropUser{DropUser: &catalogv1.DropUser{UserId: victim}}}
+	r.apply(drop)
+	if next, err := r.node.cleanRound(t.Context()); err != nil || next > time.Hour {
+		t.Errorf("next %v, %v", next, err)
+	}
+	r.apply(&catalogv1.Command{Command: &catalogv1.Command_RestoreUser{RestoreUser: &catalogv1.RestoreUser{UserId: victim}}})
+	r.wantRows(notes, victim, 2)
+	r.apply(drop)
+	r.stop()
+	r = start(t, Config{Dir: dir, NodeID: 3, UserRetention: "0s"})
+	ctx, cancel := context.WithTimeout(t.Context(), jobWait)
+	defer cancel()
+	for {
+		moved := r.node.catalog.Moved()
+		list, _, err := r.node.catalog.Erasures("", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 1 && list[0].GetFinishedAtUs() != 0 {
+			if !strings.HasPrefix(list[0].GetJobId(), catalog.JobUserCleanupPrefix) || list[0].GetUserId() != victim || list[0].GetAskedBy() != "" {
+				t.Errorf("got %v", list[0])
+			}
+			break
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			t.Fatalf("the user was not erased: %v", list)
+		}
+	}
+	r.apply(create) // the name is free
+	r.wantRows(notes, victim, 0)
+	r.wantRows(notes, "joe", 1)
+}

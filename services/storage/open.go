@@ -276,6 +276,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.directory.Start(ctx)
 	s.background(run, s.replicas.Follow)
 	s.background(run, s.purgeDropped)
+	s.background(run, s.cleanUsers)
 	s.background(run, s.pruneChanges)
 	s.background(run, s.manifests.Run)
 	s.background(run, s.keepSegments)

@@ -71,6 +71,10 @@ func (r *reader) statement() (Statement, error) {
 		}
 	case "cluster":
 		return r.cluster()
+	case "erase":
+		if r.accept("erase", "user") {
+			return r.eraseUser()
+		}
 	case "explain":
 		return r.explain()
 	case "begin", "start", "commit", "end", "rollback", "abort":

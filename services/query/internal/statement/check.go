@@ -44,7 +44,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return e.checkAlter(c, s.Table)
 	case *sqlfront.DropTable:
 		return access.Can(c.id.Role, access.DropTable)
-	case *sqlfront.CreateUser, *sqlfront.DropUser, *sqlfront.RestoreUser:
+	case *sqlfront.CreateUser, *sqlfront.DropUser, *sqlfront.RestoreUser, *sqlfront.EraseUser:
 		return access.Can(c.id.Role, access.ManageUsers)
 	case *sqlfront.AlterUser:
 		if s.User == c.id.UserID {
@@ -62,7 +62,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.FlushTables)
 	case *sqlfront.KillJob:
 		return access.Can(c.id.Role, access.KillJob)
-	case *sqlfront.ShowJobs, *sqlfront.ShowManifest:
+	case *sqlfront.ShowJobs, *sqlfront.ShowManifest, *sqlfront.ShowReceipt:
 		return access.Can(c.id.Role, access.ReadSystemTables)
 	case *sqlfront.Cluster:
 		return access.Can(c.id.Role, access.ManageCluster)

@@ -140,6 +140,8 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 		return e.Listings.Jobs(c.id)
 	case *sqlfront.ShowManifest:
 		return e.Listings.Manifest(c.id)
+	case *sqlfront.ShowReceipt:
+		return e.Listings.Receipt(ctx, c.id, s.ID)
 	case *sqlfront.Describe:
 		return e.Listings.Describe(ctx, c.id, qualify(*c, s.Table), s.Table.Name, s.History)
 	case *sqlfront.ShowStats:
