@@ -77,7 +77,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 			return err
 		}
 		return e.check(ctx, inner, s.Inner)
-	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback:
+	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback, *sqlfront.Export:
 		return access.Can(c.id.Role, access.UseOwnRows)
 	case *sqlfront.Later:
 		// Refused as not supported, whoever asks; in a batch before anything has run.
