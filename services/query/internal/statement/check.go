@@ -165,9 +165,9 @@ func (e *Executor) checkRead(c call, name sqlfront.Name) error {
 // the right to act on somebody's rows is a right to rows.
 func (e *Executor) as(ctx context.Context, c call, s *sqlfront.ExecuteAs) (call, error) {
 	switch s.Inner.(type) {
-	case *sqlfront.Select, *sqlfront.Insert, *sqlfront.Update, *sqlfront.Delete, *sqlfront.Subscribe:
+	case *sqlfront.Select, *sqlfront.Insert, *sqlfront.Update, *sqlfront.Delete, *sqlfront.Subscribe, *sqlfront.Export:
 	default:
-		return call{}, dberr.New(dberr.InvalidOperation, "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE or SUBSCRIBE, not %s", s.Inner.Command())
+		return call{}, dberr.New(dberr.InvalidOperation, "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE, SUBSCRIBE or EXPORT USER DATA, not %s", s.Inner.Command())
 	}
 	role, err := account.TargetRole(ctx, e.Catalog, s.User)
 	if err != nil {
