@@ -2,6 +2,7 @@ package export
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -75,17 +76,26 @@ func (e *Exports) copyRows(ctx context.Context, ticket *queryv1.StatementTicket,
 	return rows, position, to.end()
 }
 
-// parquetSink writes row groups of about groupBytes.
+// parquetSink writes row groups of about groupBytes. The library panics when what it writes to fails, so it writes to memory, which is
+// emptied behind each row group.
 type parquetSink struct {
 	to    io.Writer
+	group bytes.Buffer
 	file  *pqarrow.FileWriter
 	bytes int64
+}
+
+func (s *parquetSink) flush() error {
+	if _, err := s.group.WriteTo(s.to); err != nil {
+		return dberr.New(dberr.Unavailable, "write a Parquet file: %w", err)
+	}
+	return nil
 }
 
 func newParquet(w io.Writer) sink { return &parquetSink{to: w} }
 
 func (s *parquetSink) begin(schema *arrow.Schema) (err error) {
-	s.file, err = pqarrow.NewFileWriter(schema, s.to, parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd),
+	s.file, err = pqarrow.NewFileWriter(schema, &s.group, parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd),
 		parquet.WithMaxRowGroupLength(1<<30)), pqarrow.NewArrowWriterProperties(pqarrow.WithAllocator(memory.DefaultAllocator)))
 	if err != nil {
 		return dberr.New(dberr.Internal, "begin a Parquet file: %w", err)
@@ -97,19 +107,22 @@ func (s *parquetSink) write(batch arrow.RecordBatch) error {
 	if s.bytes > groupBytes {
 		s.file.NewBufferedRowGroup()
 		s.bytes = 0
+		if err := s.flush(); err != nil {
+			return err
+		}
 	}
 	s.bytes += util.TotalRecordSize(batch)
 	if err := s.file.WriteBuffered(batch); err != nil {
-		return dberr.New(dberr.Unavailable, "write a Parquet file: %w", err)
+		return dberr.New(dberr.Internal, "make a Parquet file: %w", err)
 	}
 	return nil
 }
 
 func (s *parquetSink) end() error {
 	if err := s.file.Close(); err != nil {
-		return dberr.New(dberr.Unavailable, "end a Parquet file: %w", err)
+		return dberr.New(dberr.Internal, "end a Parquet file: %w", err)
 	}
-	return nil
+	return s.flush()
 }
 
 // ndjsonSink writes an object a line, cells as in JSON responses.

@@ -27,11 +27,11 @@ func OwnerOf(p string) (user string, ok bool) {
 		}
 		escaped, more = strings.CutSuffix(escaped+part, "%")
 	}
-	return unescape(escaped)
+	return decodeName(escaped)
 }
 
-// unescape undoes escape, of a name whose parts are together again.
-func unescape(escaped string) (name string, ok bool) {
+// decodeName undoes escape, of a name whose parts are together again.
+func decodeName(escaped string) (name string, ok bool) {
 	var b strings.Builder
 	for i := 0; i < len(escaped); i++ {
 		if escaped[i] != '%' {
