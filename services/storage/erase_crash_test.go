@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
+	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/faultpoint"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	clusterv1 "github.com/kalamdb/kalamdb-go/proto/cluster/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 )
 
 // erasePoints are the places where an erasure is interrupted.
@@ -121,4 +123,49 @@ func (s *imageSet) dir(point string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dirs[point]
+}
+
+// A subscription of the user ends with a code, and no other begins.
+func TestWatchesOfAnErasedUserEnd(t *testing.T) {
+	r := start(t, Config{Dir: t.TempDir()})
+	messages := r.createTable("messages", catalog.UserTable)
+	r.insert(messages, victim, 1)
+	r.insert(messages, "joe", 1)
+	r.apply(&catalogv1.Command{Command: &catalogv1.Command_CreateUser{CreateUser: &catalogv1.CreateUser{User: &catalogv1.User{UserId: victim,
+		Role: catalogv1.Role_ROLE_USER, AuthType: "internal"}}}})
+	hold := make(chan struct{}) // the job waits before it frees the name
+	faultpoint.Set("erase/finish", func() error { <-hold; return nil })
+	defer faultpoint.Set("erase/finish", nil)
+	defer close(hold)
+	watch, err := r.storage.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(id uint64, user string) {
+		t.Helper()
+		req := r.insertion(messages, user)
+		if err := watch.Send(&storagev1.WatchRequest{Request: &storagev1.WatchRequest_Add{Add: &storagev1.WatchAdd{WatchId: id,
+			Shard: req.GetShard(), TableId: messages.ID, UserId: user, Identity: req.GetIdentity()}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(1, victim)
+	for ended := 0; ended < 2; {
+		m, err := watch.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.GetStarted() != nil {
+			r.apply(&catalogv1.Command{Command: &catalogv1.Command_BeginErase{BeginErase: &catalogv1.BeginErase{UserId: victim,
+				Job: &catalogv1.Job{JobId: "ER-000000000011", Type: catalog.JobErase, IdempotencyKey: catalog.EraseKey(victim), CreatedBy: "root"}}}})
+		}
+		if e := m.GetEnded(); e != nil {
+			if ended++; e.GetCode() != string(dberr.UserNotFound) {
+				t.Fatalf("ended: %v", e)
+			}
+			if ended == 1 {
+				add(2, victim)
+			}
+		}
+	}
 }

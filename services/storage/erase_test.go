@@ -397,3 +397,52 @@ func TestADroppedUserIsErasedWhenTheTimeIsOver(t *testing.T) {
 	r.wantRows(notes, victim, 0)
 	r.wantRows(notes, "joe", 1)
 }
+
+// A node that had a replica of the user's shard and has none any more has bytes of the user on its disk all the same, and a node that
+// came later must not bring any.
+func TestWhatAFormerReplicaLeftGoesToo(t *testing.T) {
+	const marker = "MARK-3390-former"
+	c := newCluster(t, 4)
+	for _, m := range c.nodes {
+		m.cfg.MemTableBytes, m.cfg.LogMemTableBytes = 64<<10, 64<<10
+	}
+	c.start(1, 2, 3)
+	c.until("three voters of every group", spread(3))
+	if _, err := c.apply(&catalogv1.Command{Command: &catalogv1.Command_CreateUser{CreateUser: &catalogv1.CreateUser{User: &catalogv1.User{UserId: victim,
+		Role: catalogv1.Role_ROLE_USER, AuthType: "internal", Email: marker}}}}); err != nil {
+		t.Fatal(err)
+	}
+	notes := c.createTexts("notes", catalog.UserTable)
+	c.fill(notes, victim, marker, 0, 30)
+	c.flush(notes)
+	c.fill(notes, victim, marker, 100, 10)
+	for _, id := range c.up() {
+		if err := c.nodes[id].node.hot.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.start(4)
+	if _, err := clusterv1.NewClusterServiceClient(c.router.Catalog()).Drain(t.Context(), &clusterv1.DrainRequest{NodeId: 2}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("node 2 has left", func(s *clusterv1.StatusResponse) bool {
+		return spread(3)(s) && slices.ContainsFunc(s.GetNodes(), func(n *clusterv1.NodeStatusReport) bool {
+			return n.GetNode().GetNodeId() == 2 && n.GetNode().GetStatus() == catalogv1.NodeStatus_NODE_STATUS_LEFT
+		})
+	})
+	c.until("node 2 has removed its replicas", func(*clusterv1.StatusResponse) bool { return len(c.nodes[2].node.replicas.All()) == 0 })
+	for _, id := range []int{2, 4} {
+		if len(hits(t, c.nodes[id].cfg.Dir, marker)) == 0 {
+			t.Fatalf("node %d has nothing of the user before: the test shows nothing", id)
+		}
+	}
+	const job = "ER-00000000000f"
+	if err := c.beginErase(victim, job); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the job has ended", func(*clusterv1.StatusResponse) bool { return catalog.JobEnded(c.job(job).GetStatus()) })
+	if e := c.erasure(job); len(e.GetNodes()) != 4 {
+		t.Errorf("confirmed by %v", e.GetNodes())
+	}
+	c.wantNothing(marker, "a former replica's node too")
+}
