@@ -15,6 +15,21 @@ const (
 	JobCompactPrefix = "CO-"
 )
 
+// JobErase is the type of a job that erases a user because somebody asked for it, JobUserCleanup of one that does so because the user was
+// dropped long enough ago.
+const (
+	JobErase             = "erase"
+	JobErasePrefix       = "ER-"
+	JobUserCleanup       = "user_cleanup"
+	JobUserCleanupPrefix = "UC-"
+)
+
+// JobErases reports whether a job erases a user: nothing ends such a job but its success.
+func JobErases(kind string) bool { return kind == JobErase || kind == JobUserCleanup }
+
+// EraseKey is the idempotency key of a user's erasure: there is one at a time.
+func EraseKey(user string) string { return JobErase + ":" + user }
+
 // FlushKey is the idempotency key of a table's flush: there is one at a time.
 func FlushKey(table uint32) string { return jobKey(JobFlush, table) }
 

@@ -5,9 +5,11 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +17,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/apache/arrow-go/v18/arrow/flight"
 	pb "github.com/apache/arrow-go/v18/arrow/flight/gen/flight"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
 	"github.com/kalamdb/kalamdb-go/internal/router"
@@ -28,6 +32,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/clusterhealth"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/export"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/flightsql"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/grpcapi"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
@@ -184,6 +189,7 @@ func (g *Gateway) handler() http.Handler {
 		BodyBytesMax: g.cfg.RateLimit.BodyBytesMax, DisableBasic: g.cfg.Auth.DisableBasic, CookieSecure: g.cfg.Auth.CookieSecure,
 		PublicOrigin: g.cfg.Listen.PublicOrigin, Version: g.cfg.Version, BuildDate: g.cfg.BuildDate, Logger: g.cfg.Logger,
 		Now: g.cfg.Now, Observe: g.metrics.observeHTTP,
+		Export: export.New(export.Config{Query: flight.NewFlightServiceClient(g.query), Tables: g.tables, Now: g.cfg.Now}),
 		Cluster: &rest.Cluster{Client: clusterv1.NewClusterServiceClient(g.router.Catalog()), ID: g.router.View().State().ClusterID,
 			Self: clusterhealth.Self{ServerID: g.cfg.ServerID, Version: g.cfg.Version, BuildDate: g.cfg.BuildDate}}})
 	mux := http.NewServeMux()
@@ -191,6 +197,11 @@ func (g *Gateway) handler() http.Handler {
 	mux.Handle("/ws", g.sockets)
 	mux.Handle("/", edge.CORS{Origins: g.cfg.Security.CORSOrigins}.Wrap(api))
 	return edge.Recover(g.cfg.Logger, edge.Identify(g.proxies, g.guard, rest.Refuse, mux))
+}
+
+// tables are those there are.
+func (g *Gateway) tables() []*catalog.Table {
+	return slices.Collect(maps.Values(g.router.View().State().Tables))
 }
 
 const (

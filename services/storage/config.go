@@ -28,6 +28,7 @@ const (
 	defaultFlushWorkers  = 2
 	defaultForget        = time.Hour
 	defaultHotBytes      = 8 << 30
+	defaultUserRetention = 30 * 24 * time.Hour
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -108,6 +109,7 @@ type Config struct {
 	ChangeLogRetention    config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
 	PruneInterval         config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
 	StreamMemoryBytes     int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
+	UserRetention         string          `toml:"user_retention" doc:"how long a dropped user can be restored before everything of the user is erased, at least 0s; empty means 720h"`
 	HeartbeatTimeout      config.Duration `toml:"heartbeat_timeout" doc:"how long a replica waits for its leader before it holds an election"`
 	SnapshotInterval      config.Duration `toml:"snapshot_interval" doc:"how often a group checks whether its log should be truncated"`
 	SnapshotThreshold     uint64          `toml:"snapshot_threshold" doc:"entries after which the log is truncated"`
@@ -122,6 +124,9 @@ type Config struct {
 	// Metrics registers the role's metrics; nil means none.
 	Metrics prometheus.Registerer `toml:"-"`
 	Logger  *slog.Logger          `toml:"-"`
+
+	// userRetention is UserRetention as withDefaults has read it.
+	userRetention time.Duration
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -160,6 +165,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if err := errors.Join(checkMemTable("memtable_bytes", c.MemTableBytes), checkMemTable("log_memtable_bytes", c.LogMemTableBytes)); err != nil {
 		return c, err
+	}
+	c.userRetention = defaultUserRetention
+	if c.UserRetention != "" {
+		var err error
+		if c.userRetention, err = time.ParseDuration(c.UserRetention); err != nil || c.userRetention < 0 {
+			return c, dberr.New(dberr.InvalidArgument, "storage.user_retention = %q: it must be a duration of at least 0s, such as 720h", c.UserRetention)
+		}
 	}
 	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.ForgetInterval < 0 || c.SegmentCacheBytes < 0 {
 		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, forget_interval = %s, segment_cache_bytes = %d: none may be negative",

@@ -19,10 +19,12 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/directory"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/job"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/placement"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/scrub"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
 
@@ -60,7 +62,8 @@ func (s *Storage) openHot() error {
 	defer cache.Unref()
 	opt := &pebble.Options{FS: s.dir.fs, Cache: cache, DisableWAL: true, MemTableSize: s.cfg.MemTableBytes,
 		MemTableStopWritesThreshold: memTablesMax, FormatMajorVersion: hotFormat,
-		Logger: pebbleLog{store: "hot", log: s.cfg.Logger, failure: s.failure}, EventListener: s.failure.listener("hot")}
+		Logger: pebbleLog{store: "hot", log: s.cfg.Logger, failure: s.failure}, EventListener: s.failure.listener("hot"),
+		MaxManifestFileSize: 1} // then scrub.Store can have the list of tables written anew; at most half of what it writes is lists
 	for i := range opt.Levels {
 		opt.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBitsPerKey)
 	}
@@ -68,7 +71,7 @@ func (s *Storage) openHot() error {
 	if err != nil {
 		return dberr.New(dberr.Unavailable, "open the hot store: %w", err)
 	}
-	s.hot = db
+	s.hot, s.hotFiles = db, scrub.Store{DB: db, FS: s.dir.fs, Dir: s.dir.join("hot"), Scratch: keycodec.ScratchKey()}
 	return nil
 }
 
@@ -89,7 +92,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, NodeID: uint32(s.identity.NodeID),
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil
@@ -213,7 +216,7 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	s.segments.Self = s.identity.ServerID
 	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Log: s.raftLog,
 		Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Memory: s.memory,
-		Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
+		Erasing: s.catalog.Erasing, Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
 		Now: s.cfg.Now, Steady: s.cfg.Steady, Rand: s.cfg.Rand, Fail: s.failure.fail, Failed: s.failure.done, Observe: s.metrics.applied, Logger: s.cfg.Logger})
 	if err != nil {
 		return err
@@ -233,12 +236,12 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	return s.metrics.register(s.cfg.Metrics)
 }
 
-// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. Segments have to be
-// announced first (useSegments), as only the catalog's own log refuses nodes that are too old for it.
+// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. What came with and
+// since segments has to be announced first (useSegments, BeginErase), as only the catalog's own log refuses nodes that are too old for it.
 func (s *Storage) formatVersion() uint32 {
 	f := s.catalog.ReadByAll(command.Newest)
-	if f >= command.VersionSegments && s.catalog.LogFormat() < command.VersionSegments {
-		return command.VersionSegments - 1
+	if f >= command.VersionSegments {
+		return max(min(f, s.catalog.LogFormat()), command.VersionSegments-1)
 	}
 	return f
 }
@@ -273,6 +276,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.directory.Start(ctx)
 	s.background(run, s.replicas.Follow)
 	s.background(run, s.purgeDropped)
+	s.background(run, s.cleanUsers)
 	s.background(run, s.pruneChanges)
 	s.background(run, s.manifests.Run)
 	s.background(run, s.keepSegments)

@@ -35,6 +35,7 @@ const (
 // openSegments opens the files of the cold tier.
 func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
+	s.segments.Files.Allow = s.checkOpen
 	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
 		TooMany: s.checkSegments, Logger: s.cfg.Logger})
 	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)

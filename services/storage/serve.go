@@ -23,12 +23,12 @@ import (
 
 // serve opens the address. Until the node belongs to a cluster only Hello is answered.
 func (s *Storage) serve(context.Context) error {
-	scans, err := scan.NewServer(lookup{s}, scan.Config{Cold: s.cold, WaitVersion: s.catalog.WaitVersion})
+	scans, err := scan.NewServer(lookup{s}, scan.Config{Cold: s.cold, Open: s.checkOpen, WaitVersion: s.catalog.WaitVersion})
 	if err != nil {
 		return err
 	}
 	watches := watch.NewServer(lookup{s})
-	watches.WaitVersion = s.catalog.WaitVersion
+	watches.WaitVersion, watches.Open = s.catalog.WaitVersion, s.checkOpen
 	s.gate = &gate{stopping: make(chan struct{})}
 	s.server, err = rpcnet.NewServer(s.net, s.cfg.Addr, rpcnet.ServerOptions{Logger: s.cfg.Logger,
 		Unary: []grpc.UnaryServerInterceptor{s.gate.unary}, Stream: []grpc.StreamServerInterceptor{s.gate.stream}})

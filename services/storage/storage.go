@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/keyring"
@@ -25,6 +26,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/scrub"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
@@ -46,8 +48,10 @@ type Storage struct {
 	net     rpcnet.Network
 	failure *failure
 
-	dir      *dataDir
-	hot      *pebble.DB
+	dir *dataDir
+	hot *pebble.DB
+	// hotFiles are the hot store's files.
+	hotFiles scrub.Store
 	raftLog  *raftlog.DB
 	identity identity.Identity
 	// process is this run of the program, unlike any other; empty without a node id.
@@ -72,6 +76,8 @@ type Storage struct {
 	cold         *cold.Readers
 	segmentCheck chan struct{}
 	missing      missing
+	// scrubbing lets one user's bytes be removed at a time: stores are rewritten for it.
+	scrubbing *semaphore.Weighted
 
 	router   *router.Router
 	replicas *replica.Manager
@@ -87,7 +93,7 @@ type Storage struct {
 
 // New makes the role; Start starts it.
 func New(cfg Config, net rpcnet.Network) *Storage {
-	return &Storage{cfg: cfg, net: net, segmentCheck: make(chan struct{}, 1)}
+	return &Storage{cfg: cfg, net: net, segmentCheck: make(chan struct{}, 1), scrubbing: semaphore.NewWeighted(1)}
 }
 
 // Name is the role's name.

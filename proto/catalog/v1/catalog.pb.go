@@ -1184,7 +1184,10 @@ type User struct {
 	// Non-zero: dropped, name stays blocked, restorable.
 	DeletedAtUs int64 `protobuf:"varint,14,opt,name=deleted_at_us,json=deletedAtUs,proto3" json:"deleted_at_us,omitempty"`
 	// Rises on password change, role change, drop and logout; tokens carry it and die with it.
-	TokenVersion  uint64 `protobuf:"varint,15,opt,name=token_version,json=tokenVersion,proto3" json:"token_version,omitempty"`
+	TokenVersion uint64 `protobuf:"varint,15,opt,name=token_version,json=tokenVersion,proto3" json:"token_version,omitempty"`
+	// The job that erases the account and all that it has: set, it is closed for good. Nothing else of the record is left then
+	// but user_id, role and the two times.
+	ErasedBy      string `protobuf:"bytes,17,opt,name=erased_by,json=erasedBy,proto3" json:"erased_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1325,13 @@ func (x *User) GetTokenVersion() uint64 {
 		return x.TokenVersion
 	}
 	return 0
+}
+
+func (x *User) GetErasedBy() string {
+	if x != nil {
+		return x.ErasedBy
+	}
+	return ""
 }
 
 // Job is work in the background, run by the leader of the catalog.
@@ -1698,6 +1708,9 @@ type Command struct {
 	//	*Command_UpdateJob
 	//	*Command_AlterTable
 	//	*Command_SetClusterKey
+	//	*Command_BeginErase
+	//	*Command_UpdateErasure
+	//	*Command_FinishErase
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1956,6 +1969,33 @@ func (x *Command) GetSetClusterKey() *SetClusterKey {
 	return nil
 }
 
+func (x *Command) GetBeginErase() *BeginErase {
+	if x != nil {
+		if x, ok := x.Command.(*Command_BeginErase); ok {
+			return x.BeginErase
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUpdateErasure() *UpdateErasure {
+	if x != nil {
+		if x, ok := x.Command.(*Command_UpdateErasure); ok {
+			return x.UpdateErasure
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishErase() *FinishErase {
+	if x != nil {
+		if x, ok := x.Command.(*Command_FinishErase); ok {
+			return x.FinishErase
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -2059,6 +2099,18 @@ type Command_SetClusterKey struct {
 	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
 }
 
+type Command_BeginErase struct {
+	BeginErase *BeginErase `protobuf:"bytes,44,opt,name=begin_erase,json=beginErase,proto3,oneof"`
+}
+
+type Command_UpdateErasure struct {
+	UpdateErasure *UpdateErasure `protobuf:"bytes,45,opt,name=update_erasure,json=updateErasure,proto3,oneof"`
+}
+
+type Command_FinishErase struct {
+	FinishErase *FinishErase `protobuf:"bytes,46,opt,name=finish_erase,json=finishErase,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -2104,6 +2156,12 @@ func (*Command_UpdateJob) isCommand_Command() {}
 func (*Command_AlterTable) isCommand_Command() {}
 
 func (*Command_SetClusterKey) isCommand_Command() {}
+
+func (*Command_BeginErase) isCommand_Command() {}
+
+func (*Command_UpdateErasure) isCommand_Command() {}
+
+func (*Command_FinishErase) isCommand_Command() {}
 
 // SetClusterKey stores the key that seals what must not be readable in a file.
 type SetClusterKey struct {
@@ -4054,6 +4112,819 @@ func (x *UpdateJob) GetNodeId() uint32 {
 	return 0
 }
 
+// BeginErase closes an account for good and makes the job that erases it and the receipt of that. What the account's record has
+// about the user goes at once.
+type BeginErase struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	UserId string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// As in CreateJob; its created_by is who asked.
+	Job *Job `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	// Only if the account was dropped, then; 0: whether it was or not.
+	DroppedAtUs   int64 `protobuf:"varint,3,opt,name=dropped_at_us,json=droppedAtUs,proto3" json:"dropped_at_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginErase) Reset() {
+	*x = BeginErase{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginErase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginErase) ProtoMessage() {}
+
+func (x *BeginErase) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginErase.ProtoReflect.Descriptor instead.
+func (*BeginErase) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *BeginErase) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *BeginErase) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *BeginErase) GetDroppedAtUs() int64 {
+	if x != nil {
+		return x.DroppedAtUs
+	}
+	return 0
+}
+
+// UpdateErasure adds to the receipt of an erasure that has not ended.
+type UpdateErasure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// What the user has, once: it is looked at before anything goes.
+	Survey *ErasureSurvey `protobuf:"bytes,2,opt,name=survey,proto3" json:"survey,omitempty"`
+	// The entry Erase in the log of the user's shard; 0: not said.
+	EraseIndex uint64 `protobuf:"varint,3,opt,name=erase_index,json=eraseIndex,proto3" json:"erase_index,omitempty"`
+	// Nodes that have confirmed; one with the same server_id is replaced.
+	Nodes []*ErasedNode `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// All backups there are, each time.
+	Backups       []*ErasedBackup `protobuf:"bytes,5,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateErasure) Reset() {
+	*x = UpdateErasure{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateErasure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateErasure) ProtoMessage() {}
+
+func (x *UpdateErasure) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateErasure.ProtoReflect.Descriptor instead.
+func (*UpdateErasure) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *UpdateErasure) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *UpdateErasure) GetSurvey() *ErasureSurvey {
+	if x != nil {
+		return x.Survey
+	}
+	return nil
+}
+
+func (x *UpdateErasure) GetEraseIndex() uint64 {
+	if x != nil {
+		return x.EraseIndex
+	}
+	return 0
+}
+
+func (x *UpdateErasure) GetNodes() []*ErasedNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *UpdateErasure) GetBackups() []*ErasedBackup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+// FinishErase removes what is left of the account: its name is free. The receipt stays.
+type FinishErase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JobId         string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishErase) Reset() {
+	*x = FinishErase{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishErase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishErase) ProtoMessage() {}
+
+func (x *FinishErase) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishErase.ProtoReflect.Descriptor instead.
+func (*FinishErase) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *FinishErase) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// Erasure is the receipt of the erasure of a user.
+type Erasure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	JobId string                 `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// erase or user_cleanup
+	Type      string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	UserId    string `protobuf:"bytes,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	AskedBy   string `protobuf:"bytes,4,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"`
+	BegunAtUs int64  `protobuf:"varint,5,opt,name=begun_at_us,json=begunAtUs,proto3" json:"begun_at_us,omitempty"`
+	// 0: it has not ended.
+	FinishedAtUs int64 `protobuf:"varint,6,opt,name=finished_at_us,json=finishedAtUs,proto3" json:"finished_at_us,omitempty"`
+	// The user's shard; the entry that closed the account, in the log of the catalog, and Erase in that of the shard.
+	Shard         uint32          `protobuf:"varint,7,opt,name=shard,proto3" json:"shard,omitempty"`
+	BeginIndex    uint64          `protobuf:"varint,8,opt,name=begin_index,json=beginIndex,proto3" json:"begin_index,omitempty"`
+	EraseIndex    uint64          `protobuf:"varint,9,opt,name=erase_index,json=eraseIndex,proto3" json:"erase_index,omitempty"`
+	Survey        *ErasureSurvey  `protobuf:"bytes,10,opt,name=survey,proto3" json:"survey,omitempty"`
+	Nodes         []*ErasedNode   `protobuf:"bytes,11,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Backups       []*ErasedBackup `protobuf:"bytes,12,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Erasure) Reset() {
+	*x = Erasure{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Erasure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Erasure) ProtoMessage() {}
+
+func (x *Erasure) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Erasure.ProtoReflect.Descriptor instead.
+func (*Erasure) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Erasure) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Erasure) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Erasure) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *Erasure) GetAskedBy() string {
+	if x != nil {
+		return x.AskedBy
+	}
+	return ""
+}
+
+func (x *Erasure) GetBegunAtUs() int64 {
+	if x != nil {
+		return x.BegunAtUs
+	}
+	return 0
+}
+
+func (x *Erasure) GetFinishedAtUs() int64 {
+	if x != nil {
+		return x.FinishedAtUs
+	}
+	return 0
+}
+
+func (x *Erasure) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Erasure) GetBeginIndex() uint64 {
+	if x != nil {
+		return x.BeginIndex
+	}
+	return 0
+}
+
+func (x *Erasure) GetEraseIndex() uint64 {
+	if x != nil {
+		return x.EraseIndex
+	}
+	return 0
+}
+
+func (x *Erasure) GetSurvey() *ErasureSurvey {
+	if x != nil {
+		return x.Survey
+	}
+	return nil
+}
+
+func (x *Erasure) GetNodes() []*ErasedNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Erasure) GetBackups() []*ErasedBackup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
+}
+
+// ErasureSurvey is what a user had.
+type ErasureSurvey struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tables []*ErasedTable         `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"`
+	// The first 100 files; files_total counts all.
+	Files         []*ErasedFile `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"`
+	FilesTotal    uint64        `protobuf:"varint,3,opt,name=files_total,json=filesTotal,proto3" json:"files_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasureSurvey) Reset() {
+	*x = ErasureSurvey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasureSurvey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasureSurvey) ProtoMessage() {}
+
+func (x *ErasureSurvey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasureSurvey.ProtoReflect.Descriptor instead.
+func (*ErasureSurvey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ErasureSurvey) GetTables() []*ErasedTable {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+func (x *ErasureSurvey) GetFiles() []*ErasedFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ErasureSurvey) GetFilesTotal() uint64 {
+	if x != nil {
+		return x.FilesTotal
+	}
+	return 0
+}
+
+type ErasedTable struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	TableId uint32                 `protobuf:"varint,1,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	// As the table is called; empty when it was dropped before.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Rows of the hot store, tombstones too, and rows of STREAM tables; entries of UNIQUE columns; changes of the change log.
+	HotRows       uint64 `protobuf:"varint,4,opt,name=hot_rows,json=hotRows,proto3" json:"hot_rows,omitempty"`
+	UniqueEntries uint64 `protobuf:"varint,5,opt,name=unique_entries,json=uniqueEntries,proto3" json:"unique_entries,omitempty"`
+	Changes       uint64 `protobuf:"varint,6,opt,name=changes,proto3" json:"changes,omitempty"`
+	// Segments, the versions of rows in them, and their bytes.
+	Segments      uint64 `protobuf:"varint,7,opt,name=segments,proto3" json:"segments,omitempty"`
+	SegmentRows   uint64 `protobuf:"varint,8,opt,name=segment_rows,json=segmentRows,proto3" json:"segment_rows,omitempty"`
+	SegmentBytes  uint64 `protobuf:"varint,9,opt,name=segment_bytes,json=segmentBytes,proto3" json:"segment_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasedTable) Reset() {
+	*x = ErasedTable{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasedTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasedTable) ProtoMessage() {}
+
+func (x *ErasedTable) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasedTable.ProtoReflect.Descriptor instead.
+func (*ErasedTable) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ErasedTable) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ErasedTable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ErasedTable) GetHotRows() uint64 {
+	if x != nil {
+		return x.HotRows
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetUniqueEntries() uint64 {
+	if x != nil {
+		return x.UniqueEntries
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetSegmentRows() uint64 {
+	if x != nil {
+		return x.SegmentRows
+	}
+	return 0
+}
+
+func (x *ErasedTable) GetSegmentBytes() uint64 {
+	if x != nil {
+		return x.SegmentBytes
+	}
+	return 0
+}
+
+type ErasedFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256        []byte                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasedFile) Reset() {
+	*x = ErasedFile{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasedFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasedFile) ProtoMessage() {}
+
+func (x *ErasedFile) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasedFile.ProtoReflect.Descriptor instead.
+func (*ErasedFile) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ErasedFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ErasedFile) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ErasedFile) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+// ErasedNode is a storage node whose disks have nothing of the user any more.
+type ErasedNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint32                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	ConfirmedAtUs int64                  `protobuf:"varint,3,opt,name=confirmed_at_us,json=confirmedAtUs,proto3" json:"confirmed_at_us,omitempty"`
+	// Files it removed: segments, manifests and what was unfinished.
+	Files uint64 `protobuf:"varint,4,opt,name=files,proto3" json:"files,omitempty"`
+	// Up to where its logs are cut; 0: it has no replica.
+	ShardLogCut   uint64 `protobuf:"varint,5,opt,name=shard_log_cut,json=shardLogCut,proto3" json:"shard_log_cut,omitempty"`
+	CatalogLogCut uint64 `protobuf:"varint,6,opt,name=catalog_log_cut,json=catalogLogCut,proto3" json:"catalog_log_cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasedNode) Reset() {
+	*x = ErasedNode{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasedNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasedNode) ProtoMessage() {}
+
+func (x *ErasedNode) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasedNode.ProtoReflect.Descriptor instead.
+func (*ErasedNode) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ErasedNode) GetNodeId() uint32 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *ErasedNode) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ErasedNode) GetConfirmedAtUs() int64 {
+	if x != nil {
+		return x.ConfirmedAtUs
+	}
+	return 0
+}
+
+func (x *ErasedNode) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *ErasedNode) GetShardLogCut() uint64 {
+	if x != nil {
+		return x.ShardLogCut
+	}
+	return 0
+}
+
+func (x *ErasedNode) GetCatalogLogCut() uint64 {
+	if x != nil {
+		return x.CatalogLogCut
+	}
+	return 0
+}
+
+type ErasedBackup struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BackupId string                 `protobuf:"bytes,1,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// The user's key is gone from it, so what it has of the user cannot be read.
+	KeyDestroyed  bool `protobuf:"varint,2,opt,name=key_destroyed,json=keyDestroyed,proto3" json:"key_destroyed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasedBackup) Reset() {
+	*x = ErasedBackup{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasedBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasedBackup) ProtoMessage() {}
+
+func (x *ErasedBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasedBackup.ProtoReflect.Descriptor instead.
+func (*ErasedBackup) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ErasedBackup) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *ErasedBackup) GetKeyDestroyed() bool {
+	if x != nil {
+		return x.KeyDestroyed
+	}
+	return false
+}
+
+type ListErasuresRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	AfterJobId string                 `protobuf:"bytes,1,opt,name=after_job_id,json=afterJobId,proto3" json:"after_job_id,omitempty"`
+	// 0: as many as the server likes.
+	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only this one.
+	JobId         string `protobuf:"bytes,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasuresRequest) Reset() {
+	*x = ListErasuresRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasuresRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasuresRequest) ProtoMessage() {}
+
+func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasuresRequest.ProtoReflect.Descriptor instead.
+func (*ListErasuresRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListErasuresRequest) GetAfterJobId() string {
+	if x != nil {
+		return x.AfterJobId
+	}
+	return ""
+}
+
+func (x *ListErasuresRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListErasuresRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+type ListErasuresResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Erasures      []*Erasure             `protobuf:"bytes,1,rep,name=erasures,proto3" json:"erasures,omitempty"`
+	HasMore       bool                   `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListErasuresResponse) Reset() {
+	*x = ListErasuresResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListErasuresResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListErasuresResponse) ProtoMessage() {}
+
+func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListErasuresResponse.ProtoReflect.Descriptor instead.
+func (*ListErasuresResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ListErasuresResponse) GetErasures() []*Erasure {
+	if x != nil {
+		return x.Erasures
+	}
+	return nil
+}
+
+func (x *ListErasuresResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when IF [NOT] EXISTS made the command a no-op.
@@ -4070,7 +4941,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4082,7 +4953,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4095,7 +4966,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -4143,7 +5014,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4155,7 +5026,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4168,7 +5039,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -4201,7 +5072,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4213,7 +5084,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4226,7 +5097,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -4410,7 +5281,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +5293,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +5306,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 type Snapshot struct {
@@ -4456,7 +5327,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4468,7 +5339,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4481,7 +5352,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -4542,7 +5413,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +5425,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +5438,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -4589,7 +5460,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +5472,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +5485,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -4642,7 +5513,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4654,7 +5525,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4667,7 +5538,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4694,7 +5565,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +5577,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +5590,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4747,7 +5618,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4759,7 +5630,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4772,7 +5643,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4799,7 +5670,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4811,7 +5682,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4824,7 +5695,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4854,7 +5725,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4866,7 +5737,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4879,7 +5750,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -4913,7 +5784,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4925,7 +5796,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4938,7 +5809,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -5021,7 +5892,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\rcreated_at_us\x18\x02 \x01(\x03R\vcreatedAtUs\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\x8f\x04\n" +
+	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\xac\x04\n" +
 	"\x04User\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12#\n" +
 	"\rpassword_hash\x18\x02 \x01(\tR\fpasswordHash\x12$\n" +
@@ -5038,7 +5909,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rcreated_at_us\x18\f \x01(\x03R\vcreatedAtUs\x12\"\n" +
 	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\"\n" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
-	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"\xf1\x04\n" +
+	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\x12\x1b\n" +
+	"\terased_by\x18\x11 \x01(\tR\berasedBy\"\xf1\x04\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12-\n" +
@@ -5080,7 +5952,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\v\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x8b\r\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -5115,7 +5987,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
 	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
 	"alterTable\x12C\n" +
-	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x12\x1d\n" +
+	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x129\n" +
+	"\vbegin_erase\x18, \x01(\v2\x16.catalog.v1.BeginEraseH\x00R\n" +
+	"beginErase\x12B\n" +
+	"\x0eupdate_erasure\x18- \x01(\v2\x19.catalog.v1.UpdateErasureH\x00R\rupdateErasure\x12<\n" +
+	"\ffinish_erase\x18. \x01(\v2\x17.catalog.v1.FinishEraseH\x00R\vfinishErase\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
 	"\acommand\"U\n" +
@@ -5260,7 +6136,76 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x123\n" +
 	"\bprogress\x18\x05 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xb5\x01\n" +
+	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"l\n" +
+	"\n" +
+	"BeginErase\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12!\n" +
+	"\x03job\x18\x02 \x01(\v2\x0f.catalog.v1.JobR\x03job\x12\"\n" +
+	"\rdropped_at_us\x18\x03 \x01(\x03R\vdroppedAtUs\"\xdc\x01\n" +
+	"\rUpdateErasure\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x121\n" +
+	"\x06survey\x18\x02 \x01(\v2\x19.catalog.v1.ErasureSurveyR\x06survey\x12\x1f\n" +
+	"\verase_index\x18\x03 \x01(\x04R\n" +
+	"eraseIndex\x12,\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x16.catalog.v1.ErasedNodeR\x05nodes\x122\n" +
+	"\abackups\x18\x05 \x03(\v2\x18.catalog.v1.ErasedBackupR\abackups\"$\n" +
+	"\vFinishErase\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x9b\x03\n" +
+	"\aErasure\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x17\n" +
+	"\auser_id\x18\x03 \x01(\tR\x06userId\x12\x19\n" +
+	"\basked_by\x18\x04 \x01(\tR\aaskedBy\x12\x1e\n" +
+	"\vbegun_at_us\x18\x05 \x01(\x03R\tbegunAtUs\x12$\n" +
+	"\x0efinished_at_us\x18\x06 \x01(\x03R\ffinishedAtUs\x12\x14\n" +
+	"\x05shard\x18\a \x01(\rR\x05shard\x12\x1f\n" +
+	"\vbegin_index\x18\b \x01(\x04R\n" +
+	"beginIndex\x12\x1f\n" +
+	"\verase_index\x18\t \x01(\x04R\n" +
+	"eraseIndex\x121\n" +
+	"\x06survey\x18\n" +
+	" \x01(\v2\x19.catalog.v1.ErasureSurveyR\x06survey\x12,\n" +
+	"\x05nodes\x18\v \x03(\v2\x16.catalog.v1.ErasedNodeR\x05nodes\x122\n" +
+	"\abackups\x18\f \x03(\v2\x18.catalog.v1.ErasedBackupR\abackups\"\x8f\x01\n" +
+	"\rErasureSurvey\x12/\n" +
+	"\x06tables\x18\x01 \x03(\v2\x17.catalog.v1.ErasedTableR\x06tables\x12,\n" +
+	"\x05files\x18\x02 \x03(\v2\x16.catalog.v1.ErasedFileR\x05files\x12\x1f\n" +
+	"\vfiles_total\x18\x03 \x01(\x04R\n" +
+	"filesTotal\"\x9a\x02\n" +
+	"\vErasedTable\x12\x19\n" +
+	"\btable_id\x18\x01 \x01(\rR\atableId\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x19\n" +
+	"\bhot_rows\x18\x04 \x01(\x04R\ahotRows\x12%\n" +
+	"\x0eunique_entries\x18\x05 \x01(\x04R\runiqueEntries\x12\x18\n" +
+	"\achanges\x18\x06 \x01(\x04R\achanges\x12\x1a\n" +
+	"\bsegments\x18\a \x01(\x04R\bsegments\x12!\n" +
+	"\fsegment_rows\x18\b \x01(\x04R\vsegmentRows\x12#\n" +
+	"\rsegment_bytes\x18\t \x01(\x04R\fsegmentBytes\"N\n" +
+	"\n" +
+	"ErasedFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"\xcc\x01\n" +
+	"\n" +
+	"ErasedNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12&\n" +
+	"\x0fconfirmed_at_us\x18\x03 \x01(\x03R\rconfirmedAtUs\x12\x14\n" +
+	"\x05files\x18\x04 \x01(\x04R\x05files\x12\"\n" +
+	"\rshard_log_cut\x18\x05 \x01(\x04R\vshardLogCut\x12&\n" +
+	"\x0fcatalog_log_cut\x18\x06 \x01(\x04R\rcatalogLogCut\"P\n" +
+	"\fErasedBackup\x12\x1b\n" +
+	"\tbackup_id\x18\x01 \x01(\tR\bbackupId\x12#\n" +
+	"\rkey_destroyed\x18\x02 \x01(\bR\fkeyDestroyed\"d\n" +
+	"\x13ListErasuresRequest\x12 \n" +
+	"\fafter_job_id\x18\x01 \x01(\tR\n" +
+	"afterJobId\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x15\n" +
+	"\x06job_id\x18\x03 \x01(\tR\x05jobId\"b\n" +
+	"\x14ListErasuresResponse\x12/\n" +
+	"\berasures\x18\x01 \x03(\v2\x13.catalog.v1.ErasureR\berasures\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xb5\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
@@ -5390,14 +6335,15 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\xc5\x03\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\x98\x04\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
 	"\aGetUser\x12\x1a.catalog.v1.GetUserRequest\x1a\x1b.catalog.v1.GetUserResponse\x12H\n" +
 	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
 	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
-	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponse\x12Q\n" +
+	"\fListErasures\x12\x1f.catalog.v1.ListErasuresRequest\x1a .catalog.v1.ListErasuresResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -5412,7 +6358,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -5465,19 +6411,30 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*InitCluster)(nil),               // 48: catalog.v1.InitCluster
 	(*CreateJob)(nil),                 // 49: catalog.v1.CreateJob
 	(*UpdateJob)(nil),                 // 50: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),             // 51: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 52: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 53: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 54: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 55: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 56: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 57: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 58: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 59: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 60: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 61: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 62: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 63: catalog.v1.ListTableVersionsResponse
+	(*BeginErase)(nil),                // 51: catalog.v1.BeginErase
+	(*UpdateErasure)(nil),             // 52: catalog.v1.UpdateErasure
+	(*FinishErase)(nil),               // 53: catalog.v1.FinishErase
+	(*Erasure)(nil),                   // 54: catalog.v1.Erasure
+	(*ErasureSurvey)(nil),             // 55: catalog.v1.ErasureSurvey
+	(*ErasedTable)(nil),               // 56: catalog.v1.ErasedTable
+	(*ErasedFile)(nil),                // 57: catalog.v1.ErasedFile
+	(*ErasedNode)(nil),                // 58: catalog.v1.ErasedNode
+	(*ErasedBackup)(nil),              // 59: catalog.v1.ErasedBackup
+	(*ListErasuresRequest)(nil),       // 60: catalog.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),      // 61: catalog.v1.ListErasuresResponse
+	(*ApplyResponse)(nil),             // 62: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 63: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 64: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 65: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 66: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 67: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 68: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 69: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 70: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 71: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 72: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 73: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 74: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -5516,62 +6473,77 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	50, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
 	35, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
 	20, // 35: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
-	21, // 36: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
-	28, // 37: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 38: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	29, // 39: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 40: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 41: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	29, // 42: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 43: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 44: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	36, // 45: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	37, // 46: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	38, // 47: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	39, // 48: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 49: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	9,  // 50: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 51: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 52: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 53: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	28, // 54: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 55: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 56: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 57: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 58: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 59: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 60: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	55, // 61: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 62: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 63: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	28, // 64: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	30, // 65: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	54, // 66: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 67: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 68: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	28, // 69: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	30, // 70: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 71: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 72: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 73: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 74: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 75: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	52, // 76: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	56, // 77: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	58, // 78: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	60, // 79: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	62, // 80: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	51, // 81: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	53, // 82: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	57, // 83: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	59, // 84: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	61, // 85: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	63, // 86: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	81, // [81:87] is the sub-list for method output_type
-	75, // [75:81] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	51, // 36: catalog.v1.Command.begin_erase:type_name -> catalog.v1.BeginErase
+	52, // 37: catalog.v1.Command.update_erasure:type_name -> catalog.v1.UpdateErasure
+	53, // 38: catalog.v1.Command.finish_erase:type_name -> catalog.v1.FinishErase
+	21, // 39: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	28, // 40: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 41: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	29, // 42: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 43: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 44: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	29, // 45: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 46: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11, // 47: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	36, // 48: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	37, // 49: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	38, // 50: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	39, // 51: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,  // 52: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	9,  // 53: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10, // 54: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15, // 55: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 56: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	28, // 57: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 58: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 59: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 60: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	16, // 61: catalog.v1.BeginErase.job:type_name -> catalog.v1.Job
+	55, // 62: catalog.v1.UpdateErasure.survey:type_name -> catalog.v1.ErasureSurvey
+	58, // 63: catalog.v1.UpdateErasure.nodes:type_name -> catalog.v1.ErasedNode
+	59, // 64: catalog.v1.UpdateErasure.backups:type_name -> catalog.v1.ErasedBackup
+	55, // 65: catalog.v1.Erasure.survey:type_name -> catalog.v1.ErasureSurvey
+	58, // 66: catalog.v1.Erasure.nodes:type_name -> catalog.v1.ErasedNode
+	59, // 67: catalog.v1.Erasure.backups:type_name -> catalog.v1.ErasedBackup
+	56, // 68: catalog.v1.ErasureSurvey.tables:type_name -> catalog.v1.ErasedTable
+	57, // 69: catalog.v1.ErasureSurvey.files:type_name -> catalog.v1.ErasedFile
+	54, // 70: catalog.v1.ListErasuresResponse.erasures:type_name -> catalog.v1.Erasure
+	12, // 71: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 72: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 73: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	66, // 74: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 75: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 76: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	28, // 77: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	30, // 78: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	65, // 79: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14, // 80: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 81: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	28, // 82: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	30, // 83: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15, // 84: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 85: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 86: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12, // 87: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18, // 88: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	63, // 89: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	67, // 90: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	69, // 91: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	71, // 92: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	73, // 93: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	60, // 94: catalog.v1.CatalogService.ListErasures:input_type -> catalog.v1.ListErasuresRequest
+	62, // 95: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	64, // 96: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	68, // 97: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	70, // 98: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	72, // 99: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	74, // 100: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	61, // 101: catalog.v1.CatalogService.ListErasures:output_type -> catalog.v1.ListErasuresResponse
+	95, // [95:102] is the sub-list for method output_type
+	88, // [88:95] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -5603,6 +6575,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_UpdateJob)(nil),
 		(*Command_AlterTable)(nil),
 		(*Command_SetClusterKey)(nil),
+		(*Command_BeginErase)(nil),
+		(*Command_UpdateErasure)(nil),
+		(*Command_FinishErase)(nil),
 	}
 	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
@@ -5615,7 +6590,7 @@ func file_catalog_v1_catalog_proto_init() {
 	}
 	file_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{}
 	file_catalog_v1_catalog_proto_msgTypes[34].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[45].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[56].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -5633,7 +6608,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   56,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

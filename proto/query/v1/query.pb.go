@@ -477,8 +477,10 @@ type StatementTicket struct {
 	Namespace      string                 `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Consistency    v11.Consistency        `protobuf:"varint,5,opt,name=consistency,proto3,enum=storage.v1.Consistency" json:"consistency,omitempty"`
 	MaxStalenessMs uint32                 `protobuf:"varint,6,opt,name=max_staleness_ms,json=maxStalenessMs,proto3" json:"max_staleness_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// An export: it may take as long as its reader does, instead of a statement's time.
+	Unhurried     bool `protobuf:"varint,7,opt,name=unhurried,proto3" json:"unhurried,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatementTicket) Reset() {
@@ -551,6 +553,13 @@ func (x *StatementTicket) GetMaxStalenessMs() uint32 {
 		return x.MaxStalenessMs
 	}
 	return 0
+}
+
+func (x *StatementTicket) GetUnhurried() bool {
+	if x != nil {
+		return x.Unhurried
+	}
+	return false
 }
 
 type DescribeRequest struct {
@@ -1223,14 +1232,15 @@ const file_query_v1_query_proto_rawDesc = "" +
 	"durability\x12\x1a\n" +
 	"\bposition\x18\a \x01(\x06R\bposition\x12\x18\n" +
 	"\acommand\x18\b \x01(\tR\acommand\x12+\n" +
-	"\x11subscription_json\x18\t \x01(\tR\x10subscriptionJson\"\x81\x02\n" +
+	"\x11subscription_json\x18\t \x01(\tR\x10subscriptionJson\"\x9f\x02\n" +
 	"\x0fStatementTicket\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x10\n" +
 	"\x03sql\x18\x02 \x01(\tR\x03sql\x12'\n" +
 	"\x06params\x18\x03 \x03(\v2\x0f.query.v1.ParamR\x06params\x12\x1c\n" +
 	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x129\n" +
 	"\vconsistency\x18\x05 \x01(\x0e2\x17.storage.v1.ConsistencyR\vconsistency\x12(\n" +
-	"\x10max_staleness_ms\x18\x06 \x01(\rR\x0emaxStalenessMs\"J\n" +
+	"\x10max_staleness_ms\x18\x06 \x01(\rR\x0emaxStalenessMs\x12\x1c\n" +
+	"\tunhurried\x18\a \x01(\bR\tunhurried\"J\n" +
 	"\x0fDescribeRequest\x127\n" +
 	"\tstatement\x18\x01 \x01(\v2\x19.query.v1.StatementTicketR\tstatement\"1\n" +
 	"\x10DescribeResponse\x12\x1d\n" +

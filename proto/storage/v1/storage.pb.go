@@ -3032,6 +3032,373 @@ func (*HoldSegmentsResponse) Descriptor() ([]byte, []int) {
 	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
 }
 
+type SurveyUserRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The job that erases: it must be the one the catalog knows.
+	JobId string `protobuf:"bytes,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// As in WriteRequest: what closed the account.
+	CatalogVersion uint64 `protobuf:"varint,4,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SurveyUserRequest) Reset() {
+	*x = SurveyUserRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyUserRequest) ProtoMessage() {}
+
+func (x *SurveyUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyUserRequest.ProtoReflect.Descriptor instead.
+func (*SurveyUserRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SurveyUserRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *SurveyUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *SurveyUserRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *SurveyUserRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type SurveyUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Survey        *v1.ErasureSurvey      `protobuf:"bytes,1,opt,name=survey,proto3" json:"survey,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SurveyUserResponse) Reset() {
+	*x = SurveyUserResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SurveyUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SurveyUserResponse) ProtoMessage() {}
+
+func (x *SurveyUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SurveyUserResponse.ProtoReflect.Descriptor instead.
+func (*SurveyUserResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SurveyUserResponse) GetSurvey() *v1.ErasureSurvey {
+	if x != nil {
+		return x.Survey
+	}
+	return nil
+}
+
+type EraseUserRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Shard          uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId         string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	JobId          string                 `protobuf:"bytes,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	CatalogVersion uint64                 `protobuf:"varint,4,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EraseUserRequest) Reset() {
+	*x = EraseUserRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseUserRequest) ProtoMessage() {}
+
+func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
+func (*EraseUserRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *EraseUserRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *EraseUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *EraseUserRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *EraseUserRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type EraseUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry in the shard's log.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseUserResponse) Reset() {
+	*x = EraseUserResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseUserResponse) ProtoMessage() {}
+
+func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseUserResponse.ProtoReflect.Descriptor instead.
+func (*EraseUserResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *EraseUserResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type ScrubUserRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	JobId  string                 `protobuf:"bytes,3,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// What closed the account: the catalog's log is cut behind it.
+	CatalogVersion uint64 `protobuf:"varint,4,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	// The entry that EraseUser told of: the shard's log is cut behind it.
+	EraseIndex    uint64 `protobuf:"varint,5,opt,name=erase_index,json=eraseIndex,proto3" json:"erase_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubUserRequest) Reset() {
+	*x = ScrubUserRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubUserRequest) ProtoMessage() {}
+
+func (x *ScrubUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubUserRequest.ProtoReflect.Descriptor instead.
+func (*ScrubUserRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ScrubUserRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ScrubUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *ScrubUserRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *ScrubUserRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+func (x *ScrubUserRequest) GetEraseIndex() uint64 {
+	if x != nil {
+		return x.EraseIndex
+	}
+	return 0
+}
+
+type ScrubUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Segments, manifests and unfinished files that were removed.
+	Files uint64 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	// Up to where the logs are cut; 0: there is no replica.
+	ShardLogCut   uint64 `protobuf:"varint,2,opt,name=shard_log_cut,json=shardLogCut,proto3" json:"shard_log_cut,omitempty"`
+	CatalogLogCut uint64 `protobuf:"varint,3,opt,name=catalog_log_cut,json=catalogLogCut,proto3" json:"catalog_log_cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScrubUserResponse) Reset() {
+	*x = ScrubUserResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScrubUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScrubUserResponse) ProtoMessage() {}
+
+func (x *ScrubUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScrubUserResponse.ProtoReflect.Descriptor instead.
+func (*ScrubUserResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ScrubUserResponse) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *ScrubUserResponse) GetShardLogCut() uint64 {
+	if x != nil {
+		return x.ShardLogCut
+	}
+	return 0
+}
+
+func (x *ScrubUserResponse) GetCatalogLogCut() uint64 {
+	if x != nil {
+		return x.CatalogLogCut
+	}
+	return 0
+}
+
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_storage_v1_storage_proto_rawDesc = "" +
@@ -3260,7 +3627,32 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12/\n" +
 	"\bsegments\x18\x02 \x03(\v2\x13.storage.v1.SegmentR\bsegments\x12\x1b\n" +
 	"\tserver_id\x18\x03 \x01(\tR\bserverId\"\x16\n" +
-	"\x14HoldSegmentsResponse*V\n" +
+	"\x14HoldSegmentsResponse\"\x82\x01\n" +
+	"\x11SurveyUserRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x15\n" +
+	"\x06job_id\x18\x03 \x01(\tR\x05jobId\x12'\n" +
+	"\x0fcatalog_version\x18\x04 \x01(\x04R\x0ecatalogVersion\"G\n" +
+	"\x12SurveyUserResponse\x121\n" +
+	"\x06survey\x18\x01 \x01(\v2\x19.catalog.v1.ErasureSurveyR\x06survey\"\x81\x01\n" +
+	"\x10EraseUserRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x15\n" +
+	"\x06job_id\x18\x03 \x01(\tR\x05jobId\x12'\n" +
+	"\x0fcatalog_version\x18\x04 \x01(\x04R\x0ecatalogVersion\")\n" +
+	"\x11EraseUserResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\xa2\x01\n" +
+	"\x10ScrubUserRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x15\n" +
+	"\x06job_id\x18\x03 \x01(\tR\x05jobId\x12'\n" +
+	"\x0fcatalog_version\x18\x04 \x01(\x04R\x0ecatalogVersion\x12\x1f\n" +
+	"\verase_index\x18\x05 \x01(\x04R\n" +
+	"eraseIndex\"u\n" +
+	"\x11ScrubUserResponse\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x04R\x05files\x12\"\n" +
+	"\rshard_log_cut\x18\x02 \x01(\x04R\vshardLogCut\x12&\n" +
+	"\x0fcatalog_log_cut\x18\x03 \x01(\x04R\rcatalogLogCut*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -3285,7 +3677,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xfa\x06\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xdb\b\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -3299,7 +3691,11 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\aCompact\x12\x1a.storage.v1.CompactRequest\x1a\x1b.storage.v1.CompactResponse\x12T\n" +
 	"\rListManifests\x12 .storage.v1.ListManifestsRequest\x1a!.storage.v1.ListManifestsResponse\x12S\n" +
 	"\fFetchSegment\x12\x1f.storage.v1.FetchSegmentRequest\x1a .storage.v1.FetchSegmentResponse0\x01\x12Q\n" +
-	"\fHoldSegments\x12\x1f.storage.v1.HoldSegmentsRequest\x1a .storage.v1.HoldSegmentsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\fHoldSegments\x12\x1f.storage.v1.HoldSegmentsRequest\x1a .storage.v1.HoldSegmentsResponse\x12K\n" +
+	"\n" +
+	"SurveyUser\x12\x1d.storage.v1.SurveyUserRequest\x1a\x1e.storage.v1.SurveyUserResponse\x12H\n" +
+	"\tEraseUser\x12\x1c.storage.v1.EraseUserRequest\x1a\x1d.storage.v1.EraseUserResponse\x12H\n" +
+	"\tScrubUser\x12\x1c.storage.v1.ScrubUserRequest\x1a\x1d.storage.v1.ScrubUserResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -3314,7 +3710,7 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),               // 0: storage.v1.Durability
 	(Operation)(0),                // 1: storage.v1.Operation
@@ -3360,15 +3756,22 @@ var file_storage_v1_storage_proto_goTypes = []any{
 	(*FetchSegmentResponse)(nil),  // 41: storage.v1.FetchSegmentResponse
 	(*HoldSegmentsRequest)(nil),   // 42: storage.v1.HoldSegmentsRequest
 	(*HoldSegmentsResponse)(nil),  // 43: storage.v1.HoldSegmentsResponse
-	nil,                           // 44: storage.v1.Error.FieldsEntry
-	nil,                           // 45: storage.v1.WatchEnded.FieldsEntry
-	nil,                           // 46: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),           // 47: catalog.v1.Identity
-	(*v11.Expr)(nil),              // 48: expr.v1.Expr
-	(*v11.OrderBy)(nil),           // 49: expr.v1.OrderBy
+	(*SurveyUserRequest)(nil),     // 44: storage.v1.SurveyUserRequest
+	(*SurveyUserResponse)(nil),    // 45: storage.v1.SurveyUserResponse
+	(*EraseUserRequest)(nil),      // 46: storage.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),     // 47: storage.v1.EraseUserResponse
+	(*ScrubUserRequest)(nil),      // 48: storage.v1.ScrubUserRequest
+	(*ScrubUserResponse)(nil),     // 49: storage.v1.ScrubUserResponse
+	nil,                           // 50: storage.v1.Error.FieldsEntry
+	nil,                           // 51: storage.v1.WatchEnded.FieldsEntry
+	nil,                           // 52: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Identity)(nil),           // 53: catalog.v1.Identity
+	(*v11.Expr)(nil),              // 54: expr.v1.Expr
+	(*v11.OrderBy)(nil),           // 55: expr.v1.OrderBy
+	(*v1.ErasureSurvey)(nil),      // 56: catalog.v1.ErasureSurvey
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	47, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	53, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -3380,53 +3783,60 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	5,  // 9: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	7,  // 10: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	14, // 11: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	44, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	47, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	48, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	49, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	50, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	53, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	54, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	55, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 16: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 17: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	19, // 18: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	47, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	53, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	21, // 20: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	22, // 21: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	23, // 22: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	24, // 23: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	17, // 24: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	45, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	46, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	51, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	52, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
 	37, // 27: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
 	39, // 28: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
 	38, // 29: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
-	5,  // 30: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	12, // 31: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	8,  // 32: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	18, // 33: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	25, // 34: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	27, // 35: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	29, // 36: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	31, // 37: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
-	33, // 38: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
-	35, // 39: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
-	40, // 40: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
-	42, // 41: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
-	7,  // 42: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	13, // 43: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	10, // 44: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	20, // 45: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	26, // 46: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	28, // 47: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	30, // 48: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	32, // 49: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
-	34, // 50: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
-	36, // 51: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
-	41, // 52: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
-	43, // 53: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
-	42, // [42:54] is the sub-list for method output_type
-	30, // [30:42] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	56, // 30: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
+	5,  // 31: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	12, // 32: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	8,  // 33: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	18, // 34: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	25, // 35: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	27, // 36: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	29, // 37: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	31, // 38: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	33, // 39: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
+	35, // 40: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
+	40, // 41: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	42, // 42: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	44, // 43: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
+	46, // 44: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
+	48, // 45: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
+	7,  // 46: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	13, // 47: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	10, // 48: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	20, // 49: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	26, // 50: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	28, // 51: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	30, // 52: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	32, // 53: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	34, // 54: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
+	36, // 55: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
+	41, // 56: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	43, // 57: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	45, // 58: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
+	47, // 59: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
+	49, // 60: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
+	46, // [46:61] is the sub-list for method output_type
+	31, // [31:46] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -3451,7 +3861,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   42,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

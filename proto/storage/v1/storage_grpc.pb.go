@@ -35,6 +35,9 @@ const (
 	StorageService_ListManifests_FullMethodName = "/storage.v1.StorageService/ListManifests"
 	StorageService_FetchSegment_FullMethodName  = "/storage.v1.StorageService/FetchSegment"
 	StorageService_HoldSegments_FullMethodName  = "/storage.v1.StorageService/HoldSegments"
+	StorageService_SurveyUser_FullMethodName    = "/storage.v1.StorageService/SurveyUser"
+	StorageService_EraseUser_FullMethodName     = "/storage.v1.StorageService/EraseUser"
+	StorageService_ScrubUser_FullMethodName     = "/storage.v1.StorageService/ScrubUser"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -68,6 +71,13 @@ type StorageServiceClient interface {
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
 	// they are durable here.
 	HoldSegments(ctx context.Context, in *HoldSegmentsRequest, opts ...grpc.CallOption) (*HoldSegmentsResponse, error)
+	// SurveyUser says what a user whose account is closed for good has in its shard. The shard's leader answers.
+	SurveyUser(ctx context.Context, in *SurveyUserRequest, opts ...grpc.CallOption) (*SurveyUserResponse, error)
+	// EraseUser removes it from the shard's state, through its log. The shard's leader does it; asking again is harmless.
+	EraseUser(ctx context.Context, in *EraseUserRequest, opts ...grpc.CallOption) (*EraseUserResponse, error)
+	// ScrubUser removes the bytes of what was erased from the disks of this node, whether it has a replica of the shard or had one. It
+	// returns when they are gone; asking again is harmless.
+	ScrubUser(ctx context.Context, in *ScrubUserRequest, opts ...grpc.CallOption) (*ScrubUserResponse, error)
 }
 
 type storageServiceClient struct {
@@ -213,6 +223,36 @@ func (c *storageServiceClient) HoldSegments(ctx context.Context, in *HoldSegment
 	return out, nil
 }
 
+func (c *storageServiceClient) SurveyUser(ctx context.Context, in *SurveyUserRequest, opts ...grpc.CallOption) (*SurveyUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SurveyUserResponse)
+	err := c.cc.Invoke(ctx, StorageService_SurveyUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) EraseUser(ctx context.Context, in *EraseUserRequest, opts ...grpc.CallOption) (*EraseUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EraseUserResponse)
+	err := c.cc.Invoke(ctx, StorageService_EraseUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ScrubUser(ctx context.Context, in *ScrubUserRequest, opts ...grpc.CallOption) (*ScrubUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubUserResponse)
+	err := c.cc.Invoke(ctx, StorageService_ScrubUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -244,6 +284,13 @@ type StorageServiceServer interface {
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
 	// they are durable here.
 	HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error)
+	// SurveyUser says what a user whose account is closed for good has in its shard. The shard's leader answers.
+	SurveyUser(context.Context, *SurveyUserRequest) (*SurveyUserResponse, error)
+	// EraseUser removes it from the shard's state, through its log. The shard's leader does it; asking again is harmless.
+	EraseUser(context.Context, *EraseUserRequest) (*EraseUserResponse, error)
+	// ScrubUser removes the bytes of what was erased from the disks of this node, whether it has a replica of the shard or had one. It
+	// returns when they are gone; asking again is harmless.
+	ScrubUser(context.Context, *ScrubUserRequest) (*ScrubUserResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -289,6 +336,15 @@ func (UnimplementedStorageServiceServer) FetchSegment(*FetchSegmentRequest, grpc
 }
 func (UnimplementedStorageServiceServer) HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method HoldSegments not implemented")
+}
+func (UnimplementedStorageServiceServer) SurveyUser(context.Context, *SurveyUserRequest) (*SurveyUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SurveyUser not implemented")
+}
+func (UnimplementedStorageServiceServer) EraseUser(context.Context, *EraseUserRequest) (*EraseUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EraseUser not implemented")
+}
+func (UnimplementedStorageServiceServer) ScrubUser(context.Context, *ScrubUserRequest) (*ScrubUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ScrubUser not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -498,6 +554,60 @@ func _StorageService_HoldSegments_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_SurveyUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SurveyUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).SurveyUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_SurveyUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).SurveyUser(ctx, req.(*SurveyUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_EraseUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EraseUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).EraseUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_EraseUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).EraseUser(ctx, req.(*EraseUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ScrubUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ScrubUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ScrubUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ScrubUser(ctx, req.(*ScrubUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -540,6 +650,18 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "HoldSegments",
 			Handler:    _StorageService_HoldSegments_Handler,
+		},
+		{
+			MethodName: "SurveyUser",
+			Handler:    _StorageService_SurveyUser_Handler,
+		},
+		{
+			MethodName: "EraseUser",
+			Handler:    _StorageService_EraseUser_Handler,
+		},
+		{
+			MethodName: "ScrubUser",
+			Handler:    _StorageService_ScrubUser_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -77,6 +77,7 @@ var reasons = map[string]fault{
 	reasonTooLarge:         {413, "INVALID_INPUT", 413, "InvalidOperation", false, false},
 	"PARAMS_WITH_BATCH":    {400, "PARAMS_WITH_BATCH", 400, "InvalidOperation", false, false},
 	"BATCH_PARSE_ERROR":    {400, "BATCH_PARSE_ERROR", 400, "InvalidSql", false, false},
+	reasonExport:           {404, "EXPORT_NOT_FOUND", 404, "NotFound", false, false},
 	auth.ReasonMissing:     {401, "MISSING_AUTHORIZATION", 401, "Unauthorized", false, false},
 	auth.ReasonRemoteAccess: {403, "REMOTE_ACCESS_DENIED", 403, "PermissionDenied",
 		false, false},

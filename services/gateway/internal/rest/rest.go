@@ -15,6 +15,7 @@ import (
 	queryv1 "github.com/kalamdb/kalamdb-go/proto/query/v1"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/auth"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/edge"
+	"github.com/kalamdb/kalamdb-go/services/gateway/internal/export"
 	"github.com/kalamdb/kalamdb-go/services/gateway/internal/limit"
 )
 
@@ -37,6 +38,8 @@ type Config struct {
 	BuildDate    string
 	Logger       *slog.Logger
 	Now          func() time.Time
+	// Export may be left out: its endpoint then does not exist.
+	Export *export.Exports
 	// Cluster may be left out: its endpoint then does not exist.
 	Cluster *Cluster
 	// Observe is told of every answer.
@@ -83,6 +86,9 @@ func New(cfg Config) *API {
 	a.route("/v1/api/auth/status", http.MethodGet, a.status)
 	a.route("/health", http.MethodGet, a.health)
 	a.route("/v1/api/healthcheck", http.MethodGet, a.health)
+	if cfg.Export != nil {
+		a.route("/v1/exports/{user_id}/{export_id}", http.MethodGet, a.exports)
+	}
 	if cfg.Cluster != nil {
 		a.route("/v1/api/cluster/health", http.MethodGet, a.clusterHealth)
 	}

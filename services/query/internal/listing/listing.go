@@ -77,6 +77,11 @@ func (l *Listings) Manifest(id catalog.Identity) (*systemtable.Stream, error) {
 	return l.Tables.Read(id, t)
 }
 
+// Receipt answers SHOW RECEIPT with the row of system.erasures.
+func (l *Listings) Receipt(ctx context.Context, id catalog.Identity, job string) (*systemtable.Stream, error) {
+	return l.Tables.Receipt(ctx, id, job)
+}
+
 // usersPage is how many users SHOW USERS asks for at a time.
 const usersPage = 1000
 

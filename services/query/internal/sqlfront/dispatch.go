@@ -14,9 +14,9 @@ var later = [][]string{
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"storage", "check"},
-	{"show", "backup"}, {"show", "backups"}, {"show", "export"},
+	{"show", "backup"}, {"show", "backups"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
-	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
+	{"backup", "database"}, {"restore", "database"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
 
@@ -71,6 +71,15 @@ func (r *reader) statement() (Statement, error) {
 		}
 	case "cluster":
 		return r.cluster()
+	case "erase":
+		if r.accept("erase", "user") {
+			return r.eraseUser()
+		}
+	case "export":
+		src := r.source()
+		if r.accept("export", "user", "data") {
+			return r.end(&Export{Source: src})
+		}
 	case "explain":
 		return r.explain()
 	case "begin", "start", "commit", "end", "rollback", "abort":

@@ -55,6 +55,10 @@ func (r *reader) show() (Statement, error) {
 		return r.end(&ShowJobs{Source: src})
 	case r.accept("show", "manifest"):
 		return r.end(&ShowManifest{Source: src})
+	case r.accept("show", "export"):
+		return r.end(&Export{Source: src, Show: true})
+	case r.accept("show", "receipt"):
+		return r.showReceipt()
 	case r.accept("show", "tables"):
 		return r.showTables(&ShowTables{Source: src})
 	case r.accept("show", "stats"):

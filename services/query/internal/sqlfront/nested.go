@@ -28,10 +28,10 @@ func (r *reader) executeAs() (Statement, error) {
 		return nil, err
 	}
 	switch s.Inner.(type) {
-	case *Select, *Insert, *Update, *Delete, *Subscribe:
+	case *Select, *Insert, *Update, *Delete, *Subscribe, *Export:
 		return s, nil
 	}
-	return nil, r.fail(dberr.InvalidSQL, 0, "EXECUTE AS USER takes one SELECT, INSERT, UPDATE or DELETE")
+	return nil, r.fail(dberr.InvalidSQL, 0, "EXECUTE AS USER takes one SELECT, INSERT, UPDATE, DELETE or EXPORT USER DATA")
 }
 
 // closing finds the parenthesis that closes the one at position i; -1 when there is none.

@@ -44,7 +44,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return e.checkAlter(c, s.Table)
 	case *sqlfront.DropTable:
 		return access.Can(c.id.Role, access.DropTable)
-	case *sqlfront.CreateUser, *sqlfront.DropUser, *sqlfront.RestoreUser:
+	case *sqlfront.CreateUser, *sqlfront.DropUser, *sqlfront.RestoreUser, *sqlfront.EraseUser:
 		return access.Can(c.id.Role, access.ManageUsers)
 	case *sqlfront.AlterUser:
 		if s.User == c.id.UserID {
@@ -62,7 +62,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.FlushTables)
 	case *sqlfront.KillJob:
 		return access.Can(c.id.Role, access.KillJob)
-	case *sqlfront.ShowJobs, *sqlfront.ShowManifest:
+	case *sqlfront.ShowJobs, *sqlfront.ShowManifest, *sqlfront.ShowReceipt:
 		return access.Can(c.id.Role, access.ReadSystemTables)
 	case *sqlfront.Cluster:
 		return access.Can(c.id.Role, access.ManageCluster)
@@ -77,7 +77,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 			return err
 		}
 		return e.check(ctx, inner, s.Inner)
-	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback:
+	case *sqlfront.Begin, *sqlfront.Commit, *sqlfront.Rollback, *sqlfront.Export:
 		return access.Can(c.id.Role, access.UseOwnRows)
 	case *sqlfront.Later:
 		// Refused as not supported, whoever asks; in a batch before anything has run.
@@ -165,9 +165,9 @@ func (e *Executor) checkRead(c call, name sqlfront.Name) error {
 // the right to act on somebody's rows is a right to rows.
 func (e *Executor) as(ctx context.Context, c call, s *sqlfront.ExecuteAs) (call, error) {
 	switch s.Inner.(type) {
-	case *sqlfront.Select, *sqlfront.Insert, *sqlfront.Update, *sqlfront.Delete, *sqlfront.Subscribe:
+	case *sqlfront.Select, *sqlfront.Insert, *sqlfront.Update, *sqlfront.Delete, *sqlfront.Subscribe, *sqlfront.Export:
 	default:
-		return call{}, dberr.New(dberr.InvalidOperation, "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE or SUBSCRIBE, not %s", s.Inner.Command())
+		return call{}, dberr.New(dberr.InvalidOperation, "EXECUTE AS USER takes SELECT, INSERT, UPDATE, DELETE, SUBSCRIBE or EXPORT USER DATA, not %s", s.Inner.Command())
 	}
 	role, err := account.TargetRole(ctx, e.Catalog, s.User)
 	if err != nil {

@@ -89,6 +89,8 @@ func (e *Executor) dispatchCatalog(ctx context.Context, c *call, s sqlfront.Stat
 		return message(e.Accounts.Alter(ctx, c.id, s))
 	case *sqlfront.DropUser:
 		return message(e.Accounts.Drop(ctx, c.id, s))
+	case *sqlfront.EraseUser:
+		return message(e.Accounts.Erase(ctx, c.id, s))
 	case *sqlfront.RestoreUser:
 		n, err := e.Accounts.Restore(ctx, c.id, s)
 		if err != nil {

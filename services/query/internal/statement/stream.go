@@ -44,7 +44,8 @@ func (e *Executor) ticket(ctx context.Context, t *queryv1.StatementTicket) (*cal
 
 // Stream runs a ticket's statement and sends every row. It holds a place among the running statements
 // until the client has read them all; a stalled client is cut off by the statement timeout, as the
-// engine's memory and the snapshot it reads are held as long.
+// engine's memory and the snapshot it reads are held as long. An export has no such timeout: the gateway, which alone sends its ticket,
+// cuts off clients that stall.
 func (e *Executor) Stream(ctx context.Context, t *queryv1.StatementTicket, to Sender) error {
 	leave, err := e.Gate.Enter(ctx)
 	if err != nil {
@@ -52,8 +53,11 @@ func (e *Executor) Stream(ctx context.Context, t *queryv1.StatementTicket, to Se
 	}
 	defer leave()
 	began := e.Now()
-	ctx, cancel := e.withTimeout(ctx)
-	defer cancel()
+	if !t.GetUnhurried() {
+		var cancel context.CancelFunc
+		ctx, cancel = e.withTimeout(ctx)
+		defer cancel()
+	}
 	err = timeoutError(ctx, e.sendCurrent(ctx, t, to))
 	if e.Observe != nil {
 		e.Observe("STREAM", e.Now().Sub(began), err)
@@ -140,6 +144,10 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 		return e.Listings.Jobs(c.id)
 	case *sqlfront.ShowManifest:
 		return e.Listings.Manifest(c.id)
+	case *sqlfront.Export:
+		return e.Listings.Export(c.id, e.Now())
+	case *sqlfront.ShowReceipt:
+		return e.Listings.Receipt(ctx, c.id, s.ID)
 	case *sqlfront.Describe:
 		return e.Listings.Describe(ctx, c.id, qualify(*c, s.Table), s.Table.Name, s.History)
 	case *sqlfront.ShowStats:

@@ -37,6 +37,9 @@ func jobRow(j *catalogv1.Job) []datum.Datum {
 	message, result, leader := j.GetMessage(), datum.Null, datum.Null
 	if p := j.GetProgress(); j.GetStatus() == catalogv1.JobStatus_JOB_STATUS_RUNNING && p.GetUnitsTotal() > 0 {
 		message = fmt.Sprintf("%d of %d shards done, %d rows so far", p.GetUnitsDone(), p.GetUnitsTotal(), p.GetRows())
+		if catalog.JobErases(j.GetType()) {
+			message = fmt.Sprintf("%d of %d nodes have removed the user's bytes", p.GetUnitsDone(), p.GetUnitsTotal())
+		}
 	}
 	if catalog.JobEnded(j.GetStatus()) {
 		result = datum.TextOrNull(message)

@@ -25,6 +25,10 @@ type transaction struct {
 	wake   bool // a table waits to be purged
 	// wakeJobs: a job was made or moved
 	wakeJobs bool
+	// erases: the job being made is part of the command that erases
+	erases bool
+	// wakeLeft: a user was dropped
+	wakeLeft bool
 	// of the entry being applied
 	index uint64
 	now   int64
@@ -69,6 +73,8 @@ func decode(logs []*raft.Log) (cmds []*catalogv1.Command, err error) {
 
 // applyTogether applies commands in one transaction.
 func (s *State) applyTogether(logs []*raft.Log, cmds []*catalogv1.Command, results []any) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	t := &transaction{model: s.model.Load()}
 	last := s.applied.Load()
 	before := last
@@ -127,6 +133,9 @@ func (s *State) publish(t *transaction, applied uint64) {
 	}
 	if t.wakeJobs {
 		signal(s.jobs)
+	}
+	if t.wakeLeft {
+		signal(s.left)
 	}
 }
 
@@ -243,6 +252,12 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.createJob(k.CreateJob)
 	case *catalogv1.Command_UpdateJob:
 		return t.updateJob(k.UpdateJob)
+	case *catalogv1.Command_BeginErase:
+		return t.beginErase(k.BeginErase)
+	case *catalogv1.Command_UpdateErasure:
+		return t.updateErasure(k.UpdateErasure)
+	case *catalogv1.Command_FinishErase:
+		return t.finishErase(k.FinishErase)
 	case *catalogv1.Command_UseFormat:
 		return unchanged() // noteFormat has noted it
 	case *catalogv1.Command_Verify:

@@ -85,9 +85,11 @@ type Config struct {
 type State struct {
 	cfg Config
 
-	// file guards db against Restore, which replaces it.
+	// file guards db against Restore and Compact, which replace it.
 	file sync.RWMutex
 	db   *bbolt.DB
+	// writing keeps what is applied from being lost while Compact copies the file. Lock order: writing, file.
+	writing sync.Mutex
 
 	// mu orders publishing with new watchers. It guards watchers.
 	mu       sync.Mutex
@@ -101,6 +103,7 @@ type State struct {
 
 	dropped chan struct{} // one token: a table waits to be purged
 	jobs    chan struct{} // one token: a job was made or moved
+	left    chan struct{} // one token: a user was dropped
 }
 
 // model is one version of what is held in memory. It and all it points to are immutable.
@@ -116,6 +119,7 @@ type model struct {
 	clusterKey *catalogv1.ClusterKey // nil: there is none
 	nodes      map[uint32]*catalogv1.Node
 	placements map[uint32]*catalogv1.Placement
+	erasing    map[string]string // user → job
 }
 
 // entry is a table in both forms.
@@ -126,11 +130,13 @@ type entry struct {
 
 // Open opens or creates the state.
 func Open(cfg Config) (*State, error) {
-	if err := os.Remove(cfg.Path + restoreSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, dberr.New(dberr.Unavailable, "remove an unfinished catalog restore: %w", err)
+	for _, suffix := range []string{restoreSuffix, compactSuffix} {
+		if err := os.Remove(cfg.Path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, dberr.New(dberr.Unavailable, "remove an unfinished file of the catalog: %w", err)
+		}
 	}
 	s := &State{cfg: cfg, watchers: map[*watcher]struct{}{}, dropped: make(chan struct{}, 1), jobs: make(chan struct{}, 1),
-		moved: make(chan struct{})}
+		left: make(chan struct{}, 1), moved: make(chan struct{})}
 	return s, s.open()
 }
 
@@ -185,7 +191,7 @@ func prepare(db *bbolt.DB) error {
 
 func (s *State) load(db *bbolt.DB) error {
 	m := &model{namespaces: map[string]*catalogv1.Namespace{}, tables: map[uint32]*entry{}, byName: map[string]*entry{},
-		nodes: map[uint32]*catalogv1.Node{}, placements: map[uint32]*catalogv1.Placement{}}
+		nodes: map[uint32]*catalogv1.Node{}, placements: map[uint32]*catalogv1.Placement{}, erasing: map[string]string{}}
 	var applied uint64
 	err := db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
@@ -200,7 +206,8 @@ func (s *State) load(db *bbolt.DB) error {
 			each(tx, bucketNamespaces, func(n *catalogv1.Namespace) { m.namespaces[n.GetName()] = n }),
 			each(tx, bucketTables, m.putTable),
 			each(tx, bucketNodes, func(n *catalogv1.Node) { m.nodes[n.GetNodeId()] = n }),
-			each(tx, bucketPlacements, func(p *catalogv1.Placement) { m.placements[p.GetGroup()] = p }))
+			each(tx, bucketPlacements, func(p *catalogv1.Placement) { m.placements[p.GetGroup()] = p }),
+			loadErasing(tx, m))
 	})
 	if err != nil {
 		return dberr.New(dberr.Corrupt, "read the catalog: %w", err)
@@ -265,6 +272,18 @@ func (s *State) Cluster() (id string, shards uint32) {
 
 // Dropped signals that a table may wait to be purged.
 func (s *State) Dropped() <-chan struct{} { return s.dropped }
+
+// UsersLeft signals that a user may have been dropped.
+func (s *State) UsersLeft() <-chan struct{} { return s.left }
+
+// NextTable is above the ids of all tables there are and were.
+func (s *State) NextTable() (next uint32, err error) {
+	err = s.view(func(tx *bbolt.Tx) error {
+		next = uint32(number(tx.Bucket(bucketMeta), keyNextTable)) + 1
+		return nil
+	})
+	return next, err
+}
 
 // ToPurge lists tables that are dropped and whose rows are not known to be gone.
 func (s *State) ToPurge() (ids []uint32, err error) {
@@ -331,6 +350,7 @@ func (m *model) clone() *model {
 	c := *m
 	c.namespaces, c.tables, c.byName = maps.Clone(m.namespaces), maps.Clone(m.tables), maps.Clone(m.byName)
 	c.nodes, c.placements = maps.Clone(m.nodes), maps.Clone(m.placements)
+	c.erasing = maps.Clone(m.erasing)
 	return &c
 }
 

@@ -26,10 +26,11 @@ const (
 	FormatJobs = 4
 	// FormatAlter brought AlterTable, in the same version as jobs.
 	FormatAlter = 4
-	// FormatKeys brought SetClusterKey.
-	FormatKeys = 5
+	// FormatKeys brought SetClusterKey, FormatErase erasures.
+	FormatKeys  = 5
+	FormatErase = 5
 	// Format is the newest, for Node.format.
-	Format = FormatKeys
+	Format = FormatErase
 )
 
 // formatOf is what a node must read to apply a command.
@@ -47,6 +48,8 @@ func formatOf(c *catalogv1.Command) uint32 {
 		return FormatAlter
 	case *catalogv1.Command_SetClusterKey:
 		return FormatKeys
+	case *catalogv1.Command_BeginErase, *catalogv1.Command_UpdateErasure, *catalogv1.Command_FinishErase:
+		return FormatErase
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes

@@ -167,6 +167,8 @@ func (t *transaction) checkJob(j *catalogv1.Job) error {
 		return refuse(dberr.InvalidArgument, "job %s has no type", j.GetJobId())
 	case j.GetMaxRetries() > jobRetriesMax:
 		return refuse(dberr.LimitExceeded, "job %s asks for %d retries, the limit is %d (jobRetriesMax)", j.GetJobId(), j.GetMaxRetries(), jobRetriesMax)
+	case catalog.JobErases(j.GetType()) && !t.erases:
+		return refuse(dberr.InvalidArgument, "job %s of type %s is made with what it erases only", j.GetJobId(), j.GetType())
 	case j.GetTableId() != 0 && t.model.tables[j.GetTableId()] == nil:
 		return refuse(dberr.TableNotFound, "Table '%s.%s' does not exist", j.GetNamespace(), j.GetTableName())
 	}
@@ -248,9 +250,11 @@ func checkJobMove(j *catalogv1.Job, c *catalogv1.UpdateJob) error {
 		return refuse(dberr.InvalidArgument, "a job cannot be given status %d", c.GetStatus())
 	case catalog.JobEnded(j.GetStatus()):
 		return refuse(dberr.InvalidOperation, "job %s is %s: a job that has ended does not change", j.GetJobId(), catalog.JobStatusName(j.GetStatus()))
+	case c.GetStatus() == catalogv1.JobStatus_JOB_STATUS_CANCELLED && catalog.JobErases(j.GetType()):
+		return refuse(dberr.InvalidOperation, "job %s erases a user, whose account is closed for good: it cannot be cancelled", j.GetJobId())
 	case !slices.Contains(from, j.GetStatus()):
 		return refuse(dberr.InvalidOperation, "job %s is %s and cannot become %s", j.GetJobId(), catalog.JobStatusName(j.GetStatus()), catalog.JobStatusName(c.GetStatus()))
-	case c.GetStatus() == catalogv1.JobStatus_JOB_STATUS_RETRYING && j.GetRetryCount() >= j.GetMaxRetries():
+	case c.GetStatus() == catalogv1.JobStatus_JOB_STATUS_RETRYING && j.GetRetryCount() >= j.GetMaxRetries() && !catalog.JobErases(j.GetType()):
 		return refuse(dberr.InvalidOperation, "job %s was tried %d times more, which is all it may", j.GetJobId(), j.GetRetryCount())
 	}
 	return checkJobTexts(c.GetJobId(), c.GetMessage(), c.GetError())

@@ -22,6 +22,8 @@ const (
 	// jobsPageMax and jobsPageDefault bound ListJobs: a job may have nine texts of JobTextMax.
 	jobsPageMax     = 200
 	jobsPageDefault = 100
+	// erasuresPageMax bounds ListErasures: a receipt has about 20 KB.
+	erasuresPageMax = 50
 )
 
 // Group is what the service needs of the catalog's Raft group.
@@ -178,4 +180,27 @@ func (s *Service) ListJobs(ctx context.Context, req *catalogv1.ListJobsRequest) 
 		return nil, err
 	}
 	return &catalogv1.ListJobsResponse{Jobs: jobs, HasMore: more}, nil
+}
+
+// ListErasures pages through receipts by id, as of now.
+func (s *Service) ListErasures(ctx context.Context, req *catalogv1.ListErasuresRequest) (*catalogv1.ListErasuresResponse, error) {
+	if err := s.group.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	if req.GetJobId() != "" {
+		e, err := s.state.Erasure(req.GetJobId())
+		if err != nil || e == nil {
+			return &catalogv1.ListErasuresResponse{}, err
+		}
+		return &catalogv1.ListErasuresResponse{Erasures: []*catalogv1.Erasure{e}}, nil
+	}
+	limit := int(req.GetLimit())
+	if limit == 0 {
+		limit = erasuresPageMax
+	}
+	list, more, err := s.state.Erasures(req.GetAfterJobId(), min(limit, erasuresPageMax))
+	if err != nil {
+		return nil, err
+	}
+	return &catalogv1.ListErasuresResponse{Erasures: list, HasMore: more}, nil
 }

@@ -26,6 +26,8 @@ func (t *transaction) createUser(c *catalogv1.CreateUser) (*catalogv1.ApplyRespo
 		return nil, err
 	}
 	switch {
+	case old.GetErasedBy() != "":
+		return nil, refuse(dberr.AlreadyExists, "User '%s' is being erased by job %s: its name is free when that has ended", u.GetUserId(), old.GetErasedBy())
 	case old.GetDeletedAtUs() != 0:
 		return nil, refuse(dberr.AlreadyExists, "User '%s' already exists: it was dropped, its name stays blocked and it can be restored", u.GetUserId())
 	case old != nil && c.GetIfNotExists():
@@ -109,6 +111,7 @@ func (t *transaction) dropUser(c *catalogv1.DropUser) (*catalogv1.ApplyResponse,
 	}
 	u.DeletedAtUs, u.UpdatedAtUs = t.now, t.now
 	u.TokenVersion++
+	t.wakeLeft = true
 	return t.storeUser(u)
 }
 
@@ -122,6 +125,9 @@ func (t *transaction) restoreUser(c *catalogv1.RestoreUser) (*catalogv1.ApplyRes
 	}
 	if u.GetDeletedAtUs() == 0 {
 		return &catalogv1.ApplyResponse{User: u}, nil
+	}
+	if u.GetErasedBy() != "" {
+		return nil, refuse(dberr.InvalidOperation, "User '%s' is being erased by job %s and cannot be restored", c.GetUserId(), u.GetErasedBy())
 	}
 	u.DeletedAtUs, u.UpdatedAtUs = 0, t.now
 	u.FailedLoginAttempts, u.LockedUntilUs = 0, 0

@@ -306,6 +306,9 @@ func FuzzEscape(f *testing.F) {
 		if got := unescape(t, e); got != name {
 			t.Fatalf("%q became %q", name, got)
 		}
+		if got, ok := OwnerOf("user/" + e + "/app/notes/batch-1.parquet"); !ok || got != name {
+			t.Fatalf("%q is taken for %q", name, got)
+		}
 		for part := range strings.SplitSeq(e, "/") {
 			if part == "" || part == "." || part == ".." || len(part) > 255 {
 				t.Fatalf("%q has the part %q", e, part)

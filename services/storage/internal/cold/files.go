@@ -31,6 +31,9 @@ const (
 
 // Files are the segments a node has on its disk, below one folder.
 type Files struct {
+	// Allow refuses files of users whose accounts are closed for good; nil refuses none. Set it before use.
+	Allow func(user string) error
+
 	fs   vfs.FS
 	root string
 	// dirs keeps folders that are being written to from being removed as empty.
@@ -78,6 +81,9 @@ func (f *Files) Create(p string) (*NewFile, error) {
 	}
 	f.dirs.RLock()
 	defer f.dirs.RUnlock()
+	if err := f.checkOpen(p); err != nil {
+		return nil, err
+	}
 	if err := f.makeDir(f.fs.PathDir(name)); err != nil {
 		return nil, fileFailed("make the folder of", p, err)
 	}
@@ -139,7 +145,9 @@ func (n *NewFile) Commit(seg *storagev1.Segment) error {
 // publish makes the file durable and visible.
 func (n *NewFile) publish(p string) error {
 	err := n.file.Sync()
-	if err = errors.Join(err, n.file.Close()); err == nil {
+	n.files.dirs.RLock()
+	defer n.files.dirs.RUnlock()
+	if err = errors.Join(err, n.file.Close(), n.files.checkOpen(p)); err == nil {
 		err = n.files.fs.Rename(n.temp, n.name)
 	}
 	if err != nil { // the disk may be full: leave nothing behind

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -259,6 +260,17 @@ func (b *blocks) put(key blockKey, rows *segment.Rows) {
 	for b.bytes > b.max {
 		if _, _, ok := b.kept.RemoveOldest(); !ok {
 			return
+		}
+	}
+}
+
+// forget lets go of the row groups of files below a folder.
+func (b *blocks) forget(prefix string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range b.kept.Keys() {
+		if strings.HasPrefix(key.path, prefix) {
+			b.kept.Remove(key)
 		}
 	}
 }

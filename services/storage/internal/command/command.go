@@ -10,6 +10,7 @@
 //	segments (version 4)  user (length, bytes), table, _seq u64 up to which rows are covered, number of segments removed,
 //	                    their ids u64, segments added (storage.v1.Segment)
 //	forget (version 4)  table, _seq u64, keys of rows
+//	erase (version 5)   user (length, bytes), id of the job (length, bytes)
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
 // delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
@@ -39,6 +40,8 @@ const (
 	Segments Kind = 4
 	// Forget removes deleted rows for good.
 	Forget Kind = 5
+	// Erase removes everything a user has. Kind 6 is Import.
+	Erase Kind = 7
 )
 
 // The versions of the format. A leader writes an entry of a version only when every replica reads it.
@@ -48,8 +51,10 @@ const (
 	VersionRequests = 2
 	// VersionSegments brought Segments and Forget. Version 3, of the catalog, changed no entry of a shard.
 	VersionSegments = 4
+	// VersionErase brought Erase.
+	VersionErase = 5
 	// Newest is the highest version this program reads.
-	Newest = VersionSegments
+	Newest = VersionErase
 )
 
 // RequestIDBytes is the length of a request's id.
@@ -63,7 +68,7 @@ type Command struct {
 	Term uint64
 	// FirstSeq is the _seq of the first row; row i has snowflake.At(FirstSeq, i).
 	FirstSeq uint64
-	// User owns the rows of per-user tables.
+	// User owns the rows of per-user tables; of an Erase, all that goes.
 	User string
 	Rows []Row
 	// Table is what a Purge removes.
@@ -84,11 +89,15 @@ type Command struct {
 	// Keys are rows of Table to Forget: those that are deleted still, with a _seq below BeforeSeq.
 	Keys      [][]byte
 	BeforeSeq uint64
+	// Job is the one that an Erase is part of.
+	Job string
 }
 
 // version is the lowest that can carry c.
 func (c *Command) version() byte {
 	switch {
+	case c.Kind == Erase:
+		return VersionErase
 	case c.Kind == Segments, c.Kind == Forget:
 		return VersionSegments
 	case c.Kind == Verify || len(c.RequestID) > 0:
@@ -145,6 +154,8 @@ func Append(dst []byte, c *Command) []byte {
 	case Forget:
 		dst = binary.AppendUvarint(dst, uint64(c.Table))
 		return appendList(binary.BigEndian.AppendUint64(dst, c.BeforeSeq), c.Keys)
+	case Erase:
+		return appendBytes(appendBytes(dst, []byte(c.User)), []byte(c.Job))
 	}
 	if len(c.RequestID) > 0 {
 		dst = append(dst, c.RequestID...)
@@ -235,6 +246,8 @@ func Decode(src []byte) (*Command, error) {
 	case src[0] == VersionSegments && c.Kind == Forget:
 		c.Table, c.BeforeSeq = r.uint32(), r.uint64()
 		c.Keys = r.list()
+	case src[0] == VersionErase && c.Kind == Erase:
+		c.User, c.Job = string(r.bytes()), string(r.bytes())
 	default:
 		return nil, corrupt("unknown kind")
 	}

@@ -27,6 +27,10 @@ func forgotten() *Command {
 	return &Command{Kind: Forget, Term: 6, FirstSeq: 7, Table: 9, BeforeSeq: 1 << 40, Keys: [][]byte{[]byte("k1"), []byte("k2")}}
 }
 
+func erased() *Command {
+	return &Command{Kind: Erase, Term: 7, FirstSeq: 8, User: "ann", Job: "ER-0123456789ab"}
+}
+
 // The fixtures are what earlier versions of this program wrote: a log on disk has them.
 func TestFixtures(t *testing.T) {
 	for name, want := range map[string]*Command{
@@ -36,6 +40,7 @@ func TestFixtures(t *testing.T) {
 		"verify-v2.bin":   {Kind: Verify, Term: 3, FirstSeq: 4, Bucket: 1 << 20},
 		"segments-v4.bin": segmented(),
 		"forget-v4.bin":   forgotten(),
+		"erase-v5.bin":    erased(),
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -70,7 +75,7 @@ func TestOnlyWhatNeedsVersion2IsWrittenInIt(t *testing.T) {
 }
 
 func TestEveryTruncationOfLaterVersionsIsRefused(t *testing.T) {
-	for _, c := range []*Command{requested(), segmented(), forgotten(), {Kind: Verify, Bucket: 300}} {
+	for _, c := range []*Command{requested(), segmented(), forgotten(), erased(), {Kind: Verify, Bucket: 300}} {
 		b := Append(nil, c)
 		for n := range b {
 			if _, err := Decode(b[:n]); !dberr.Is(err, dberr.Corrupt) {

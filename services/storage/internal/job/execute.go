@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/partition"
 	"github.com/kalamdb/kalamdb-go/internal/pause"
@@ -73,7 +74,7 @@ func (t *term) insist(ctx context.Context, u *catalogv1.UpdateJob) bool {
 func failure(j *catalogv1.Job, err error) *catalogv1.UpdateJob {
 	text := err.Error()
 	text = strings.ToValidUTF8(text[:min(len(text), catalogstate.JobTextMax)], "")
-	if transient(err) && j.GetRetryCount() < j.GetMaxRetries() {
+	if endless(j) || transient(err) && j.GetRetryCount() < j.GetMaxRetries() {
 		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_RETRYING, Error: text}
 	}
 	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_FAILED, Error: text}
@@ -100,6 +101,9 @@ func (t *term) record(ctx context.Context, u *catalogv1.UpdateJob) error {
 // do does the work of a job: it asks every shard that can hold rows of the table, one after the other. Jobs of other tables run
 // beside it. p is told how far it is.
 func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
+	if catalog.JobErases(j.GetType()) {
+		return t.erase(ctx, j, p)
+	}
 	k, ok := kinds[j.GetType()]
 	if !ok {
 		return nil, dberr.New(dberr.Unsupported, "node %d, which leads the catalog, knows no jobs of type %q", t.cfg.NodeID, j.GetType())

@@ -28,6 +28,9 @@ type Catalog interface {
 	Table(id uint32) (*catalog.Table, bool)
 	Cluster() (id string, shards uint32)
 	Version() uint64
+	// Erasure is the receipt of a job that erases, nil when there is none.
+	Erasure(job string) (*catalogv1.Erasure, error)
+	Nodes() []*catalogv1.Node
 }
 
 // Commands changes the catalog.
@@ -42,6 +45,8 @@ type Config struct {
 	// Flush and Compact ask the leader of a shard.
 	Flush   func(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error)
 	Compact func(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error)
+	// Users erases users.
+	Users Users
 	// NodeID is this node's.
 	NodeID uint32
 	Now    func() time.Time

@@ -15,6 +15,8 @@ const (
 	// seconds themselves, so what failed is not over in a moment.
 	backoffFirst = time.Second
 	backoffMax   = time.Minute
+	// endlessPause is the longest pause before a job is tried again that nothing but success ends.
+	endlessPause = 10 * time.Second
 	// lookAgain is the pause after the catalog could not be read or written.
 	lookAgain = time.Second
 )
@@ -99,6 +101,9 @@ func pauseOf(j *catalogv1.Job, now time.Time) time.Duration {
 		return 0
 	}
 	whole := backoff(j.GetRetryCount())
+	if endless(j) { // a node that comes back is not to be waited for much longer
+		whole = min(whole, endlessPause)
+	}
 	return min(whole-now.Sub(time.UnixMicro(j.GetUpdatedAtUs())), whole)
 }
 

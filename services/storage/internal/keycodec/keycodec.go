@@ -24,6 +24,7 @@ const (
 	spaceRequest byte = 0x07 // shard bucket id → Request
 	spaceSegment byte = 0x08 // shard table user id → storage.v1.Segment
 
+	spaceScratch   byte = 0x7E // anything
 	spaceRestoring byte = 0x7F // shard → nothing
 )
 
@@ -283,6 +284,48 @@ func UserOf(k []byte) (partition []byte, user string, err error) {
 	user, rest, err = cutEscaped(rest[4:])
 	return k[:len(k)-len(rest)], user, err
 }
+
+// UserSpace is a space whose keys name a user behind the shard and a number of groups: what a user has is one span in each group.
+type UserSpace struct {
+	// Prefix starts the space's keys of the shard.
+	Prefix []byte
+	// groupBytes follow it, the table at tableAt of them.
+	groupBytes, tableAt int
+}
+
+// RowSpace holds rows; a group is a table.
+func RowSpace(shard uint32) UserSpace { return UserSpace{RowPrefix(shard), 4, 0} }
+
+// UniqueSpace holds entries of UNIQUE columns; a group is a column of a table.
+func UniqueSpace(shard uint32) UserSpace { return UserSpace{UniquePrefix(shard), 8, 0} }
+
+// ChangeSpace holds the change log; a group is a table in an hour.
+func ChangeSpace(shard uint32) UserSpace { return UserSpace{ChangePrefix(shard), 8, 4} }
+
+// SegmentSpace holds lists of segments; a group is a table.
+func SegmentSpace(shard uint32) UserSpace { return UserSpace{SegmentPrefix(shard), 4, 0} }
+
+// Group cuts the group off a key of the space, and names its table. PrefixEnd of the group is where the next one begins.
+func (s UserSpace) Group(k []byte) (group []byte, table uint32, err error) {
+	n := len(s.Prefix) + s.groupBytes
+	if len(k) < n {
+		return nil, 0, corrupt("a key of a user's that ends before the user")
+	}
+	return append([]byte(nil), k[:n]...), binary.BigEndian.Uint32(k[len(s.Prefix)+s.tableAt:]), nil
+}
+
+// UserSpan is what a user has in a group.
+func UserSpan(group []byte, user string) Span {
+	return PrefixSpan(appendEscaped(group[:len(group):len(group)], user))
+}
+
+// TableSpan is all that a table has in the space, where groups begin with the table.
+func (s UserSpace) TableSpan(table uint32) Span {
+	return PrefixSpan(binary.BigEndian.AppendUint32(s.Prefix[:len(s.Prefix):len(s.Prefix)], table))
+}
+
+// ScratchKey is a key of no shard, which nobody reads: writing it gives the store something to flush.
+func ScratchKey() []byte { return []byte{spaceScratch} }
 
 func shardPrefix(dst []byte, space byte, shard uint32) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, space), shard)

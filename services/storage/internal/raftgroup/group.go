@@ -118,6 +118,8 @@ type Group struct {
 	changes atomic.Uint64 // of the configuration, made by this node as leader
 
 	verify verifier
+	// cutting is held by snapshot and Cut, which change how much of the log a snapshot leaves.
+	cutting sync.Mutex
 
 	// spawning orders spawn against Stop, which waits for work.
 	spawning sync.Mutex
@@ -354,7 +356,9 @@ func (g *Group) watchLogBytes() {
 			full = g.log.full
 		}
 		if g.log.bytes.Load() < g.cfg.Settings.SnapshotBytes {
+			g.cutting.Lock()
 			g.fitTrailing()
+			g.cutting.Unlock()
 			continue
 		}
 		if err := g.snapshot(); err != nil && !g.stopping() {
@@ -379,7 +383,13 @@ func (g *Group) Snapshot(ctx context.Context) error {
 }
 
 func (g *Group) snapshot() error {
+	g.cutting.Lock()
+	defer g.cutting.Unlock()
 	g.fitTrailing()
+	return g.takeSnapshot()
+}
+
+func (g *Group) takeSnapshot() error {
 	bytes, entries := g.log.bytes.Load(), g.log.entries.Load()
 	if err := g.await(g.raft.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return dberr.New(dberr.Unavailable, "snapshot of group %d: %w", g.cfg.Group, err)

@@ -6,6 +6,7 @@
 package raftlog
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"maps"
@@ -18,6 +19,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/scrub"
 )
 
 // The spaces.
@@ -52,7 +55,8 @@ type Options struct {
 
 // DB is the shared store.
 type DB struct {
-	db *pebble.DB
+	db    *pebble.DB
+	store scrub.Store
 }
 
 // Open opens or creates the store in dir.
@@ -66,15 +70,27 @@ func Open(dir string, opt Options) (*DB, error) {
 	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref()
 	db, err := pebble.Open(dir, &pebble.Options{FS: opt.FS, Cache: cache, MemTableSize: opt.MemTableBytes,
-		MemTableStopWritesThreshold: 4, FormatMajorVersion: format, Logger: opt.Logger, EventListener: opt.Events})
+		MemTableStopWritesThreshold: 4, FormatMajorVersion: format, Logger: opt.Logger, EventListener: opt.Events,
+		Cleaner: scrub.Cleaner{}}) // a log that is written over keeps the end of what was in it
 	if err != nil {
 		return nil, dberr.New(dberr.Unavailable, "open the Raft log in %s: %w", dir, err)
 	}
-	return &DB{db: db}, nil
+	return &DB{db: db, store: scrub.Store{DB: db, FS: opt.FS, Dir: dir, Logged: true}}, nil
 }
 
 // Close closes the store; all groups must have stopped.
 func (d *DB) Close() error { return d.db.Close() }
+
+// Clean removes what was truncated of a group's log up to an index, or (0) all that was, from the disk, whether the group is here or was.
+// Compacting takes the entries from the tables; a new write-ahead log takes the place of those that have them.
+func (d *DB) Clean(ctx context.Context, group uint32, upTo uint64) error {
+	s := Store{group: group}
+	span := keycodec.Span{Start: s.logKey(nil, 0), End: s.prefixEnd()}
+	if upTo != 0 {
+		span.End = s.logKey(nil, upTo+1)
+	}
+	return d.store.Clean(ctx, []keycodec.Span{span})
+}
 
 // Metrics returns Pebble's figures.
 func (d *DB) Metrics() *pebble.Metrics { return d.db.Metrics() }

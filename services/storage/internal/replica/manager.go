@@ -67,6 +67,8 @@ type Config struct {
 	Confirm func(context.Context) error
 	// ReadIndex asks the leader of a shard, wherever it is.
 	ReadIndex func(ctx context.Context, shard uint32) (uint64, error)
+	// Erasing as in shard.Config.
+	Erasing func(user string) (job string)
 	// FormatVersion is the highest version of entries every storage node reads.
 	FormatVersion func() uint32
 
@@ -180,7 +182,7 @@ func (m *Manager) placed() map[uint32]bool {
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
 	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
-		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion,
+		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion, Erasing: m.cfg.Erasing,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})
 	if err != nil {
@@ -188,7 +190,7 @@ func (m *Manager) open(ctx context.Context, id uint32) error {
 	}
 	r := &Replica{Shard: sh, led: make(chan struct{})}
 	r.Stream = stream.New(stream.Config{Shard: id, Hub: sh.Hub(), Memory: m.cfg.Memory, Tables: m.cfg.Catalog,
-		NextSeq: sh.NextSeq, Applied: sh.Position, Complete: sh.Complete, Now: m.cfg.Now})
+		NextSeq: sh.NextSeq, Applied: sh.Position, Complete: sh.Complete, Open: func(user string) error { return shard.CheckOpen(user, m.cfg.Erasing(user)) }, Now: m.cfg.Now})
 	r.Group, err = raftgroup.Open(ctx, raftgroup.Config{Group: FirstShardGroup + id, State: sh, Log: m.cfg.Log, Mux: m.cfg.Mux,
 		FS: m.cfg.FS, SpoolDir: m.cfg.SpoolDir, Settings: m.cfg.Settings, Bootstrap: m.cfg.Found,
 		OnLead: r.lead, OnFollow: r.follow, Logger: m.cfg.Logger})

@@ -53,6 +53,8 @@ func mayActFor(caller, owner catalog.Role, exists bool) bool {
 type ownedRows struct {
 	storedOrMerged
 	shards Shards
+	// open reports whether a user's account is not closed for good.
+	open   func(user string) bool
 	caller catalog.Role
 	// partition is the prefix of the current partition's keys, owner its owner.
 	partition []byte
@@ -86,7 +88,7 @@ func (o *ownedRows) enterPartition(key []byte) (allowed bool, err error) {
 		return false, err
 	}
 	o.partition = append(o.partition[:0], prefix...)
-	if mayActFor(o.caller, role, exists) {
+	if o.open(user) && mayActFor(o.caller, role, exists) {
 		o.owner = datum.Text(user)
 		return true, nil
 	}

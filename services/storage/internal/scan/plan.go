@@ -65,6 +65,11 @@ func (s *Server) plan(req *storagev1.ScanRequest) (*plan, error) {
 	if err := authorize(t, req); err != nil {
 		return nil, err
 	}
+	if t.Kind.PerUser() && !req.GetAllUsers() && s.cfg.Open != nil {
+		if err := s.cfg.Open(req.GetUserId()); err != nil {
+			return nil, err
+		}
+	}
 	p := &plan{req: req, table: t, user: req.GetUserId(), env: predicate.Env{NowUS: req.GetNowUs(),
 		UserID: req.GetIdentity().GetUserId(), Role: catalog.Role(req.GetIdentity().GetRole())}}
 	var err error

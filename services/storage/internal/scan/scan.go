@@ -43,6 +43,8 @@ type Config struct {
 	Allocator memory.Allocator
 	// WaitVersion returns once the catalog that Shards knows has a version; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
+	// Open refuses users whose accounts are closed for good; nil refuses nobody.
+	Open func(user string) error
 	// Cold reads the segments that the shards' state names.
 	Cold *cold.Readers
 	// SortBytesMax bounds what one scan may hold to sort. Zero means 64 MiB.
@@ -143,10 +145,12 @@ func (s *Server) open(ctx context.Context, p *plan) (rows, uint64, error) {
 		return nil, 0, err
 	}
 	if p.req.GetAllUsers() && p.table.Kind.PerUser() {
-		return &ownedRows{storedOrMerged: stored, shards: s.shards, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
+		return &ownedRows{storedOrMerged: stored, shards: s.shards, open: s.isOpen, caller: catalog.Role(p.req.GetIdentity().GetRole())}, position, nil
 	}
 	return stored, position, nil
 }
+
+func (s *Server) isOpen(user string) bool { return s.cfg.Open == nil || s.cfg.Open(user) == nil }
 
 func (s *Server) waitCatalog(ctx context.Context, version uint64) error {
 	if version == 0 || s.cfg.WaitVersion == nil {

@@ -23,6 +23,7 @@ type application struct {
 	applied  keycodec.Applied
 	changes  []published
 	purged   []uint32
+	erased   []string
 	outcomes []outcome
 	// reshapes: it changes segments; segmented are the partitions that have others than before.
 	reshapes  bool
@@ -51,7 +52,7 @@ type outcome struct {
 }
 
 // Apply applies committed entries: rows, change log, unique index and applied index of many entries in
-// one batch. Only then are changes published and writers answered. It reads nothing but memory, unless segments change or rows are forgotten.
+// one batch. Only then are changes published and writers answered. It reads nothing but memory, unless segments change, rows are forgotten or a user is erased.
 func (s *Shard) Apply(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	if s.broken.Load() {
@@ -63,7 +64,7 @@ func (s *Shard) Apply(logs []*raft.Log) []any {
 			continue // replayed after a restart: the state has it
 		}
 		c, err := command.Decode(l.Data)
-		if err == nil && (c.Kind == command.Segments || c.Kind == command.Forget) { // it reads the state: what is before it must be there
+		if err == nil && (c.Kind == command.Segments || c.Kind == command.Forget || c.Kind == command.Erase) { // it reads the state: what is before it must be there
 			if !a.commit() {
 				return refuseAll(results)
 			}
@@ -121,6 +122,8 @@ func (a *application) entry(l *raft.Log, c *command.Command) error {
 		err = a.segments(c)
 	case c.Kind == command.Forget:
 		err = a.forget(c)
+	case c.Kind == command.Erase:
+		err = a.erase(c)
 	default:
 		err = a.write(c)
 	}
@@ -258,6 +261,9 @@ func (a *application) commit() bool {
 	}
 	for _, t := range a.purged {
 		s.hub.DropTable(t)
+	}
+	for _, user := range a.erased {
+		s.forgetUser(user)
 	}
 	for _, c := range a.changes {
 		s.hub.Publish(c.table, c.user, c.change)

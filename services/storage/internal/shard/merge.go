@@ -74,7 +74,7 @@ func (s *Shard) Merge(ctx context.Context, t *catalog.Table, owner string, whole
 		}
 		o, err := one(ctx, cold.Partition{Shard: s.cfg.ID, Table: t, Owner: entries[i].User})
 		m.add(o)
-		if err != nil {
+		if err != nil && s.erasing(entries[i].User) == "" {
 			return m, err
 		}
 	}

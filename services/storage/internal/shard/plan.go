@@ -61,8 +61,10 @@ type planner struct {
 	shard  uint32
 	shards shardmap.Map
 	tables Tables
-	fill   filler
-	plan   plan
+	// open refuses users whose accounts are closed for good.
+	open func(user string) error
+	fill filler
+	plan plan
 }
 
 func (p *planner) run(req *storagev1.WriteRequest) error {
@@ -89,7 +91,7 @@ func (p *planner) run(req *storagev1.WriteRequest) error {
 
 // Authorize finds the written table and checks that the write may and should come to this shard.
 func (s *Shard) Authorize(req *storagev1.WriteRequest, w *storagev1.TableWrite) (*catalog.Table, error) {
-	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables}
+	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables, open: s.checkOpen}
 	return p.table(req, w)
 }
 
@@ -124,6 +126,11 @@ func (p *planner) place(t *catalog.Table, req *storagev1.WriteRequest) (partitio
 	user := req.GetIdentity().GetUserId()
 	if t.Kind.PerUser() && (user == "" || req.GetUserId() != user) {
 		return partition.Place{}, dberr.New(dberr.PermissionDenied, "rows of %s belong to another user", t.QualifiedName())
+	}
+	if t.Kind.PerUser() {
+		if err := p.open(user); err != nil {
+			return partition.Place{}, err
+		}
 	}
 	return partition.Home(p.shards, t, user), nil
 }

@@ -74,6 +74,8 @@ type Config struct {
 	// UseSegments makes FormatVersion reach command.VersionSegments, if it can: nodes that do not read it are kept out from then on.
 	// It is called before the first such entry; nil means that there is nothing to do.
 	UseSegments func(ctx context.Context) error
+	// Erasing names the job that erases a user, as Tables knows it; "" when none does, and nil means that nobody ever is.
+	Erasing func(user string) (job string)
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that

@@ -101,7 +101,7 @@ func (s *Shard) beginOnce(ctx context.Context, req *storagev1.WriteRequest, read
 
 // decide plans and decides a write, and logs it.
 func (s *Shard) decide(ctx context.Context, req *storagev1.WriteRequest, reads []tableRead, term uint64, at *attempt) (*Pending, error) {
-	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables,
+	p := planner{shard: s.cfg.ID, shards: s.cfg.Shards, tables: s.cfg.Tables, open: s.checkOpen,
 		fill: s.filler(req.GetIdentity().GetUserId())}
 	if err := p.run(req); err != nil {
 		return nil, err
@@ -203,7 +203,11 @@ func (s *Shard) log(pend *Pending, cmd *command.Command, reads []tableRead) erro
 		return err
 	}
 	defer s.propose.Unlock()
-	if err := s.checkReads(reads); err != nil {
+	err := s.checkErasing(cmd)
+	if err == nil {
+		err = s.checkReads(reads)
+	}
+	if err != nil {
 		pend.finish(err)
 		return err
 	}

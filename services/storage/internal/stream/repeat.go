@@ -1,7 +1,10 @@
 package stream
 
 import (
+	"slices"
+
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 )
 
 const (
@@ -46,6 +49,18 @@ func (r *repeats) put(key string, answer *storagev1.TableWriteResult) {
 		r.bytes -= answerBytes(r.answers[oldest])
 		delete(r.answers, oldest)
 	}
+}
+
+// forgetUser forgets the answers to a user.
+func (r *repeats) forgetUser(user string) {
+	r.order = slices.DeleteFunc(r.order, func(key string) bool {
+		if key[command.RequestIDBytes:] != user {
+			return false
+		}
+		r.bytes -= answerBytes(r.answers[key])
+		delete(r.answers, key)
+		return true
+	})
 }
 
 func (r *repeats) reset() { *r = repeats{} }

@@ -47,6 +47,8 @@ type Config struct {
 	Applied func() uint64
 	// Complete fills in the defaults of an inserted row and checks it; n counts the statement's rows from 1.
 	Complete func(t *catalog.Table, user string, row *rowcodec.Row, n int) error
+	// Open refuses users whose accounts are closed for good; nil refuses nobody.
+	Open func(user string) error
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// RowsMax is MAX_BUFFER of tables that do not say; zero means 10,000.
@@ -134,6 +136,31 @@ func (s *Store) DropTable(table uint32) {
 			s.forget(k)
 		}
 	}
+}
+
+// RowsOf counts a user's rows by table, expired ones that were not yet removed included.
+func (s *Store) RowsOf(user string) map[uint32]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows := map[uint32]int{}
+	for k, p := range s.partitions {
+		if k.user == user {
+			rows[k.table] = len(p.rows)
+		}
+	}
+	return rows
+}
+
+// EraseUser forgets all that a user has, and what was answered to the user.
+func (s *Store) EraseUser(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.partitions {
+		if k.user == user {
+			s.forget(k)
+		}
+	}
+	s.repeats.forgetUser(user)
 }
 
 // Forget is called by the hub when the last watch of a partition has gone: an EPHEMERAL one ends.
@@ -308,6 +335,11 @@ func (s *Store) WriteOnce(ctx context.Context, id []byte, t *catalog.Table, user
 	defer s.mu.Unlock()
 	if !s.leads {
 		return nil, s.notLeader()
+	}
+	if s.cfg.Open != nil { // under mu: what EraseUser finds is all there will be
+		if err := s.cfg.Open(user); err != nil {
+			return nil, err
+		}
 	}
 	key := repeatKey(id, user)
 	if answer := s.repeats.get(key); answer != nil {

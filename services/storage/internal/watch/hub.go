@@ -123,6 +123,11 @@ func (h *Hub) DropTable(table uint32) {
 		dberr.New(dberr.NotFound, "the table was dropped"))
 }
 
+// EndUser ends every watch on a user's partitions.
+func (h *Hub) EndUser(user string, err error) {
+	h.endWhere(func(p subject) bool { return p.user == user }, err)
+}
+
 // Close ends every watch with err and refuses new ones: this node no longer leads the shard, or stops.
 // Open undoes it.
 func (h *Hub) Close(err error) {

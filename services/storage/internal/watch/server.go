@@ -37,6 +37,9 @@ type Server struct {
 	// before serving.
 	WaitVersion func(ctx context.Context, version uint64) error
 
+	// Open refuses users whose accounts are closed for good; nil refuses nobody. Set it before serving.
+	Open func(user string) error
+
 	shards Shards
 }
 
@@ -136,6 +139,11 @@ func (v *Server) open(a *storagev1.WatchAdd) (*watch, error) {
 	}
 	if err := authorize(t, a); err != nil {
 		return nil, err
+	}
+	if t.Kind.PerUser() && v.Open != nil {
+		if err := v.Open(a.GetUserId()); err != nil {
+			return nil, err
+		}
 	}
 	h, err := v.shards.Hub(a.GetShard())
 	if err != nil {
