@@ -1184,7 +1184,10 @@ type User struct {
 	// Non-zero: dropped, name stays blocked, restorable.
 	DeletedAtUs int64 `protobuf:"varint,14,opt,name=deleted_at_us,json=deletedAtUs,proto3" json:"deleted_at_us,omitempty"`
 	// Rises on password change, role change, drop and logout; tokens carry it and die with it.
-	TokenVersion  uint64 `protobuf:"varint,15,opt,name=token_version,json=tokenVersion,proto3" json:"token_version,omitempty"`
+	TokenVersion uint64 `protobuf:"varint,15,opt,name=token_version,json=tokenVersion,proto3" json:"token_version,omitempty"`
+	// table or region; empty is table. In region, segments of tables with USE_USER_STORAGE go to storage_id.
+	StorageMode   string `protobuf:"bytes,31,opt,name=storage_mode,json=storageMode,proto3" json:"storage_mode,omitempty"`
+	StorageId     string `protobuf:"bytes,32,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1325,20 @@ func (x *User) GetTokenVersion() uint64 {
 		return x.TokenVersion
 	}
 	return 0
+}
+
+func (x *User) GetStorageMode() string {
+	if x != nil {
+		return x.StorageMode
+	}
+	return ""
+}
+
+func (x *User) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
 }
 
 // Job is work in the background, run by the leader of the catalog.
@@ -1697,6 +1714,9 @@ type Command struct {
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
 	//	*Command_AlterTable
+	//	*Command_CreateStorage
+	//	*Command_AlterStorage
+	//	*Command_DropStorage
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1946,6 +1966,33 @@ func (x *Command) GetAlterTable() *AlterTable {
 	return nil
 }
 
+func (x *Command) GetCreateStorage() *CreateStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CreateStorage); ok {
+			return x.CreateStorage
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAlterStorage() *AlterStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_AlterStorage); ok {
+			return x.AlterStorage
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDropStorage() *DropStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_DropStorage); ok {
+			return x.DropStorage
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -2045,6 +2092,18 @@ type Command_AlterTable struct {
 	AlterTable *AlterTable `protobuf:"bytes,28,opt,name=alter_table,json=alterTable,proto3,oneof"`
 }
 
+type Command_CreateStorage struct {
+	CreateStorage *CreateStorage `protobuf:"bytes,31,opt,name=create_storage,json=createStorage,proto3,oneof"`
+}
+
+type Command_AlterStorage struct {
+	AlterStorage *AlterStorage `protobuf:"bytes,32,opt,name=alter_storage,json=alterStorage,proto3,oneof"`
+}
+
+type Command_DropStorage struct {
+	DropStorage *DropStorage `protobuf:"bytes,33,opt,name=drop_storage,json=dropStorage,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -2088,6 +2147,12 @@ func (*Command_CreateJob) isCommand_Command() {}
 func (*Command_UpdateJob) isCommand_Command() {}
 
 func (*Command_AlterTable) isCommand_Command() {}
+
+func (*Command_CreateStorage) isCommand_Command() {}
+
+func (*Command_AlterStorage) isCommand_Command() {}
+
+func (*Command_DropStorage) isCommand_Command() {}
 
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
@@ -2884,6 +2949,7 @@ type AlterTable struct {
 	//	*AlterTable_SetNotNull
 	//	*AlterTable_SetDefault
 	//	*AlterTable_SetAccessLevel
+	//	*AlterTable_SetStorage
 	Change        isAlterTable_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3017,6 +3083,15 @@ func (x *AlterTable) GetSetAccessLevel() AccessLevel {
 	return AccessLevel_ACCESS_LEVEL_UNSPECIFIED
 }
 
+func (x *AlterTable) GetSetStorage() string {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_SetStorage); ok {
+			return x.SetStorage
+		}
+	}
+	return ""
+}
+
 type isAlterTable_Change interface {
 	isAlterTable_Change()
 }
@@ -3050,6 +3125,11 @@ type AlterTable_SetAccessLevel struct {
 	SetAccessLevel AccessLevel `protobuf:"varint,11,opt,name=set_access_level,json=setAccessLevel,proto3,enum=catalog.v1.AccessLevel,oneof"`
 }
 
+type AlterTable_SetStorage struct {
+	// The storage of segments written from now on. Nodes that read format 5.
+	SetStorage string `protobuf:"bytes,12,opt,name=set_storage,json=setStorage,proto3,oneof"`
+}
+
 func (*AlterTable_AddColumn) isAlterTable_Change() {}
 
 func (*AlterTable_DropColumn) isAlterTable_Change() {}
@@ -3064,6 +3144,561 @@ func (*AlterTable_SetDefault) isAlterTable_Change() {}
 
 func (*AlterTable_SetAccessLevel) isAlterTable_Change() {}
 
+func (*AlterTable_SetStorage) isAlterTable_Change() {}
+
+// Storage is a place for segments besides the disks of the shards' replicas.
+type Storage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	// filesystem | s3 | gcs | azure
+	Type        string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Name        string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Every folder or address the storage has had (spec 6.6). Segments name one by its place in this list, so none is ever taken out.
+	Locations []string `protobuf:"bytes,5,rep,name=locations,proto3" json:"locations,omitempty"`
+	// The one that new segments go to.
+	Location uint32 `protobuf:"varint,6,opt,name=location,proto3" json:"location,omitempty"`
+	// JSON without secrets: endpoint, region and the like.
+	Config               string `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"`
+	SharedTablesTemplate string `protobuf:"bytes,8,opt,name=shared_tables_template,json=sharedTablesTemplate,proto3" json:"shared_tables_template,omitempty"`
+	UserTablesTemplate   string `protobuf:"bytes,9,opt,name=user_tables_template,json=userTablesTemplate,proto3" json:"user_tables_template,omitempty"`
+	// Sealed by the cluster key. Only in the catalog of storage nodes: Watch leaves it out.
+	SealedCredentials []byte `protobuf:"bytes,10,opt,name=sealed_credentials,json=sealedCredentials,proto3" json:"sealed_credentials,omitempty"`
+	HasCredentials    bool   `protobuf:"varint,11,opt,name=has_credentials,json=hasCredentials,proto3" json:"has_credentials,omitempty"`
+	CreatedAtUs       int64  `protobuf:"varint,12,opt,name=created_at_us,json=createdAtUs,proto3" json:"created_at_us,omitempty"`
+	UpdatedAtUs       int64  `protobuf:"varint,13,opt,name=updated_at_us,json=updatedAtUs,proto3" json:"updated_at_us,omitempty"`
+	// Rises with every change.
+	Revision      uint64 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Storage) Reset() {
+	*x = Storage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Storage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Storage) ProtoMessage() {}
+
+func (x *Storage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Storage.ProtoReflect.Descriptor instead.
+func (*Storage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Storage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *Storage) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Storage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Storage) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Storage) GetLocations() []string {
+	if x != nil {
+		return x.Locations
+	}
+	return nil
+}
+
+func (x *Storage) GetLocation() uint32 {
+	if x != nil {
+		return x.Location
+	}
+	return 0
+}
+
+func (x *Storage) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *Storage) GetSharedTablesTemplate() string {
+	if x != nil {
+		return x.SharedTablesTemplate
+	}
+	return ""
+}
+
+func (x *Storage) GetUserTablesTemplate() string {
+	if x != nil {
+		return x.UserTablesTemplate
+	}
+	return ""
+}
+
+func (x *Storage) GetSealedCredentials() []byte {
+	if x != nil {
+		return x.SealedCredentials
+	}
+	return nil
+}
+
+func (x *Storage) GetHasCredentials() bool {
+	if x != nil {
+		return x.HasCredentials
+	}
+	return false
+}
+
+func (x *Storage) GetCreatedAtUs() int64 {
+	if x != nil {
+		return x.CreatedAtUs
+	}
+	return 0
+}
+
+func (x *Storage) GetUpdatedAtUs() int64 {
+	if x != nil {
+		return x.UpdatedAtUs
+	}
+	return 0
+}
+
+func (x *Storage) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// CreateStorage: the leader tries the storage and seals the credentials before the command is logged.
+type CreateStorage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without times and revision: the catalog assigns them.
+	Storage *Storage `protobuf:"bytes,1,opt,name=storage,proto3" json:"storage,omitempty"`
+	// JSON. Never in the log.
+	Credentials   string `protobuf:"bytes,2,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	IfNotExists   bool   `protobuf:"varint,3,opt,name=if_not_exists,json=ifNotExists,proto3" json:"if_not_exists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateStorage) Reset() {
+	*x = CreateStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateStorage) ProtoMessage() {}
+
+func (x *CreateStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateStorage.ProtoReflect.Descriptor instead.
+func (*CreateStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *CreateStorage) GetStorage() *Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
+func (x *CreateStorage) GetCredentials() string {
+	if x != nil {
+		return x.Credentials
+	}
+	return ""
+}
+
+func (x *CreateStorage) GetIfNotExists() bool {
+	if x != nil {
+		return x.IfNotExists
+	}
+	return false
+}
+
+// AlterStorage changes the fields that are present. The leader tries the storage as it will be.
+type AlterStorage struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StorageId   string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Name        *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Description *string                `protobuf:"bytes,3,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	// Becomes the location of new segments; what is elsewhere stays readable.
+	Path                 *string `protobuf:"bytes,4,opt,name=path,proto3,oneof" json:"path,omitempty"`
+	Config               *string `protobuf:"bytes,5,opt,name=config,proto3,oneof" json:"config,omitempty"`
+	SharedTablesTemplate *string `protobuf:"bytes,6,opt,name=shared_tables_template,json=sharedTablesTemplate,proto3,oneof" json:"shared_tables_template,omitempty"`
+	UserTablesTemplate   *string `protobuf:"bytes,7,opt,name=user_tables_template,json=userTablesTemplate,proto3,oneof" json:"user_tables_template,omitempty"`
+	// JSON. Never in the log.
+	Credentials       *string `protobuf:"bytes,8,opt,name=credentials,proto3,oneof" json:"credentials,omitempty"`
+	SealedCredentials []byte  `protobuf:"bytes,9,opt,name=sealed_credentials,json=sealedCredentials,proto3,oneof" json:"sealed_credentials,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *AlterStorage) Reset() {
+	*x = AlterStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterStorage) ProtoMessage() {}
+
+func (x *AlterStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterStorage.ProtoReflect.Descriptor instead.
+func (*AlterStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AlterStorage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetPath() string {
+	if x != nil && x.Path != nil {
+		return *x.Path
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetConfig() string {
+	if x != nil && x.Config != nil {
+		return *x.Config
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetSharedTablesTemplate() string {
+	if x != nil && x.SharedTablesTemplate != nil {
+		return *x.SharedTablesTemplate
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetUserTablesTemplate() string {
+	if x != nil && x.UserTablesTemplate != nil {
+		return *x.UserTablesTemplate
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetCredentials() string {
+	if x != nil && x.Credentials != nil {
+		return *x.Credentials
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetSealedCredentials() []byte {
+	if x != nil {
+		return x.SealedCredentials
+	}
+	return nil
+}
+
+// DropStorage is refused while a table or a user has the storage.
+type DropStorage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StorageId     string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	IfExists      bool                   `protobuf:"varint,2,opt,name=if_exists,json=ifExists,proto3" json:"if_exists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropStorage) Reset() {
+	*x = DropStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropStorage) ProtoMessage() {}
+
+func (x *DropStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropStorage.ProtoReflect.Descriptor instead.
+func (*DropStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DropStorage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *DropStorage) GetIfExists() bool {
+	if x != nil {
+		return x.IfExists
+	}
+	return false
+}
+
+type CheckStorageRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	// Also how much it has and how much is used.
+	Extended      bool `protobuf:"varint,2,opt,name=extended,proto3" json:"extended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStorageRequest) Reset() {
+	*x = CheckStorageRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStorageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStorageRequest) ProtoMessage() {}
+
+func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStorageRequest.ProtoReflect.Descriptor instead.
+func (*CheckStorageRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CheckStorageRequest) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *CheckStorageRequest) GetExtended() bool {
+	if x != nil {
+		return x.Extended
+	}
+	return false
+}
+
+type CheckStorageResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Readable  bool                   `protobuf:"varint,2,opt,name=readable,proto3" json:"readable,omitempty"`
+	Writable  bool                   `protobuf:"varint,3,opt,name=writable,proto3" json:"writable,omitempty"`
+	Listable  bool                   `protobuf:"varint,4,opt,name=listable,proto3" json:"listable,omitempty"`
+	Deletable bool                   `protobuf:"varint,5,opt,name=deletable,proto3" json:"deletable,omitempty"`
+	LatencyUs int64                  `protobuf:"varint,6,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`
+	// Absent where nobody knows.
+	TotalBytes *uint64 `protobuf:"varint,7,opt,name=total_bytes,json=totalBytes,proto3,oneof" json:"total_bytes,omitempty"`
+	UsedBytes  *uint64 `protobuf:"varint,8,opt,name=used_bytes,json=usedBytes,proto3,oneof" json:"used_bytes,omitempty"`
+	// What is wrong; empty when nothing is.
+	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	TestedAtUs    int64  `protobuf:"varint,10,opt,name=tested_at_us,json=testedAtUs,proto3" json:"tested_at_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStorageResponse) Reset() {
+	*x = CheckStorageResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStorageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStorageResponse) ProtoMessage() {}
+
+func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStorageResponse.ProtoReflect.Descriptor instead.
+func (*CheckStorageResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CheckStorageResponse) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *CheckStorageResponse) GetReadable() bool {
+	if x != nil {
+		return x.Readable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetListable() bool {
+	if x != nil {
+		return x.Listable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetDeletable() bool {
+	if x != nil {
+		return x.Deletable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetTotalBytes() uint64 {
+	if x != nil && x.TotalBytes != nil {
+		return *x.TotalBytes
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetUsedBytes() uint64 {
+	if x != nil && x.UsedBytes != nil {
+		return *x.UsedBytes
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CheckStorageResponse) GetTestedAtUs() int64 {
+	if x != nil {
+		return x.TestedAtUs
+	}
+	return 0
+}
+
 type RenameColumn struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
@@ -3074,7 +3709,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3721,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3734,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3128,7 +3763,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3775,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3788,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -3187,7 +3822,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3834,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3847,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -3240,7 +3875,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3887,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3900,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -3293,7 +3928,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3940,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3953,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -3352,7 +3987,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3999,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +4012,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -3396,19 +4031,22 @@ func (x *CreateUser) GetIfNotExists() bool {
 
 // AlterUser changes the fields that are present.
 type AlterUser struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	PasswordHash  *string                `protobuf:"bytes,2,opt,name=password_hash,json=passwordHash,proto3,oneof" json:"password_hash,omitempty"`
-	Role          *Role                  `protobuf:"varint,3,opt,name=role,proto3,enum=catalog.v1.Role,oneof" json:"role,omitempty"`
-	Email         *string                `protobuf:"bytes,4,opt,name=email,proto3,oneof" json:"email,omitempty"`
-	Metadata      *string                `protobuf:"bytes,5,opt,name=metadata,proto3,oneof" json:"metadata,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	UserId       string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	PasswordHash *string                `protobuf:"bytes,2,opt,name=password_hash,json=passwordHash,proto3,oneof" json:"password_hash,omitempty"`
+	Role         *Role                  `protobuf:"varint,3,opt,name=role,proto3,enum=catalog.v1.Role,oneof" json:"role,omitempty"`
+	Email        *string                `protobuf:"bytes,4,opt,name=email,proto3,oneof" json:"email,omitempty"`
+	Metadata     *string                `protobuf:"bytes,5,opt,name=metadata,proto3,oneof" json:"metadata,omitempty"`
+	// Nodes that read format 5.
+	StorageMode   *string `protobuf:"bytes,31,opt,name=storage_mode,json=storageMode,proto3,oneof" json:"storage_mode,omitempty"`
+	StorageId     *string `protobuf:"bytes,32,opt,name=storage_id,json=storageId,proto3,oneof" json:"storage_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +4058,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +4071,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -3471,6 +4109,20 @@ func (x *AlterUser) GetMetadata() string {
 	return ""
 }
 
+func (x *AlterUser) GetStorageMode() string {
+	if x != nil && x.StorageMode != nil {
+		return *x.StorageMode
+	}
+	return ""
+}
+
+func (x *AlterUser) GetStorageId() string {
+	if x != nil && x.StorageId != nil {
+		return *x.StorageId
+	}
+	return ""
+}
+
 type DropUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -3481,7 +4133,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +4145,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +4158,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3532,7 +4184,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +4196,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +4209,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3581,7 +4233,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +4245,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +4258,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3647,7 +4299,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +4311,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +4324,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3691,7 +4343,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +4355,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +4368,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3740,7 +4392,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +4404,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +4417,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3807,7 +4459,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4471,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4484,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -3859,7 +4511,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4523,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4536,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -3936,16 +4588,18 @@ type ApplyResponse struct {
 	// The catalog version after the command.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The table, user or job as stored, where the command made or changed one.
-	Table         *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
-	User          *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
-	Job           *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	Table *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
+	User  *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Job   *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	// Without credentials.
+	Storage       *Storage `protobuf:"bytes,31,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4611,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4624,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -4008,6 +4662,13 @@ func (x *ApplyResponse) GetJob() *Job {
 	return nil
 }
 
+func (x *ApplyResponse) GetStorage() *Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The watcher knows Alive, and wants one every second.
@@ -4018,7 +4679,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +4691,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +4704,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -4069,6 +4730,8 @@ type WatchResponse struct {
 	//	*WatchResponse_NodeRemoved
 	//	*WatchResponse_PlacementChanged
 	//	*WatchResponse_Alive
+	//	*WatchResponse_StorageChanged
+	//	*WatchResponse_StorageDropped
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4076,7 +4739,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4751,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4764,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -4208,6 +4871,24 @@ func (x *WatchResponse) GetAlive() *Alive {
 	return nil
 }
 
+func (x *WatchResponse) GetStorageChanged() *Storage {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_StorageChanged); ok {
+			return x.StorageChanged
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetStorageDropped() string {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_StorageDropped); ok {
+			return x.StorageDropped
+		}
+	}
+	return ""
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -4255,6 +4936,15 @@ type WatchResponse_Alive struct {
 	Alive *Alive `protobuf:"bytes,11,opt,name=alive,proto3,oneof"`
 }
 
+type WatchResponse_StorageChanged struct {
+	// Without credentials.
+	StorageChanged *Storage `protobuf:"bytes,31,opt,name=storage_changed,json=storageChanged,proto3,oneof"`
+}
+
+type WatchResponse_StorageDropped struct {
+	StorageDropped string `protobuf:"bytes,32,opt,name=storage_dropped,json=storageDropped,proto3,oneof"`
+}
+
 func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
 
 func (*WatchResponse_NamespaceCreated) isWatchResponse_Event() {}
@@ -4275,6 +4965,10 @@ func (*WatchResponse_PlacementChanged) isWatchResponse_Event() {}
 
 func (*WatchResponse_Alive) isWatchResponse_Event() {}
 
+func (*WatchResponse_StorageChanged) isWatchResponse_Event() {}
+
+func (*WatchResponse_StorageDropped) isWatchResponse_Event() {}
+
 // Alive says that the node is there and has nothing new: one that is paused, or behind a network that swallows
 // everything, closes no connection.
 type Alive struct {
@@ -4285,7 +4979,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4991,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +5004,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 type Snapshot struct {
@@ -4325,13 +5019,15 @@ type Snapshot struct {
 	Nodes             []*Node      `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Placements        []*Placement `protobuf:"bytes,6,rep,name=placements,proto3" json:"placements,omitempty"`
 	ReplicationFactor uint32       `protobuf:"varint,7,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Without credentials.
+	Storages      []*Storage `protobuf:"bytes,31,rep,name=storages,proto3" json:"storages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +5039,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +5052,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -4408,6 +5104,13 @@ func (x *Snapshot) GetReplicationFactor() uint32 {
 	return 0
 }
 
+func (x *Snapshot) GetStorages() []*Storage {
+	if x != nil {
+		return x.Storages
+	}
+	return nil
+}
+
 type GetUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -4417,7 +5120,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +5132,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +5145,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -4464,7 +5167,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4476,7 +5179,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4489,7 +5192,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -4517,7 +5220,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4529,7 +5232,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4542,7 +5245,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4569,7 +5272,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +5284,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +5297,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4622,7 +5325,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +5337,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +5350,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4674,7 +5377,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4686,7 +5389,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4699,7 +5402,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4729,7 +5432,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4741,7 +5444,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4754,7 +5457,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -4788,7 +5491,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4800,7 +5503,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4813,7 +5516,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -4896,7 +5599,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\rcreated_at_us\x18\x02 \x01(\x03R\vcreatedAtUs\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\x8f\x04\n" +
+	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\xd1\x04\n" +
 	"\x04User\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12#\n" +
 	"\rpassword_hash\x18\x02 \x01(\tR\fpasswordHash\x12$\n" +
@@ -4913,7 +5616,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rcreated_at_us\x18\f \x01(\x03R\vcreatedAtUs\x12\"\n" +
 	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\"\n" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
-	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\"\xf1\x04\n" +
+	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\x12!\n" +
+	"\fstorage_mode\x18\x1f \x01(\tR\vstorageMode\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18  \x01(\tR\tstorageId\"\xf1\x04\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12-\n" +
@@ -4955,7 +5661,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x89\v\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xcc\f\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -4989,7 +5695,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
 	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
-	"alterTable\x12\x1d\n" +
+	"alterTable\x12B\n" +
+	"\x0ecreate_storage\x18\x1f \x01(\v2\x19.catalog.v1.CreateStorageH\x00R\rcreateStorage\x12?\n" +
+	"\ralter_storage\x18  \x01(\v2\x18.catalog.v1.AlterStorageH\x00R\falterStorage\x12<\n" +
+	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
 	"\acommand\"#\n" +
@@ -5045,7 +5754,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tif_exists\x18\x02 \x01(\bR\bifExists\"Z\n" +
 	"\vCreateTable\x12'\n" +
 	"\x05table\x18\x01 \x01(\v2\x11.catalog.v1.TableR\x05table\x12\"\n" +
-	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xa0\x04\n" +
+	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xc3\x04\n" +
 	"\n" +
 	"AlterTable\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
@@ -5063,8 +5772,77 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vset_default\x18\n" +
 	" \x01(\v2\x16.catalog.v1.SetDefaultH\x00R\n" +
 	"setDefault\x12C\n" +
-	"\x10set_access_level\x18\v \x01(\x0e2\x17.catalog.v1.AccessLevelH\x00R\x0esetAccessLevelB\b\n" +
-	"\x06change\"6\n" +
+	"\x10set_access_level\x18\v \x01(\x0e2\x17.catalog.v1.AccessLevelH\x00R\x0esetAccessLevel\x12!\n" +
+	"\vset_storage\x18\f \x01(\tH\x00R\n" +
+	"setStorageB\b\n" +
+	"\x06change\"\xe8\x03\n" +
+	"\aStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x1c\n" +
+	"\tlocations\x18\x05 \x03(\tR\tlocations\x12\x1a\n" +
+	"\blocation\x18\x06 \x01(\rR\blocation\x12\x16\n" +
+	"\x06config\x18\a \x01(\tR\x06config\x124\n" +
+	"\x16shared_tables_template\x18\b \x01(\tR\x14sharedTablesTemplate\x120\n" +
+	"\x14user_tables_template\x18\t \x01(\tR\x12userTablesTemplate\x12-\n" +
+	"\x12sealed_credentials\x18\n" +
+	" \x01(\fR\x11sealedCredentials\x12'\n" +
+	"\x0fhas_credentials\x18\v \x01(\bR\x0ehasCredentials\x12\"\n" +
+	"\rcreated_at_us\x18\f \x01(\x03R\vcreatedAtUs\x12\"\n" +
+	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\x1a\n" +
+	"\brevision\x18\x0e \x01(\x04R\brevision\"\x84\x01\n" +
+	"\rCreateStorage\x12-\n" +
+	"\astorage\x18\x01 \x01(\v2\x13.catalog.v1.StorageR\astorage\x12 \n" +
+	"\vcredentials\x18\x02 \x01(\tR\vcredentials\x12\"\n" +
+	"\rif_not_exists\x18\x03 \x01(\bR\vifNotExists\"\xf8\x03\n" +
+	"\fAlterStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x03 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x17\n" +
+	"\x04path\x18\x04 \x01(\tH\x02R\x04path\x88\x01\x01\x12\x1b\n" +
+	"\x06config\x18\x05 \x01(\tH\x03R\x06config\x88\x01\x01\x129\n" +
+	"\x16shared_tables_template\x18\x06 \x01(\tH\x04R\x14sharedTablesTemplate\x88\x01\x01\x125\n" +
+	"\x14user_tables_template\x18\a \x01(\tH\x05R\x12userTablesTemplate\x88\x01\x01\x12%\n" +
+	"\vcredentials\x18\b \x01(\tH\x06R\vcredentials\x88\x01\x01\x122\n" +
+	"\x12sealed_credentials\x18\t \x01(\fH\aR\x11sealedCredentials\x88\x01\x01B\a\n" +
+	"\x05_nameB\x0e\n" +
+	"\f_descriptionB\a\n" +
+	"\x05_pathB\t\n" +
+	"\a_configB\x19\n" +
+	"\x17_shared_tables_templateB\x17\n" +
+	"\x15_user_tables_templateB\x0e\n" +
+	"\f_credentialsB\x15\n" +
+	"\x13_sealed_credentials\"I\n" +
+	"\vDropStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1b\n" +
+	"\tif_exists\x18\x02 \x01(\bR\bifExists\"P\n" +
+	"\x13CheckStorageRequest\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1a\n" +
+	"\bextended\x18\x02 \x01(\bR\bextended\"\xe7\x02\n" +
+	"\x14CheckStorageResponse\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1a\n" +
+	"\breadable\x18\x02 \x01(\bR\breadable\x12\x1a\n" +
+	"\bwritable\x18\x03 \x01(\bR\bwritable\x12\x1a\n" +
+	"\blistable\x18\x04 \x01(\bR\blistable\x12\x1c\n" +
+	"\tdeletable\x18\x05 \x01(\bR\tdeletable\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x06 \x01(\x03R\tlatencyUs\x12$\n" +
+	"\vtotal_bytes\x18\a \x01(\x04H\x00R\n" +
+	"totalBytes\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"used_bytes\x18\b \x01(\x04H\x01R\tusedBytes\x88\x01\x01\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12 \n" +
+	"\ftested_at_us\x18\n" +
+	" \x01(\x03R\n" +
+	"testedAtUsB\x0e\n" +
+	"\f_total_bytesB\r\n" +
+	"\v_used_bytes\"6\n" +
 	"\fRenameColumn\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"y\n" +
@@ -5088,17 +5866,22 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"CreateUser\x12$\n" +
 	"\x04user\x18\x01 \x01(\v2\x10.catalog.v1.UserR\x04user\x12\"\n" +
-	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xe7\x01\n" +
+	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xd3\x02\n" +
 	"\tAlterUser\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12(\n" +
 	"\rpassword_hash\x18\x02 \x01(\tH\x00R\fpasswordHash\x88\x01\x01\x12)\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x10.catalog.v1.RoleH\x01R\x04role\x88\x01\x01\x12\x19\n" +
 	"\x05email\x18\x04 \x01(\tH\x02R\x05email\x88\x01\x01\x12\x1f\n" +
-	"\bmetadata\x18\x05 \x01(\tH\x03R\bmetadata\x88\x01\x01B\x10\n" +
+	"\bmetadata\x18\x05 \x01(\tH\x03R\bmetadata\x88\x01\x01\x12&\n" +
+	"\fstorage_mode\x18\x1f \x01(\tH\x04R\vstorageMode\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"storage_id\x18  \x01(\tH\x05R\tstorageId\x88\x01\x01B\x10\n" +
 	"\x0e_password_hashB\a\n" +
 	"\x05_roleB\b\n" +
 	"\x06_emailB\v\n" +
-	"\t_metadata\"@\n" +
+	"\t_metadataB\x0f\n" +
+	"\r_storage_modeB\r\n" +
+	"\v_storage_id\"@\n" +
 	"\bDropUser\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tif_exists\x18\x02 \x01(\bR\bifExists\"&\n" +
@@ -5127,15 +5910,16 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x123\n" +
 	"\bprogress\x18\x05 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xb5\x01\n" +
+	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xe4\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
 	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\x12!\n" +
-	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\"$\n" +
+	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\x12-\n" +
+	"\astorage\x18\x1f \x01(\v2\x13.catalog.v1.StorageR\astorage\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
-	"\x05alive\x18\x01 \x01(\bR\x05alive\"\xae\x04\n" +
+	"\x05alive\x18\x01 \x01(\bR\x05alive\"\x99\x05\n" +
 	"\rWatchResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x122\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x14.catalog.v1.SnapshotH\x00R\bsnapshot\x12D\n" +
@@ -5148,9 +5932,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\fnode_removed\x18\t \x01(\rH\x00R\vnodeRemoved\x12D\n" +
 	"\x11placement_changed\x18\n" +
 	" \x01(\v2\x15.catalog.v1.PlacementH\x00R\x10placementChanged\x12)\n" +
-	"\x05alive\x18\v \x01(\v2\x11.catalog.v1.AliveH\x00R\x05aliveB\a\n" +
+	"\x05alive\x18\v \x01(\v2\x11.catalog.v1.AliveH\x00R\x05alive\x12>\n" +
+	"\x0fstorage_changed\x18\x1f \x01(\v2\x13.catalog.v1.StorageH\x00R\x0estorageChanged\x12)\n" +
+	"\x0fstorage_dropped\x18  \x01(\tH\x00R\x0estorageDroppedB\a\n" +
 	"\x05event\"\a\n" +
-	"\x05Alive\"\xb1\x02\n" +
+	"\x05Alive\"\xe2\x02\n" +
 	"\bSnapshot\x125\n" +
 	"\n" +
 	"namespaces\x18\x01 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
@@ -5163,7 +5949,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"placements\x18\x06 \x03(\v2\x15.catalog.v1.PlacementR\n" +
 	"placements\x12-\n" +
-	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\")\n" +
+	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\x12/\n" +
+	"\bstorages\x18\x1f \x03(\v2\x13.catalog.v1.StorageR\bstorages\")\n" +
 	"\x0eGetUserRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"Q\n" +
 	"\x0fGetUserResponse\x12$\n" +
@@ -5257,14 +6044,15 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\xc5\x03\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\x98\x04\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
 	"\aGetUser\x12\x1a.catalog.v1.GetUserRequest\x1a\x1b.catalog.v1.GetUserResponse\x12H\n" +
 	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
 	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
-	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponse\x12Q\n" +
+	"\fCheckStorage\x12\x1f.catalog.v1.CheckStorageRequest\x1a .catalog.v1.CheckStorageResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -5279,7 +6067,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -5315,34 +6103,40 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*DropNamespace)(nil),             // 31: catalog.v1.DropNamespace
 	(*CreateTable)(nil),               // 32: catalog.v1.CreateTable
 	(*AlterTable)(nil),                // 33: catalog.v1.AlterTable
-	(*RenameColumn)(nil),              // 34: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 35: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 36: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 37: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 38: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 39: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 40: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 41: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 42: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 43: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 44: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 45: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 46: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 47: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 48: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),             // 49: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 50: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 51: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 52: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 53: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 54: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 55: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 56: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 57: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 58: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 59: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 60: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 61: catalog.v1.ListTableVersionsResponse
+	(*Storage)(nil),                   // 34: catalog.v1.Storage
+	(*CreateStorage)(nil),             // 35: catalog.v1.CreateStorage
+	(*AlterStorage)(nil),              // 36: catalog.v1.AlterStorage
+	(*DropStorage)(nil),               // 37: catalog.v1.DropStorage
+	(*CheckStorageRequest)(nil),       // 38: catalog.v1.CheckStorageRequest
+	(*CheckStorageResponse)(nil),      // 39: catalog.v1.CheckStorageResponse
+	(*RenameColumn)(nil),              // 40: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 41: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 42: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 43: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 44: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 45: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 46: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 47: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 48: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 49: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 50: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 51: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 52: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 53: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 54: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),             // 55: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 56: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 57: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 58: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 59: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 60: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 61: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 62: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 63: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 64: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 65: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 66: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 67: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -5361,15 +6155,15 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	30, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
 	31, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
 	32, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	38, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	39, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	40, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	41, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	42, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	43, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	44, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	45, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	46, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	44, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	45, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	46, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	47, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	48, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	49, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	50, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	51, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	52, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
 	21, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
 	22, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
 	23, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
@@ -5377,64 +6171,73 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	25, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
 	29, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
 	20, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	47, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	48, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	53, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	54, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
 	33, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	26, // 35: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 36: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	27, // 37: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 38: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 39: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	27, // 40: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 41: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 42: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	34, // 43: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	35, // 44: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	36, // 45: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	37, // 46: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 47: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	9,  // 48: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 49: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 50: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 51: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	26, // 52: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 53: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 54: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 55: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 56: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 57: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 58: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	53, // 59: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 60: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 61: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	26, // 62: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	28, // 63: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	52, // 64: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 65: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 66: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	26, // 67: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	28, // 68: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 69: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 70: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 71: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 72: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 73: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	50, // 74: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	54, // 75: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	56, // 76: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	58, // 77: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	60, // 78: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	49, // 79: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	51, // 80: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	55, // 81: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	57, // 82: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	59, // 83: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	61, // 84: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	79, // [79:85] is the sub-list for method output_type
-	73, // [73:79] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	35, // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
+	36, // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
+	37, // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
+	26, // 38: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 39: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	27, // 40: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 41: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 42: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	27, // 43: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 44: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11, // 45: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	40, // 46: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	41, // 47: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	42, // 48: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	43, // 49: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,  // 50: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	34, // 51: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
+	9,  // 52: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10, // 53: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15, // 54: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 55: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	26, // 56: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 57: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 58: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 59: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 60: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 61: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 62: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	34, // 63: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
+	59, // 64: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 65: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 66: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	26, // 67: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	28, // 68: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	58, // 69: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	34, // 70: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
+	14, // 71: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 72: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	26, // 73: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	28, // 74: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	34, // 75: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
+	15, // 76: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 77: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 78: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12, // 79: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18, // 80: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	56, // 81: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	60, // 82: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	62, // 83: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	64, // 84: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	66, // 85: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	38, // 86: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
+	55, // 87: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	57, // 88: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	61, // 89: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	63, // 90: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	65, // 91: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	67, // 92: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	39, // 93: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
+	87, // [87:94] is the sub-list for method output_type
+	80, // [80:87] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -5465,6 +6268,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
 		(*Command_AlterTable)(nil),
+		(*Command_CreateStorage)(nil),
+		(*Command_AlterStorage)(nil),
+		(*Command_DropStorage)(nil),
 	}
 	file_catalog_v1_catalog_proto_msgTypes[25].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
@@ -5474,10 +6280,13 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetNotNull)(nil),
 		(*AlterTable_SetDefault)(nil),
 		(*AlterTable_SetAccessLevel)(nil),
+		(*AlterTable_SetStorage)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[32].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[43].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[28].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[31].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[49].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -5488,6 +6297,8 @@ func file_catalog_v1_catalog_proto_init() {
 		(*WatchResponse_NodeRemoved)(nil),
 		(*WatchResponse_PlacementChanged)(nil),
 		(*WatchResponse_Alive)(nil),
+		(*WatchResponse_StorageChanged)(nil),
+		(*WatchResponse_StorageDropped)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5495,7 +6306,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   54,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

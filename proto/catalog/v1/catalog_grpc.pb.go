@@ -27,6 +27,7 @@ const (
 	CatalogService_ListUsers_FullMethodName         = "/catalog.v1.CatalogService/ListUsers"
 	CatalogService_ListJobs_FullMethodName          = "/catalog.v1.CatalogService/ListJobs"
 	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
+	CatalogService_CheckStorage_FullMethodName      = "/catalog.v1.CatalogService/CheckStorage"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -47,6 +48,8 @@ type CatalogServiceClient interface {
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
 	ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error)
+	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
+	CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -126,6 +129,16 @@ func (c *catalogServiceClient) ListTableVersions(ctx context.Context, in *ListTa
 	return out, nil
 }
 
+func (c *catalogServiceClient) CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckStorageResponse)
+	err := c.cc.Invoke(ctx, CatalogService_CheckStorage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -144,6 +157,8 @@ type CatalogServiceServer interface {
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
 	ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error)
+	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
+	CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -171,6 +186,9 @@ func (UnimplementedCatalogServiceServer) ListJobs(context.Context, *ListJobsRequ
 }
 func (UnimplementedCatalogServiceServer) ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTableVersions not implemented")
+}
+func (UnimplementedCatalogServiceServer) CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckStorage not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -294,6 +312,24 @@ func _CatalogService_ListTableVersions_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_CheckStorage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckStorageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).CheckStorage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_CheckStorage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).CheckStorage(ctx, req.(*CheckStorageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -320,6 +356,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTableVersions",
 			Handler:    _CatalogService_ListTableVersions_Handler,
+		},
+		{
+			MethodName: "CheckStorage",
+			Handler:    _CatalogService_CheckStorage_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -35,6 +35,9 @@ const (
 	StorageService_ListManifests_FullMethodName = "/storage.v1.StorageService/ListManifests"
 	StorageService_FetchSegment_FullMethodName  = "/storage.v1.StorageService/FetchSegment"
 	StorageService_HoldSegments_FullMethodName  = "/storage.v1.StorageService/HoldSegments"
+	StorageService_MoveSegments_FullMethodName  = "/storage.v1.StorageService/MoveSegments"
+	StorageService_CountStorage_FullMethodName  = "/storage.v1.StorageService/CountStorage"
+	StorageService_ReadProbe_FullMethodName     = "/storage.v1.StorageService/ReadProbe"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -68,6 +71,13 @@ type StorageServiceClient interface {
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
 	// they are durable here.
 	HoldSegments(ctx context.Context, in *HoldSegmentsRequest, opts ...grpc.CallOption) (*HoldSegmentsResponse, error)
+	// MoveSegments copies the segments of a table that are not in the storage where they belong, and names the copies in their place. The shard's
+	// leader does it; asking again goes on.
+	MoveSegments(ctx context.Context, in *MoveSegmentsRequest, opts ...grpc.CallOption) (*MoveSegmentsResponse, error)
+	// CountStorage counts the segments of one shard that are in a storage. The shard's leader answers.
+	CountStorage(ctx context.Context, in *CountStorageRequest, opts ...grpc.CallOption) (*CountStorageResponse, error)
+	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
+	ReadProbe(ctx context.Context, in *ReadProbeRequest, opts ...grpc.CallOption) (*ReadProbeResponse, error)
 }
 
 type storageServiceClient struct {
@@ -213,6 +223,36 @@ func (c *storageServiceClient) HoldSegments(ctx context.Context, in *HoldSegment
 	return out, nil
 }
 
+func (c *storageServiceClient) MoveSegments(ctx context.Context, in *MoveSegmentsRequest, opts ...grpc.CallOption) (*MoveSegmentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveSegmentsResponse)
+	err := c.cc.Invoke(ctx, StorageService_MoveSegments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) CountStorage(ctx context.Context, in *CountStorageRequest, opts ...grpc.CallOption) (*CountStorageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountStorageResponse)
+	err := c.cc.Invoke(ctx, StorageService_CountStorage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ReadProbe(ctx context.Context, in *ReadProbeRequest, opts ...grpc.CallOption) (*ReadProbeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadProbeResponse)
+	err := c.cc.Invoke(ctx, StorageService_ReadProbe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -244,6 +284,13 @@ type StorageServiceServer interface {
 	// HoldSegments makes a replica fetch the files of segments that its leader is about to commit, and answers when
 	// they are durable here.
 	HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error)
+	// MoveSegments copies the segments of a table that are not in the storage where they belong, and names the copies in their place. The shard's
+	// leader does it; asking again goes on.
+	MoveSegments(context.Context, *MoveSegmentsRequest) (*MoveSegmentsResponse, error)
+	// CountStorage counts the segments of one shard that are in a storage. The shard's leader answers.
+	CountStorage(context.Context, *CountStorageRequest) (*CountStorageResponse, error)
+	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
+	ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -289,6 +336,15 @@ func (UnimplementedStorageServiceServer) FetchSegment(*FetchSegmentRequest, grpc
 }
 func (UnimplementedStorageServiceServer) HoldSegments(context.Context, *HoldSegmentsRequest) (*HoldSegmentsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method HoldSegments not implemented")
+}
+func (UnimplementedStorageServiceServer) MoveSegments(context.Context, *MoveSegmentsRequest) (*MoveSegmentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveSegments not implemented")
+}
+func (UnimplementedStorageServiceServer) CountStorage(context.Context, *CountStorageRequest) (*CountStorageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountStorage not implemented")
+}
+func (UnimplementedStorageServiceServer) ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadProbe not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -498,6 +554,60 @@ func _StorageService_HoldSegments_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_MoveSegments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveSegmentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).MoveSegments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_MoveSegments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).MoveSegments(ctx, req.(*MoveSegmentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_CountStorage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountStorageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).CountStorage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_CountStorage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).CountStorage(ctx, req.(*CountStorageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ReadProbe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadProbeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ReadProbe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ReadProbe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ReadProbe(ctx, req.(*ReadProbeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -540,6 +650,18 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "HoldSegments",
 			Handler:    _StorageService_HoldSegments_Handler,
+		},
+		{
+			MethodName: "MoveSegments",
+			Handler:    _StorageService_MoveSegments_Handler,
+		},
+		{
+			MethodName: "CountStorage",
+			Handler:    _StorageService_CountStorage_Handler,
+		},
+		{
+			MethodName: "ReadProbe",
+			Handler:    _StorageService_ReadProbe_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
