@@ -135,7 +135,10 @@ func (s *Store) openFolder(context.Context) (err error) {
 		return err
 	}
 	s.stored = func(key string) error { return syncPath(root, filepath.Join(root, filepath.FromSlash(key))) }
-	s.deleted = func(key string) error { removeEmpty(root, filepath.Dir(filepath.Join(root, filepath.FromSlash(key)))); return nil }
+	s.deleted = func(key string) error {
+		removeEmpty(root, filepath.Dir(filepath.Join(root, filepath.FromSlash(key))))
+		return nil
+	}
 	s.bucket, err = fileblob.OpenBucket(root, &fileblob.Options{NoTempDir: true, Metadata: fileblob.MetadataDontWrite, DirFileMode: folderMode})
 	return err
 }
