@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the gateways' secrets in deploy/compose/secrets with random content; leaves those that exist alone.
+# Makes the secrets of gateways and storage nodes in deploy/compose/secrets with random content; leaves those that exist alone.
+# Keep a copy of master-key elsewhere: without it no backup can be restored.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -18,4 +19,5 @@ make() {
   echo "made $file"
 }
 make jwt-secret 48
+make master-key 32
 make root-password 18

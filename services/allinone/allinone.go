@@ -10,6 +10,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/host"
+	"github.com/kalamdb/kalamdb-go/internal/keyring"
 	"github.com/kalamdb/kalamdb-go/internal/membership"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/internal/secretfile"
@@ -27,6 +28,7 @@ const (
 	jwtSecretFile    = "jwt-secret"
 	// jwtSecretBytes makes a secret of 64 characters.
 	jwtSecretBytes = 48
+	masterKeyFile  = "master-key"
 )
 
 // Roles makes all roles, in the order of their start. version is shown to clients; out gets what a person
@@ -41,6 +43,13 @@ func Roles(cfg Config, version string, tel *telemetry.Telemetry, out io.Writer) 
 			return nil, err
 		}
 		cfg.Auth.JWTSecret = made
+	}
+	if cfg.Storage.MasterKey == "" {
+		made, _, err := secretfile.Get(filepath.Join(cfg.Storage.DataPath, masterKeyFile), keyring.KeyBytes)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Storage.MasterKey = made
 	}
 	s, l, q, g := cfg.roles()
 	s.Logger, l.Logger, q.Logger, g.Logger = tel.Logger, tel.Logger, tel.Logger, tel.Logger

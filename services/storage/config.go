@@ -11,6 +11,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/config"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/keyring"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftlog"
@@ -86,23 +87,30 @@ type Config struct {
 	// HeartbeatInterval is how often nodes report.
 	HeartbeatInterval config.Duration `toml:"-"`
 
-	Shards             uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
-	CacheBytes         int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
-	MemTableBytes      uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
-	LogMemTableBytes   uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
-	SegmentRows        int             `toml:"segment_rows" doc:"rows of a segment that a flush writes, 1 to 65536"`
-	SegmentCacheBytes  int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
-	FlushCheckInterval config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
-	FlushWorkers       int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
-	ForgetInterval     config.Duration `toml:"forget_interval" doc:"how often deleted rows are looked for whose retention is over"`
-	ChangeLogRetention config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
-	PruneInterval      config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
-	StreamMemoryBytes  int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
-	HeartbeatTimeout   config.Duration `toml:"heartbeat_timeout" doc:"how long a replica waits for its leader before it holds an election"`
-	SnapshotInterval   config.Duration `toml:"snapshot_interval" doc:"how often a group checks whether its log should be truncated"`
-	SnapshotThreshold  uint64          `toml:"snapshot_threshold" doc:"entries after which the log is truncated"`
-	SnapshotBytes      int64           `toml:"snapshot_bytes" doc:"bytes after which the log is truncated"`
-	TrailingLogs       uint64          `toml:"trailing_logs" doc:"entries kept when the log is truncated"`
+	// Master wraps the cluster key, as a key management service does; nil means the key in MasterKey.
+	Master keyring.Master `toml:"-"`
+
+	MasterKey             string          `toml:"master_key" env:"KALAMDB_MASTER_KEY" secret:"true" doc:"wraps the key that seals stored secrets and backups: 32 bytes in base64, the same on all storage nodes"`
+	MasterKeyFile         string          `toml:"master_key_file" env:"KALAMDB_MASTER_KEY_FILE" fileof:"master_key" doc:"file that holds storage.master_key"`
+	PreviousMasterKey     string          `toml:"previous_master_key" env:"KALAMDB_PREVIOUS_MASTER_KEY" secret:"true" doc:"the master key before this one, while it is being changed"`
+	PreviousMasterKeyFile string          `toml:"previous_master_key_file" env:"KALAMDB_PREVIOUS_MASTER_KEY_FILE" fileof:"previous_master_key" doc:"file that holds storage.previous_master_key"`
+	Shards                uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
+	CacheBytes            int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
+	MemTableBytes         uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
+	LogMemTableBytes      uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
+	SegmentRows           int             `toml:"segment_rows" doc:"rows of a segment that a flush writes, 1 to 65536"`
+	SegmentCacheBytes     int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
+	FlushCheckInterval    config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
+	FlushWorkers          int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
+	ForgetInterval        config.Duration `toml:"forget_interval" doc:"how often deleted rows are looked for whose retention is over"`
+	ChangeLogRetention    config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
+	PruneInterval         config.Duration `toml:"prune_interval" doc:"how often the change log is pruned"`
+	StreamMemoryBytes     int64           `toml:"stream_memory_bytes" doc:"memory of all STREAM tables of the node"`
+	HeartbeatTimeout      config.Duration `toml:"heartbeat_timeout" doc:"how long a replica waits for its leader before it holds an election"`
+	SnapshotInterval      config.Duration `toml:"snapshot_interval" doc:"how often a group checks whether its log should be truncated"`
+	SnapshotThreshold     uint64          `toml:"snapshot_threshold" doc:"entries after which the log is truncated"`
+	SnapshotBytes         int64           `toml:"snapshot_bytes" doc:"bytes after which the log is truncated"`
+	TrailingLogs          uint64          `toml:"trailing_logs" doc:"entries kept when the log is truncated"`
 
 	// Now is the clock; nil means time.Now. Steady is one that does not jump, for how long ago something was heard; nil
 	// means Now, as the values of time.Now carry a steady reading too. Rand makes UUIDs and ULIDs; nil means crypto/rand.

@@ -91,7 +91,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
 	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
-	s.leadership.offices = []office{s.controller, s.jobs}
+	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil
 }
 

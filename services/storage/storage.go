@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
+	"github.com/kalamdb/kalamdb-go/internal/keyring"
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	"github.com/kalamdb/kalamdb-go/internal/rpcnet"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
@@ -62,6 +63,7 @@ type Storage struct {
 	controller   *placement.Controller
 	jobs         *job.Runner
 	leadership   leadership // of the catalog
+	keys         *keyring.Ring
 
 	// segments are the files of the cold tier, cold reads them, manifests lists them for others. segmentCheck asks for a look at
 	// what is missing.
@@ -121,8 +123,8 @@ func (s *Storage) Start(ctx context.Context) error {
 }
 
 func (s *Storage) start(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{s.openStores, s.identify, s.openCatalog, s.refuseTwin, s.serve,
-		s.findCluster, s.joinCatalog, s.startRouter, s.openReplicas, s.settle} {
+	for _, step := range []func(context.Context) error{s.openKeys, s.openStores, s.identify, s.openCatalog, s.refuseTwin, s.serve,
+		s.findCluster, s.joinCatalog, s.checkKeys, s.startRouter, s.openReplicas, s.settle} {
 		if err := step(ctx); err != nil {
 			return err
 		}

@@ -1717,6 +1717,7 @@ type Command struct {
 	//	*Command_CreateStorage
 	//	*Command_AlterStorage
 	//	*Command_DropStorage
+	//	*Command_SetClusterKey
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
 	RequestId     []byte `protobuf:"bytes,14,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -1993,6 +1994,15 @@ func (x *Command) GetDropStorage() *DropStorage {
 	return nil
 }
 
+func (x *Command) GetSetClusterKey() *SetClusterKey {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SetClusterKey); ok {
+			return x.SetClusterKey
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
@@ -2104,6 +2114,10 @@ type Command_DropStorage struct {
 	DropStorage *DropStorage `protobuf:"bytes,33,opt,name=drop_storage,json=dropStorage,proto3,oneof"`
 }
 
+type Command_SetClusterKey struct {
+	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
+}
+
 func (*Command_CreateNamespace) isCommand_Command() {}
 
 func (*Command_DropNamespace) isCommand_Command() {}
@@ -2154,6 +2168,117 @@ func (*Command_AlterStorage) isCommand_Command() {}
 
 func (*Command_DropStorage) isCommand_Command() {}
 
+func (*Command_SetClusterKey) isCommand_Command() {}
+
+// SetClusterKey stores the key that seals what must not be readable in a file.
+type SetClusterKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *ClusterKey            `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Empty: for a cluster without one; otherwise the wrapped key that this one takes the place of. A cluster that has another one keeps
+	// it, which is no error.
+	Replaced      []byte `protobuf:"bytes,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetClusterKey) Reset() {
+	*x = SetClusterKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetClusterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetClusterKey) ProtoMessage() {}
+
+func (x *SetClusterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetClusterKey.ProtoReflect.Descriptor instead.
+func (*SetClusterKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetClusterKey) GetKey() *ClusterKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SetClusterKey) GetReplaced() []byte {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
+// ClusterKey is wrapped by the master key, which the cluster does not store.
+type ClusterKey struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Wrapped []byte                 `protobuf:"bytes,1,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	// Names the master key.
+	MasterId      string `protobuf:"bytes,2,opt,name=master_id,json=masterId,proto3" json:"master_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterKey) Reset() {
+	*x = ClusterKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterKey) ProtoMessage() {}
+
+func (x *ClusterKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterKey.ProtoReflect.Descriptor instead.
+func (*ClusterKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ClusterKey) GetWrapped() []byte {
+	if x != nil {
+		return x.Wrapped
+	}
+	return nil
+}
+
+func (x *ClusterKey) GetMasterId() string {
+	if x != nil {
+		return x.MasterId
+	}
+	return ""
+}
+
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
 type UseFormat struct {
@@ -2165,7 +2290,7 @@ type UseFormat struct {
 
 func (x *UseFormat) Reset() {
 	*x = UseFormat{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2302,7 @@ func (x *UseFormat) String() string {
 func (*UseFormat) ProtoMessage() {}
 
 func (x *UseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2315,7 @@ func (x *UseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseFormat.ProtoReflect.Descriptor instead.
 func (*UseFormat) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UseFormat) GetFormat() uint32 {
@@ -2211,7 +2336,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2348,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2361,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -2258,7 +2383,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2395,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2408,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -2317,7 +2442,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2454,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2467,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -2370,7 +2495,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2507,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2520,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -2422,7 +2547,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2559,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2572,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -2497,7 +2622,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2634,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2647,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2627,7 +2752,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2764,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2777,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2688,7 +2813,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2825,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2838,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2739,7 +2864,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2876,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2889,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 type CreateNamespace struct {
@@ -2778,7 +2903,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +2915,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2928,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2837,7 +2962,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +2974,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +2987,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2890,7 +3015,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3027,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3040,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -2957,7 +3082,7 @@ type AlterTable struct {
 
 func (x *AlterTable) Reset() {
 	*x = AlterTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3094,7 @@ func (x *AlterTable) String() string {
 func (*AlterTable) ProtoMessage() {}
 
 func (x *AlterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3107,7 @@ func (x *AlterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTable.ProtoReflect.Descriptor instead.
 func (*AlterTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AlterTable) GetNamespace() string {
@@ -3175,7 +3300,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3312,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3325,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Storage) GetStorageId() string {
@@ -3315,7 +3440,7 @@ type CreateStorage struct {
 
 func (x *CreateStorage) Reset() {
 	*x = CreateStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3452,7 @@ func (x *CreateStorage) String() string {
 func (*CreateStorage) ProtoMessage() {}
 
 func (x *CreateStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3465,7 @@ func (x *CreateStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStorage.ProtoReflect.Descriptor instead.
 func (*CreateStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateStorage) GetStorage() *Storage {
@@ -3384,7 +3509,7 @@ type AlterStorage struct {
 
 func (x *AlterStorage) Reset() {
 	*x = AlterStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3521,7 @@ func (x *AlterStorage) String() string {
 func (*AlterStorage) ProtoMessage() {}
 
 func (x *AlterStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3534,7 @@ func (x *AlterStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterStorage.ProtoReflect.Descriptor instead.
 func (*AlterStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AlterStorage) GetStorageId() string {
@@ -3486,7 +3611,7 @@ type DropStorage struct {
 
 func (x *DropStorage) Reset() {
 	*x = DropStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +3623,7 @@ func (x *DropStorage) String() string {
 func (*DropStorage) ProtoMessage() {}
 
 func (x *DropStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +3636,7 @@ func (x *DropStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropStorage.ProtoReflect.Descriptor instead.
 func (*DropStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropStorage) GetStorageId() string {
@@ -3539,7 +3664,7 @@ type CheckStorageRequest struct {
 
 func (x *CheckStorageRequest) Reset() {
 	*x = CheckStorageRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3676,7 @@ func (x *CheckStorageRequest) String() string {
 func (*CheckStorageRequest) ProtoMessage() {}
 
 func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +3689,7 @@ func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorageRequest.ProtoReflect.Descriptor instead.
 func (*CheckStorageRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CheckStorageRequest) GetStorageId() string {
@@ -3601,7 +3726,7 @@ type CheckStorageResponse struct {
 
 func (x *CheckStorageResponse) Reset() {
 	*x = CheckStorageResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3738,7 @@ func (x *CheckStorageResponse) String() string {
 func (*CheckStorageResponse) ProtoMessage() {}
 
 func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3751,7 @@ func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorageResponse.ProtoReflect.Descriptor instead.
 func (*CheckStorageResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckStorageResponse) GetStorageId() string {
@@ -3709,7 +3834,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3721,7 +3846,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3734,7 +3859,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3763,7 +3888,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3900,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3913,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -3822,7 +3947,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +3959,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,7 +3972,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -3875,7 +4000,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3887,7 +4012,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3900,7 +4025,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -3928,7 +4053,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4065,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4078,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -3987,7 +4112,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3999,7 +4124,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4012,7 +4137,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -4046,7 +4171,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4183,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4196,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -4133,7 +4258,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4270,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4283,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -4184,7 +4309,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4321,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4334,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -4233,7 +4358,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4245,7 +4370,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4258,7 +4383,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -4299,7 +4424,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4436,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4449,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -4343,7 +4468,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4355,7 +4480,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4368,7 +4493,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -4392,7 +4517,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4404,7 +4529,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4417,7 +4542,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -4459,7 +4584,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4471,7 +4596,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4484,7 +4609,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -4511,7 +4636,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4523,7 +4648,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4536,7 +4661,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -4599,7 +4724,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4611,7 +4736,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4624,7 +4749,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -4679,7 +4804,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4816,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4829,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -4739,7 +4864,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4751,7 +4876,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4764,7 +4889,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -4979,7 +5104,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4991,7 +5116,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5004,7 +5129,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 type Snapshot struct {
@@ -5027,7 +5152,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5039,7 +5164,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5052,7 +5177,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -5120,7 +5245,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5132,7 +5257,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5145,7 +5270,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -5167,7 +5292,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5179,7 +5304,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5192,7 +5317,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -5220,7 +5345,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5232,7 +5357,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5245,7 +5370,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -5272,7 +5397,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5409,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5422,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -5325,7 +5450,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5337,7 +5462,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5350,7 +5475,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -5377,7 +5502,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5389,7 +5514,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5402,7 +5527,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -5432,7 +5557,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5444,7 +5569,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5457,7 +5582,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -5491,7 +5616,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5503,7 +5628,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5516,7 +5641,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -5661,7 +5786,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xcc\f\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x91\r\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -5698,10 +5823,18 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"alterTable\x12B\n" +
 	"\x0ecreate_storage\x18\x1f \x01(\v2\x19.catalog.v1.CreateStorageH\x00R\rcreateStorage\x12?\n" +
 	"\ralter_storage\x18  \x01(\v2\x18.catalog.v1.AlterStorageH\x00R\falterStorage\x12<\n" +
-	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12\x1d\n" +
+	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12C\n" +
+	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
-	"\acommand\"#\n" +
+	"\acommand\"U\n" +
+	"\rSetClusterKey\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.catalog.v1.ClusterKeyR\x03key\x12\x1a\n" +
+	"\breplaced\x18\x02 \x01(\fR\breplaced\"C\n" +
+	"\n" +
+	"ClusterKey\x12\x18\n" +
+	"\awrapped\x18\x01 \x01(\fR\awrapped\x12\x1b\n" +
+	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\"#\n" +
 	"\tUseFormat\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\"4\n" +
 	"\fRegisterNode\x12$\n" +
@@ -6067,7 +6200,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -6089,54 +6222,56 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*JobProgress)(nil),               // 17: catalog.v1.JobProgress
 	(*ApplyRequest)(nil),              // 18: catalog.v1.ApplyRequest
 	(*Command)(nil),                   // 19: catalog.v1.Command
-	(*UseFormat)(nil),                 // 20: catalog.v1.UseFormat
-	(*RegisterNode)(nil),              // 21: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),             // 22: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),                // 23: catalog.v1.RemoveNode
-	(*SetReplica)(nil),                // 24: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),             // 25: catalog.v1.RemoveReplica
-	(*Node)(nil),                      // 26: catalog.v1.Node
-	(*Replica)(nil),                   // 27: catalog.v1.Replica
-	(*Placement)(nil),                 // 28: catalog.v1.Placement
-	(*VerifyCatalog)(nil),             // 29: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),           // 30: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),             // 31: catalog.v1.DropNamespace
-	(*CreateTable)(nil),               // 32: catalog.v1.CreateTable
-	(*AlterTable)(nil),                // 33: catalog.v1.AlterTable
-	(*Storage)(nil),                   // 34: catalog.v1.Storage
-	(*CreateStorage)(nil),             // 35: catalog.v1.CreateStorage
-	(*AlterStorage)(nil),              // 36: catalog.v1.AlterStorage
-	(*DropStorage)(nil),               // 37: catalog.v1.DropStorage
-	(*CheckStorageRequest)(nil),       // 38: catalog.v1.CheckStorageRequest
-	(*CheckStorageResponse)(nil),      // 39: catalog.v1.CheckStorageResponse
-	(*RenameColumn)(nil),              // 40: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 41: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 42: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 43: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 44: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 45: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 46: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 47: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 48: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 49: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 50: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 51: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 52: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 53: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 54: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),             // 55: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 56: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 57: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 58: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 59: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 60: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 61: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 62: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 63: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 64: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 65: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 66: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 67: catalog.v1.ListTableVersionsResponse
+	(*SetClusterKey)(nil),             // 20: catalog.v1.SetClusterKey
+	(*ClusterKey)(nil),                // 21: catalog.v1.ClusterKey
+	(*UseFormat)(nil),                 // 22: catalog.v1.UseFormat
+	(*RegisterNode)(nil),              // 23: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),             // 24: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),                // 25: catalog.v1.RemoveNode
+	(*SetReplica)(nil),                // 26: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),             // 27: catalog.v1.RemoveReplica
+	(*Node)(nil),                      // 28: catalog.v1.Node
+	(*Replica)(nil),                   // 29: catalog.v1.Replica
+	(*Placement)(nil),                 // 30: catalog.v1.Placement
+	(*VerifyCatalog)(nil),             // 31: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),           // 32: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),             // 33: catalog.v1.DropNamespace
+	(*CreateTable)(nil),               // 34: catalog.v1.CreateTable
+	(*AlterTable)(nil),                // 35: catalog.v1.AlterTable
+	(*Storage)(nil),                   // 36: catalog.v1.Storage
+	(*CreateStorage)(nil),             // 37: catalog.v1.CreateStorage
+	(*AlterStorage)(nil),              // 38: catalog.v1.AlterStorage
+	(*DropStorage)(nil),               // 39: catalog.v1.DropStorage
+	(*CheckStorageRequest)(nil),       // 40: catalog.v1.CheckStorageRequest
+	(*CheckStorageResponse)(nil),      // 41: catalog.v1.CheckStorageResponse
+	(*RenameColumn)(nil),              // 42: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 43: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 44: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 45: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 46: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 47: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 48: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 49: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 50: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 51: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 52: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 53: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 54: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 55: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 56: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),             // 57: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 58: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 59: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 60: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 61: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 62: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 63: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 64: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 65: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 66: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 67: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 68: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 69: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -6152,92 +6287,94 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
 	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
 	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	30, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	31, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	32, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	44, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	45, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	46, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	47, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	48, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	49, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	50, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	51, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	52, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	21, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	22, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	23, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	24, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	25, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	29, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	20, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	53, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	54, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	33, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	35, // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
-	36, // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
-	37, // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
-	26, // 38: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 39: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	27, // 40: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 41: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 42: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	27, // 43: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 44: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 45: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	40, // 46: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	41, // 47: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	42, // 48: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	43, // 49: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 50: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	34, // 51: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
-	9,  // 52: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 53: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 54: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 55: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	26, // 56: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 57: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 58: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 59: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 60: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 61: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 62: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	34, // 63: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
-	59, // 64: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 65: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 66: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	26, // 67: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	28, // 68: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	58, // 69: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	34, // 70: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
-	14, // 71: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 72: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	26, // 73: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	28, // 74: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	34, // 75: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
-	15, // 76: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 77: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 78: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 79: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 80: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	56, // 81: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	60, // 82: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	62, // 83: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	64, // 84: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	66, // 85: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	38, // 86: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
-	55, // 87: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	57, // 88: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	61, // 89: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	63, // 90: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	65, // 91: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	67, // 92: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	39, // 93: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
-	87, // [87:94] is the sub-list for method output_type
-	80, // [80:87] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	32, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	33, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	34, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	46, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	47, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	48, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	49, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	50, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	51, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	52, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	53, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	54, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	23, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	24, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	25, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	26, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	27, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	31, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	22, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	55, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	56, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	35, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	37, // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
+	38, // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
+	39, // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
+	20, // 38: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
+	21, // 39: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	28, // 40: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,  // 41: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	29, // 42: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,  // 43: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,  // 44: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	29, // 45: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12, // 46: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11, // 47: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	42, // 48: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	43, // 49: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	44, // 50: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	45, // 51: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,  // 52: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	36, // 53: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
+	9,  // 54: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10, // 55: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15, // 56: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,  // 57: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	28, // 58: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16, // 59: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,  // 60: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17, // 61: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12, // 62: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15, // 63: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16, // 64: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	36, // 65: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
+	61, // 66: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14, // 67: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12, // 68: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	28, // 69: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	30, // 70: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	60, // 71: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	36, // 72: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
+	14, // 73: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12, // 74: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	28, // 75: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	30, // 76: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	36, // 77: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
+	15, // 78: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15, // 79: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16, // 80: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12, // 81: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18, // 82: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	58, // 83: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	62, // 84: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	64, // 85: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	66, // 86: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	68, // 87: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	40, // 88: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
+	57, // 89: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	59, // 90: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	63, // 91: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	65, // 92: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	67, // 93: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	69, // 94: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	41, // 95: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
+	89, // [89:96] is the sub-list for method output_type
+	82, // [82:89] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -6271,8 +6408,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateStorage)(nil),
 		(*Command_AlterStorage)(nil),
 		(*Command_DropStorage)(nil),
+		(*Command_SetClusterKey)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[25].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
 		(*AlterTable_DropColumn)(nil),
 		(*AlterTable_RenameColumn)(nil),
@@ -6282,11 +6420,11 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetAccessLevel)(nil),
 		(*AlterTable_SetStorage)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[28].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[31].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[30].OneofWrappers = []any{}
 	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[49].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[35].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[40].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[51].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -6306,7 +6444,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   60,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

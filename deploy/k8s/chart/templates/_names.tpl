@@ -25,7 +25,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 {{- end }}
 
-{{/* The Secret with jwt-secret and root-password. */}}
+{{/* The Secret with jwt-secret, master-key and root-password. */}}
 {{- define "kalamdb.authSecret" -}}
 {{ .Values.auth.existingSecret | default (printf "%s-auth" (include "kalamdb.name" .)) }}
 {{- end }}

@@ -71,6 +71,9 @@ securityContext:
 - {name: KALAMDB_CLUSTER_ADVERTISE_ADDR, value: "{{ $self }}:{{ include "kalamdb.port.rpc" .root }}"}
 - {name: KALAMDB_CLUSTER_RAFT_ADVERTISE_ADDR, value: "{{ $self }}:{{ include "kalamdb.port.raft" .root }}"}
 - {name: KALAMDB_DATA_DIR, value: /data}
+# A Secret from before there was a master key has none: then nothing can be sealed.
+- name: KALAMDB_MASTER_KEY
+  valueFrom: {secretKeyRef: {name: {{ include "kalamdb.authSecret" .root }}, key: master-key, optional: true}}
 {{- end }}
 {{- if eq .role "gateway" }}
 - {name: KALAMDB_CLUSTER_API_ADDR, value: "http://$(POD_IP):{{ include "kalamdb.port.http" .root }}"}

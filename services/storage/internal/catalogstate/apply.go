@@ -213,6 +213,8 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.dropTable(k.DropTable)
 	case *catalogv1.Command_AlterTable:
 		return t.alterTable(k.AlterTable)
+	case *catalogv1.Command_SetClusterKey:
+		return t.setClusterKey(k.SetClusterKey)
 	case *catalogv1.Command_TablePurged:
 		return t.tablePurged(k.TablePurged)
 	case *catalogv1.Command_CreateUser:

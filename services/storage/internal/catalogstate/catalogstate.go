@@ -111,6 +111,7 @@ type model struct {
 	byName     map[string]*entry // namespace.name
 	factor     uint32            // replication factor; 0 in a catalog from before there was one
 	logFormat  uint32
+	clusterKey *catalogv1.ClusterKey // nil: there is none
 	nodes      map[uint32]*catalogv1.Node
 	placements map[uint32]*catalogv1.Placement
 }
@@ -189,6 +190,10 @@ func (s *State) load(db *bbolt.DB) error {
 		applied, m.version = number(meta, keyApplied), number(meta, keyVersion)
 		m.shards, m.clusterID = uint32(number(meta, keyShards)), string(meta.Get(keyClusterID))
 		m.factor, m.logFormat = uint32(number(meta, keyFactor)), uint32(number(meta, keyLogFormat))
+		var err error
+		if m.clusterKey, err = readClusterKey(meta.Get(keyClusterKey)); err != nil {
+			return err
+		}
 		return errors.Join(
 			each(tx, bucketNamespaces, func(n *catalogv1.Namespace) { m.namespaces[n.GetName()] = n }),
 			each(tx, bucketTables, m.putTable),

@@ -100,7 +100,7 @@ func describe(m proto.Message) string {
 //	apply      a catalog.v1.Command as text; prints the answer and the events a watcher saw
 //	batch      one command a line, as one batch of entries
 //	reopen     closes and opens the file
-//	user, users, tables, purge, cluster, jobs, columns, versions   print state
+//	user, users, tables, purge, cluster, jobs, columns, versions, keys   print state
 func TestCommands(t *testing.T) {
 	datadriven.Walk(t, "testdata/commands", func(t *testing.T, path string) {
 		a := openState(t)
@@ -154,6 +154,9 @@ func TestCommands(t *testing.T) {
 				printVersions(t, &out, a.state, d.Cmd == "versions")
 			case "cluster":
 				printCluster(&out, a.state)
+			case "keys":
+				k := a.state.ClusterKey()
+				fmt.Fprintf(&out, "%s wrapped by %s\n", k.GetWrapped(), k.GetMasterId())
 			case "purge":
 				ids, err := a.state.ToPurge()
 				return fmt.Sprintln(ids, err)

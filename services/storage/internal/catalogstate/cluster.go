@@ -26,8 +26,10 @@ const (
 	FormatJobs = 4
 	// FormatAlter brought AlterTable, in the same version as jobs.
 	FormatAlter = 4
+	// FormatKeys brought SetClusterKey.
+	FormatKeys = 5
 	// Format is the newest, for Node.format.
-	Format = FormatJobs
+	Format = FormatKeys
 )
 
 // formatOf is what a node must read to apply a command.
@@ -43,6 +45,8 @@ func formatOf(c *catalogv1.Command) uint32 {
 		return FormatJobs
 	case *catalogv1.Command_AlterTable:
 		return FormatAlter
+	case *catalogv1.Command_SetClusterKey:
+		return FormatKeys
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes
