@@ -34,9 +34,11 @@ const (
 func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
 	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
-		TooMany: s.checkSegments, Logger: s.cfg.Logger})
-	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)
-	return err
+		TooMany: s.checkSegments, Remote: s.putManifest, Logger: s.cfg.Logger})
+	if s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch); err != nil {
+		return err
+	}
+	return s.openStorages()
 }
 
 // peers are the nodes that have the same shards.
@@ -126,7 +128,7 @@ func (s *Storage) segmentsChanged(id uint32, changed []shard.ChangedSegments) {
 	for _, c := range changed {
 		s.manifests.Changed(id, c.Table, c.Owner)
 		for _, seg := range c.Added {
-			missing = missing || !s.segments.Files.Has(seg)
+			missing = missing || seg.GetStorageId() == "" && !s.segments.Files.Has(seg)
 		}
 	}
 	if missing {
@@ -177,7 +179,7 @@ func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
 	for _, r := range s.replicas.All() {
 		var missing []*storagev1.Segment
 		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
-			if len(missing) < missingMax && !s.segments.Files.Has(e.Segment) {
+			if len(missing) < missingMax && e.GetStorageId() == "" && !s.segments.Files.Has(e.Segment) {
 				missing = append(missing, e.Segment)
 			}
 			return ctx.Err()
@@ -217,9 +219,13 @@ func (s *Storage) checkManifests(ctx context.Context) error {
 func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
 	if err := manifest.EachPartition(s.hot, keycodec.SegmentSpan(), func(entries []manifest.Entry) (bool, error) {
-		named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+		if entries[len(entries)-1].GetStorageId() == "" {
+			named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+		}
 		for _, e := range entries {
-			named[maphash.String(seed, e.GetPath())] = struct{}{}
+			if e.GetStorageId() == "" {
+				named[maphash.String(seed, e.GetPath())] = struct{}{}
+			}
 		}
 		return true, nil
 	}); err != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/rendezvous"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/storages"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
 
@@ -71,6 +72,8 @@ type Storage struct {
 	manifests    *manifestfile.Keeper
 	cold         *cold.Readers
 	segmentCheck chan struct{}
+	// storages are where segments go that are not local.
+	storages *storages.Storages
 
 	router   *router.Router
 	replicas *replica.Manager
@@ -243,6 +246,9 @@ func (s *Storage) closeStores() error {
 	}
 	if s.cold != nil {
 		s.cold.Close()
+	}
+	if s.storages != nil {
+		errs = append(errs, s.storages.Close())
 	}
 	if s.hot != nil {
 		errs = append(errs, s.hot.Flush(), s.hot.Close()) // flushed, the next start replays nothing

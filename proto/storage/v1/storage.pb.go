@@ -350,11 +350,13 @@ func (x *MoveSegmentsRequest) GetCatalogVersion() uint64 {
 }
 
 type MoveSegmentsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Segments      uint64                 `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
-	Partitions    uint64                 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
-	Rows          uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Segments   uint64                 `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
+	Partitions uint64                 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Rows       uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes      uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// There is more to do: ask again.
+	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +417,13 @@ func (x *MoveSegmentsResponse) GetBytes() uint64 {
 		return x.Bytes
 	}
 	return 0
+}
+
+func (x *MoveSegmentsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 type CountStorageRequest struct {
@@ -3371,14 +3380,15 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x13MoveSegmentsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
 	"\btable_id\x18\x02 \x01(\rR\atableId\x12'\n" +
-	"\x0fcatalog_version\x18\x03 \x01(\x04R\x0ecatalogVersion\"|\n" +
+	"\x0fcatalog_version\x18\x03 \x01(\x04R\x0ecatalogVersion\"\x90\x01\n" +
 	"\x14MoveSegmentsResponse\x12\x1a\n" +
 	"\bsegments\x18\x01 \x01(\x04R\bsegments\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x02 \x01(\x04R\n" +
 	"partitions\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"J\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"J\n" +
 	"\x13CountStorageRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1d\n" +
 	"\n" +

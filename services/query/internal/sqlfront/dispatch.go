@@ -9,11 +9,10 @@ import (
 // later are statements of the language that this version answers with Unsupported, by their first
 // words; the longest match names the feature.
 var later = [][]string{
-	{"alter", "namespace"}, {"alter", "storage"}, {"alter", "topic"}, {"alter", "view"},
-	{"create", "storage"}, {"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
+	{"alter", "namespace"}, {"alter", "topic"}, {"alter", "view"},
+	{"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
-	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
-	{"storage", "check"},
+	{"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"show", "backup"}, {"show", "backups"}, {"show", "export"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
@@ -40,6 +39,9 @@ func (r *reader) statement() (Statement, error) {
 		}
 		if r.accept("alter", "user") {
 			return r.alterUser()
+		}
+		if r.accept("alter", "storage") {
+			return r.alterStorage()
 		}
 	case "use":
 		return r.use()
@@ -68,6 +70,9 @@ func (r *reader) statement() (Statement, error) {
 		}
 		if r.accept("storage", "compact") {
 			return r.compact()
+		}
+		if r.accept("storage", "check") {
+			return r.checkStorage()
 		}
 	case "cluster":
 		return r.cluster()
@@ -108,6 +113,8 @@ func (r *reader) create() (Statement, error) {
 		return r.createTable()
 	case second == "user":
 		return r.createUser()
+	case second == "storage":
+		return r.createStorage()
 	}
 	return r.other()
 }
@@ -120,6 +127,8 @@ func (r *reader) drop() (Statement, error) {
 		return r.dropTable()
 	case second == "user":
 		return r.dropUser()
+	case second == "storage":
+		return r.dropStorage()
 	}
 	return r.other()
 }

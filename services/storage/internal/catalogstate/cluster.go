@@ -28,6 +28,8 @@ const (
 	FormatAlter = 4
 	// FormatKeys brought SetClusterKey.
 	FormatKeys = 5
+	// FormatStorages brought storages besides local, in the same version.
+	FormatStorages = 5
 	// Format is the newest, for Node.format.
 	Format = FormatKeys
 )
@@ -44,7 +46,20 @@ func formatOf(c *catalogv1.Command) uint32 {
 	case *catalogv1.Command_CreateJob, *catalogv1.Command_UpdateJob:
 		return FormatJobs
 	case *catalogv1.Command_AlterTable:
+		if _, ok := k.AlterTable.GetChange().(*catalogv1.AlterTable_SetStorage); ok {
+			return FormatStorages
+		}
 		return FormatAlter
+	case *catalogv1.Command_CreateStorage, *catalogv1.Command_AlterStorage, *catalogv1.Command_DropStorage:
+		return FormatStorages
+	case *catalogv1.Command_CreateUser:
+		if u := k.CreateUser.GetUser(); u.GetStorageMode() != "" || u.GetStorageId() != "" {
+			return FormatStorages
+		}
+	case *catalogv1.Command_AlterUser:
+		if k.AlterUser.StorageMode != nil || k.AlterUser.StorageId != nil {
+			return FormatStorages
+		}
 	case *catalogv1.Command_SetClusterKey:
 		return FormatKeys
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,

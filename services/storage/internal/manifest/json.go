@@ -83,6 +83,9 @@ type piece struct {
 	SHA256        string            `json:"sha256"`
 	Level         uint32            `json:"level"`
 	Tombstones    uint64            `json:"tombstones"`
+	// Storage and Location are missing where the segment is local; Path is then from the root of the location.
+	Storage  string `json:"storage_id,omitempty"`
+	Location uint32 `json:"location,omitempty"`
 }
 
 // stats are those of a column. Limits that were too long to be kept are missing.
@@ -144,7 +147,10 @@ func pieceOf(t *catalog.Table, dir string, e Entry) (piece, error) {
 	p := piece{ID: path.Base(e.GetPath()), Path: strings.TrimPrefix(e.GetPath(), dir), MinSeq: e.GetSeqMin(), MaxSeq: e.GetSeqMax(),
 		Rows: e.GetRows(), Bytes: e.GetBytes(), CreatedAt: e.GetCreatedUs() / 1000, SchemaVersion: e.GetSchemaVersion(),
 		Status: "committed", ColumnStats: map[uint32]*stats{}, SHA256: hex.EncodeToString(e.GetSha256()), Level: e.GetLevel(),
-		Tombstones: e.GetTombstones()}
+		Tombstones: e.GetTombstones(), Storage: e.GetStorageId(), Location: e.GetLocation()}
+	if p.Storage != "" {
+		p.Path = e.GetPath()
+	}
 	for _, c := range e.GetColumns() {
 		column, ok := t.ColumnByID(c.GetColumnId())
 		if !ok {

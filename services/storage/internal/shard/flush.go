@@ -132,7 +132,7 @@ func (v *flushing) partition(ctx context.Context, owner string) (f Flushed, err 
 
 // output writes segments, whose names no other leader gives.
 func (s *Shard) output(commit func(context.Context, *storagev1.Segment) error) *cold.Output {
-	return &cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now, Commit: commit,
+	return &cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now, Commit: commit, Place: s.cfg.Place,
 		Name: func() string { return fmt.Sprintf("%016x-%s", s.seq.Next(), s.cfg.ServerID) }}
 }
 

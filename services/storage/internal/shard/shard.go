@@ -74,6 +74,10 @@ type Config struct {
 	// UseSegments makes FormatVersion reach command.VersionSegments, if it can: nodes that do not read it are kept out from then on.
 	// It is called before the first such entry; nil means that there is nothing to do.
 	UseSegments func(ctx context.Context) error
+	// Place is where new segments of a partition go; nil means the disks of the replicas. UseStorages keeps nodes out that do not read
+	// segments of storages; it is called before the first.
+	Place       func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
+	UseStorages func(ctx context.Context) error
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
