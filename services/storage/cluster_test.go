@@ -155,10 +155,11 @@ func (c *cluster) until(what string, wanted func(*clusterv1.StatusResponse) bool
 	}
 }
 
-// voters counts the voters of each group, as catalog and leaders agree; nil while they do not.
+// voters counts the voters of each group, as catalog and leaders agree; nil while they do not, or one is of a node that lost its disk.
 func voters(s *clusterv1.StatusResponse) map[uint32]int {
-	raft := map[uint32]*clusterv1.GroupReport{}
+	raft, present := map[uint32]*clusterv1.GroupReport{}, map[string]bool{}
 	for _, n := range s.GetNodes() {
+		present[n.GetNode().GetServerId()] = true
 		for _, g := range n.GetReport().GetGroups() {
 			if g.GetState() == "Leader" && (raft[g.GetGroup()] == nil || raft[g.GetGroup()].GetTerm() < g.GetTerm()) {
 				raft[g.GetGroup()] = g
@@ -172,7 +173,7 @@ func voters(s *clusterv1.StatusResponse) map[uint32]int {
 			return nil
 		}
 		for _, r := range p.GetReplicas() {
-			if (r.GetState() == catalogv1.ReplicaState_REPLICA_STATE_VOTER) != slices.Contains(g.GetVoters(), r.GetServerId()) {
+			if !present[r.GetServerId()] || (r.GetState() == catalogv1.ReplicaState_REPLICA_STATE_VOTER) != slices.Contains(g.GetVoters(), r.GetServerId()) {
 				return nil
 			}
 			if r.GetState() == catalogv1.ReplicaState_REPLICA_STATE_VOTER {

@@ -135,6 +135,8 @@ func (s *Storage) nodeReport() (*clusterv1.NodeReport, error) {
 		if err := s.addGroup(report, group, rep.Group, r.bytes[group]); err != nil {
 			return nil, err
 		}
+		// Asked behind the applied index: who has seen an entry knows what it lacks.
+		report.Groups[len(report.Groups)-1].SegmentsMissing = s.missing.in(rep.Shard.ID())
 		if before, ok := r.applied[group]; ok && seconds > 0 && applied > before {
 			report.Groups[len(report.Groups)-1].WritesPerSecond = uint64(float64(applied-before) / seconds)
 		}

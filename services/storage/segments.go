@@ -25,6 +25,8 @@ import (
 const (
 	// segmentCheckInterval is how often a node looks for segments it should have and has not, and for files nobody needs.
 	segmentCheckInterval = 10 * time.Minute
+	// segmentRetryInterval is how often those are asked for again that could not be fetched.
+	segmentRetryInterval = 10 * time.Second
 	// orphanAge is for how long no state must have named a file before it is removed: longer than any flush takes to name
 	// it, and than any scan takes that began when it was named.
 	orphanAge = time.Hour
@@ -124,14 +126,15 @@ func (s *service) FetchSegment(req *storagev1.FetchSegmentRequest, stream grpc.S
 // segmentsChanged has manifests written, and asks for a look at the files when some are missing: those of segments that were added
 // while this node was away, or of a state that came from the leader.
 func (s *Storage) segmentsChanged(id uint32, changed []shard.ChangedSegments) {
-	missing := changed == nil
+	lacks := changed == nil
 	for _, c := range changed {
 		s.manifests.Changed(id, c.Table, c.Owner)
 		for _, seg := range c.Added {
-			missing = missing || seg.GetStorageId() == "" && !s.segments.Files.Has(seg)
+			lacks = lacks || s.lacks(seg)
 		}
 	}
-	if missing {
+	if lacks {
+		s.missing.found(id)
 		s.checkSegments()
 	}
 }
@@ -146,12 +149,8 @@ func (s *Storage) checkSegments() {
 
 // keepSegments fetches what is missing, writes manifests that are not what the state says, and removes what nobody needs, until ctx ends.
 func (s *Storage) keepSegments(ctx context.Context) {
-	tick := time.NewTicker(segmentCheckInterval)
-	defer tick.Stop()
 	for {
-		if err := s.fetchMissing(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.WarnContext(ctx, "fetch the segments this node misses", "error", err)
-		}
+		s.tryFetchMissing(ctx)
 		if err := s.checkManifests(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Logger.WarnContext(ctx, "look at the manifests of segments", "error", err)
 		}
@@ -162,13 +161,42 @@ func (s *Storage) keepSegments(ctx context.Context) {
 		if removed > 0 {
 			s.cfg.Logger.InfoContext(ctx, "files that no segment names were removed", "files", removed)
 		}
+		if s.awaitSegmentCheck(ctx); ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// awaitSegmentCheck returns when all is to be looked at again. Meanwhile it asks for what could not be fetched.
+func (s *Storage) awaitSegmentCheck(ctx context.Context) {
+	next := time.After(segmentCheckInterval)
+	for {
+		var retry <-chan time.Time
+		if s.missing.any() {
+			retry = time.After(segmentRetryInterval)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next:
+			return
 		case <-s.segmentCheck:
+			return
+		case <-retry:
+			s.tryFetchMissing(ctx)
 		}
 	}
+}
+
+func (s *Storage) tryFetchMissing(ctx context.Context) {
+	if err := s.fetchMissing(ctx); err != nil && ctx.Err() == nil {
+		s.cfg.Logger.WarnContext(ctx, "fetch the segments this node misses", "error", err)
+	}
+}
+
+// lacks reports whether a segment should be on this node's disk and is not.
+func (s *Storage) lacks(seg *storagev1.Segment) bool {
+	return seg.GetStorageId() == "" && !s.segments.Files.Has(seg)
 }
 
 // missingMax bounds the segments that are listed before they are fetched, as fetching takes longer than an iterator may stay open.
@@ -176,30 +204,50 @@ const missingMax = 1024
 
 // fetchMissing goes on behind what cannot be fetched; what is beyond missingMax is next time's.
 func (s *Storage) fetchMissing(ctx context.Context) (failed error) {
+	here := map[uint32]bool{}
 	for _, r := range s.replicas.All() {
-		var missing []*storagev1.Segment
-		if err := manifest.EachOf(s.hot, r.Shard.ID(), func(e manifest.Entry) error {
-			if len(missing) < missingMax && e.GetStorageId() == "" && !s.segments.Files.Has(e.Segment) {
-				missing = append(missing, e.Segment)
-			}
+		here[r.Shard.ID()] = true
+		if err := s.fetchMissingOf(ctx, r.Shard.ID()); err != nil {
+			failed = err
+		}
+		if ctx.Err() != nil {
 			return ctx.Err()
-		}); err != nil {
-			return err
 		}
-		fetched := 0
-		for _, seg := range missing {
-			if err := s.segments.Fetch(ctx, r.Shard.ID(), seg); err != nil {
-				failed = err
-			} else {
-				fetched++
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+	}
+	s.missing.looked(here)
+	return failed
+}
+
+func (s *Storage) fetchMissingOf(ctx context.Context, shard uint32) (failed error) {
+	has := s.missing.look(shard)
+	var list []*storagev1.Segment
+	if err := manifest.EachOf(s.hot, shard, func(e manifest.Entry) error {
+		if len(list) < missingMax && s.lacks(e.Segment) {
+			list = append(list, e.Segment)
 		}
-		if len(missing) == missingMax && fetched > 0 {
-			s.checkSegments()
+		return ctx.Err()
+	}); err != nil {
+		return err
+	}
+	fetched, lost := 0, 0
+	for _, seg := range list {
+		switch err := s.segments.Fetch(ctx, shard, seg); {
+		case err == nil:
+			fetched++
+		case dberr.Is(err, dberr.Corrupt): // nobody has it: waiting for it helps nobody
+			failed, lost = err, lost+1
+		default:
+			failed = err
 		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	switch {
+	case len(list) == missingMax && fetched > 0:
+		s.checkSegments()
+	case fetched+lost == len(list):
+		has()
 	}
 	return failed
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,17 +178,26 @@ func (c *cluster) flush(t *catalog.Table) (rows uint64) {
 	return rows
 }
 
+// mustAgree compares all replicas, as soon as all of them answer.
 func (c *cluster) mustAgree() {
 	c.t.Helper()
-	verified, err := clusterv1.NewClusterServiceClient(c.router.Catalog()).Verify(c.t.Context(), &clusterv1.VerifyRequest{})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, g := range verified.GetGroups() {
-		if !g.GetAgrees() || len(g.GetReplicas()) != 3 {
-			c.t.Errorf("group %d: %v", g.GetGroup(), g)
+	c.until("all replicas answer", func(*clusterv1.StatusResponse) bool {
+		verified, err := clusterv1.NewClusterServiceClient(c.router.Catalog()).Verify(c.t.Context(), &clusterv1.VerifyRequest{})
+		if err != nil {
+			return false
 		}
-	}
+		for _, g := range verified.GetGroups() {
+			if len(g.GetReplicas()) != 3 || slices.ContainsFunc(g.GetReplicas(), func(r *clusterv1.ReplicaSum) bool { return r.GetError() != "" }) {
+				return false
+			}
+		}
+		for _, g := range verified.GetGroups() {
+			if !g.GetAgrees() {
+				c.t.Errorf("group %d: %v", g.GetGroup(), g)
+			}
+		}
+		return true
+	})
 }
 
 func TestSegmentsSurviveTheLossOfEachNode(t *testing.T) {

@@ -74,6 +74,7 @@ type Storage struct {
 	segmentCheck chan struct{}
 	// storages are where segments go that are not local.
 	storages *storages.Storages
+	missing  missing
 
 	router   *router.Router
 	replicas *replica.Manager

@@ -622,6 +622,8 @@ type GroupReport struct {
 	// Estimated bytes of the group's state on this node.
 	Bytes           uint64 `protobuf:"varint,13,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	WritesPerSecond uint64 `protobuf:"varint,14,opt,name=writes_per_second,json=writesPerSecond,proto3" json:"writes_per_second,omitempty"`
+	// It may lack files of segments, which it fetches.
+	SegmentsMissing bool `protobuf:"varint,15,opt,name=segments_missing,json=segmentsMissing,proto3" json:"segments_missing,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -752,6 +754,13 @@ func (x *GroupReport) GetWritesPerSecond() uint64 {
 		return x.WritesPerSecond
 	}
 	return 0
+}
+
+func (x *GroupReport) GetSegmentsMissing() bool {
+	if x != nil {
+		return x.SegmentsMissing
+	}
+	return false
 }
 
 type StatusRequest struct {
@@ -1855,7 +1864,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x0fdisk_used_bytes\x18\b \x01(\x04R\rdiskUsedBytes\x12\x1a\n" +
 	"\bstopping\x18\t \x01(\bR\bstopping\x12\x12\n" +
 	"\x04load\x18\n" +
-	" \x01(\x04R\x04load\"\xae\x03\n" +
+	" \x01(\x04R\x04load\"\xd9\x03\n" +
 	"\vGroupReport\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x14\n" +
@@ -1872,7 +1881,8 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06voters\x18\v \x03(\tR\x06voters\x12\x1a\n" +
 	"\blearners\x18\f \x03(\tR\blearners\x12\x14\n" +
 	"\x05bytes\x18\r \x01(\x04R\x05bytes\x12*\n" +
-	"\x11writes_per_second\x18\x0e \x01(\x04R\x0fwritesPerSecond\"\x0f\n" +
+	"\x11writes_per_second\x18\x0e \x01(\x04R\x0fwritesPerSecond\x12)\n" +
+	"\x10segments_missing\x18\x0f \x01(\bR\x0fsegmentsMissing\"\x0f\n" +
 	"\rStatusRequest\"\x81\x02\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +

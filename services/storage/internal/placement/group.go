@@ -155,9 +155,10 @@ func (r *round) growMembers() bool {
 	return r.promote()
 }
 
-// ready: a learner that can vote.
+// ready: a learner that can vote. A majority of voters must have every file of a segment, so it has them first.
 func (r *round) ready(n *node) bool {
-	return r.isLearner(n.GetServerId()) && n.Alive && r.view.CaughtUp[n.GetServerId()]
+	server := n.GetServerId()
+	return r.isLearner(server) && n.Alive && r.view.CaughtUp[server] && !r.view.Lacking[server]
 }
 
 // promote lets a replica vote that has caught up. From an odd number of voters two go together where two are to
@@ -174,7 +175,7 @@ func (r *round) promote() bool {
 	}
 	if len(ready) == 0 {
 		if missing > 0 {
-			r.note("group %d: %d replicas are catching up or waiting for room", r.id(), missing)
+			r.note("group %d: %d replicas are catching up, fetching segments, or waiting for room", r.id(), missing)
 		}
 		return false
 	}

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"slices"
 	"time"
 
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -66,8 +67,11 @@ func (o *observer) view(group uint32, lives map[string]Life) (v View) {
 	if leader == nil || !lives[v.Leader].Alive {
 		return View{}
 	}
-	v.Voters, v.Learners, v.CaughtUp = leader.GetVoters(), leader.GetLearners(), map[string]bool{}
+	v.Voters, v.Learners, v.CaughtUp, v.Lacking = leader.GetVoters(), leader.GetLearners(), map[string]bool{}, map[string]bool{}
 	for _, h := range o.heard {
+		if slices.ContainsFunc(h.Report.GetGroups(), func(g *clusterv1.GroupReport) bool { return g.GetGroup() == group && g.GetSegmentsMissing() }) {
+			v.Lacking[h.Server] = true
+		}
 		if at, ok := h.CaughtUp[group]; ok && o.now.Sub(at) <= caughtUpFor && lives[h.Server].Alive {
 			v.CaughtUp[h.Server] = true
 		}

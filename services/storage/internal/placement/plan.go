@@ -81,6 +81,8 @@ type View struct {
 	Voters, Learners []string
 	// CaughtUp are the replicas that have lately applied all that was committed a moment before.
 	CaughtUp map[string]bool
+	// Lacking are the replicas that may lack files of segments.
+	Lacking map[string]bool
 }
 
 // Reports is what the nodes say.

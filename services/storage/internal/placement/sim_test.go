@@ -46,6 +46,7 @@ type proc struct {
 	alive    bool
 	stopping bool
 	lag      int            // heartbeats until a new replica has caught up
+	fetch    int            // heartbeats then until it has the files of its segments
 	have     map[uint32]int // heartbeats since it has a group's replica
 }
 
@@ -184,8 +185,8 @@ func (s *sim) ChangeMember(_ context.Context, req *clusterv1.ChangeMemberRequest
 		if !slices.Contains(g.learners, server) && !slices.Contains(g.voters, server) { // somebody else took it out
 			return nil, dberr.New(dberr.NotFound, "%s is no member of group %d", server, req.GetGroup())
 		}
-		if s.procs[server].have[req.GetGroup()] < s.procs[server].lag && !slices.Contains(g.voters, server) {
-			s.t.Errorf("%s, which has not caught up", text)
+		if s.procs[server].have[req.GetGroup()] <= s.procs[server].lag+s.procs[server].fetch && !slices.Contains(g.voters, server) {
+			s.t.Errorf("%s, which has not caught up or lacks segments", text)
 		}
 		voters = append(voters, server)
 	case clusterv1.MemberChange_MEMBER_CHANGE_DEMOTE:
@@ -221,7 +222,7 @@ func (s *sim) add(id uint32, server, zone string) error {
 	if err != nil {
 		return err
 	}
-	s.procs[server] = &proc{node: n, alive: true, lag: 1, have: map[uint32]int{}}
+	s.procs[server] = &proc{node: n, alive: true, lag: 1, fetch: 1, have: map[uint32]int{}}
 	return nil
 }
 
@@ -264,6 +265,7 @@ func (s *sim) beat() {
 			if p.have[id]++; p.have[id] > p.lag {
 				r.AppliedIndex = 10
 			}
+			r.SegmentsMissing = p.have[id] <= p.lag+p.fetch
 			if g.leader == server {
 				r.State, r.AppliedIndex, r.Voters, r.Learners = "Leader", 10, slices.Clone(g.voters), slices.Clone(g.learners)
 			}
