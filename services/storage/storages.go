@@ -144,7 +144,8 @@ func (a storageAdmin) others(ctx context.Context, st *catalogv1.Storage, f objec
 func (a storageAdmin) ask(ctx context.Context, n *catalogv1.Node, st *catalogv1.Storage, f objectstore.ProbeFile) error {
 	conn, err := groups(a).Server(n.GetServerId())
 	if err == nil {
-		_, err = storagev1.NewStorageServiceClient(conn).ReadProbe(ctx, &storagev1.ReadProbeRequest{Storage: proto.CloneOf(st), Key: f.Key, Data: f.Data})
+		_, err = storagev1.NewStorageServiceClient(conn).ReadProbe(ctx, &storagev1.ReadProbeRequest{Storage: proto.CloneOf(st), Key: f.Key, Data: f.Data,
+			CatalogIndex: a.node.catalog.Applied()})
 	}
 	if err != nil {
 		return dberr.New(dberr.CodeOf(err), "node %d: %w", n.GetNodeId(), err)
@@ -187,6 +188,9 @@ func (s *Storage) probeLocal() error {
 
 // ReadProbe reads a file that another storage node has just written.
 func (s *service) ReadProbe(ctx context.Context, req *storagev1.ReadProbeRequest) (*storagev1.ReadProbeResponse, error) {
+	if err := s.node.catalog.WaitVersion(ctx, req.GetCatalogIndex()); err != nil {
+		return nil, err
+	}
 	if err := s.node.storages.ReadProbe(ctx, req.GetStorage(), objectstore.ProbeFile{Key: req.GetKey(), Data: req.GetData()}); err != nil {
 		return nil, err
 	}

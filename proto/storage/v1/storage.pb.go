@@ -525,9 +525,11 @@ func (x *CountStorageResponse) GetSegments() uint64 {
 type ReadProbeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// With sealed credentials.
-	Storage       *v1.Storage `protobuf:"bytes,1,opt,name=storage,proto3" json:"storage,omitempty"`
-	Key           string      `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Data          []byte      `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	Storage *v1.Storage `protobuf:"bytes,1,opt,name=storage,proto3" json:"storage,omitempty"`
+	Key     string      `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Data    []byte      `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// The entry of the catalog's log that has the key which sealed the credentials.
+	CatalogIndex  uint64 `protobuf:"varint,4,opt,name=catalog_index,json=catalogIndex,proto3" json:"catalog_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -581,6 +583,13 @@ func (x *ReadProbeRequest) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *ReadProbeRequest) GetCatalogIndex() uint64 {
+	if x != nil {
+		return x.CatalogIndex
+	}
+	return 0
 }
 
 type ReadProbeResponse struct {
@@ -3394,11 +3403,12 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"storage_id\x18\x02 \x01(\tR\tstorageId\"2\n" +
 	"\x14CountStorageResponse\x12\x1a\n" +
-	"\bsegments\x18\x01 \x01(\x04R\bsegments\"g\n" +
+	"\bsegments\x18\x01 \x01(\x04R\bsegments\"\x8c\x01\n" +
 	"\x10ReadProbeRequest\x12-\n" +
 	"\astorage\x18\x01 \x01(\v2\x13.catalog.v1.StorageR\astorage\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"\x13\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12#\n" +
+	"\rcatalog_index\x18\x04 \x01(\x04R\fcatalogIndex\"\x13\n" +
 	"\x11ReadProbeResponse\"\x9e\x02\n" +
 	"\fWriteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
