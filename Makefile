@@ -120,7 +120,7 @@ robustness: build-faults ## random load on a cluster while it is being broken, R
 	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target $(TARGET) -runs $(RUNS) $(ARGS)
 
 .PHONY: metamorphic
-metamorphic: toolchain ## the same random statements under ten configurations, SEEDS times 400, every answer compared
+metamorphic: toolchain ## the same random statements under eleven configurations, SEEDS times 400, every answer compared
 	go test -timeout 3h -tags $(TESTTAGS) ./tests/metamorphic -args -seeds $(SEEDS)
 
 .PHONY: planted

@@ -87,7 +87,7 @@ func (s *Storages) sweepLocation(ctx context.Context, st *catalogv1.Storage, loc
 		return 0, err
 	}
 	at := st.GetLocations()[location]
-	folders := map[string]bool{} // with segments, which come before the manifest beside them
+	folders := map[string]bool{} // with segments that stay; they come before the manifest beside them
 	err = store.List(ctx, "", func(o objectstore.Object) error {
 		file := File(at, o.Key)
 		if path.Base(o.Key) == manifest.FileName && !folders[path.Dir(o.Key)] && !seen[file] && held.Leads(0) {
@@ -102,9 +102,9 @@ func (s *Storages) sweepLocation(ctx context.Context, st *catalogv1.Storage, loc
 		if m == nil || seen[file] {
 			return nil
 		}
-		folders[path.Dir(o.Key)] = true
 		shard, err := strconv.ParseUint(m[1], 10, 32)
 		if err != nil || !held.Leads(uint32(shard)) || held.Named(file) {
+			folders[path.Dir(o.Key)] = true
 			return nil
 		}
 		seen[file] = true
