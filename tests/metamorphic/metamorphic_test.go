@@ -80,7 +80,7 @@ var smallCache = cluster.Storage(func(cfg *storage.Config) { cfg.RemoteCacheByte
 func inStorage(sql string) string {
 	switch {
 	case strings.HasPrefix(sql, "CREATE NAMESPACE"):
-		return sql + "; CREATE STORAGE x TYPE filesystem PATH '$DIR/x'; CREATE STORAGE y TYPE filesystem PATH '$DIR/y/${user_id}/${namespace}'"
+		return sql + "; CREATE STORAGE x TYPE filesystem PATH '$DIR/x'; CREATE STORAGE y TYPE filesystem PATH '$DIR/y/${namespace}/by-${user_id}'"
 	case strings.Contains(sql, " TABLE "):
 		return sql + " STORAGE x"
 	}
@@ -122,7 +122,7 @@ func compare(t *testing.T, seed uint64) {
 		dir := t.TempDir()
 		for _, sql := range tables {
 			sql = strings.ReplaceAll(cfg.tables(sql), "$DIR", dir)
-			if answer := execute(t, clusters[i], Statement{User: "root", SQL: sql}); strings.HasPrefix(answer, "error") {
+			if answer := execute(t, clusters[i], Statement{User: "root", SQL: sql}); strings.Contains(answer, "error") {
 				t.Fatalf("%s: %s", sql, answer)
 			}
 		}

@@ -76,7 +76,7 @@ func checkTemplate(text string, user bool) error {
 		return dberr.New(dberr.InvalidArgument, "the template %.100q is not a relative path of letters, digits and _ . - with variables", text)
 	}
 	for part := range strings.SplitSeq(rest, "/") {
-		if part == ".." || strings.HasPrefix(part, "_kalamdb") {
+		if strings.Contains(part, "..") || strings.Contains(part, "__") || strings.HasPrefix(part, "_kalamdb") {
 			return dberr.New(dberr.InvalidArgument, "the template %.100q has the part %q", text, part)
 		}
 	}
@@ -105,12 +105,13 @@ func expand(template string, shard uint32, t *catalog.Table, owner string) strin
 	return dir
 }
 
-// escape is cold's, in one part: %xx for all that is not [a-z0-9_.-].
+// escape is cold's, in one part: %xx for all that is not [a-z0-9_.-], and for a dot or an underscore behind another: libraries give
+// meanings of their own to .. and __.
 func escape(value string) string {
 	var b strings.Builder
 	for i := range len(value) {
 		c := value[i]
-		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.' && i > 0 {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' && (i == 0 || value[i-1] != c) || c == '.' && i > 0 && value[i-1] != c {
 			b.WriteByte(c)
 		} else {
 			fmt.Fprintf(&b, "%%%02x", c)
