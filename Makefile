@@ -154,7 +154,7 @@ idle: build ## what a Raft group costs that nobody writes to, and requests cost 
 	go run -tags $(TAGS) ./tests/cmd/idle -bin bin $(ARGS)
 
 .PHONY: bench
-bench: build ## W1, W2, W4, W5, W8, W11 against the floor, PostgreSQL and etcd (apt-get install postgresql etcd-server)
+bench: build ## W1, W2, W4, W5, W6, W8, W11 against the floor, PostgreSQL and etcd (apt-get install postgresql etcd-server)
 	go run -tags $(TAGS) ./tests/cmd/bench -server bin/kalamdb
 
 .PHONY: fuzz

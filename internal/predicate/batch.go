@@ -16,17 +16,26 @@ func (p *Program) MatchesBatch(env *Env, rec arrow.RecordBatch, dst []bool) erro
 	if int64(len(dst)) != rec.NumRows() {
 		return dberr.New(dberr.Internal, "a batch of %d rows was given %d results", rec.NumRows(), len(dst))
 	}
+	for i := range dst {
+		dst[i] = true
+	}
+	return p.NarrowBatch(env, rec, dst)
+}
+
+// NarrowBatch sets keep[i] to false for the rows for which the condition is not TRUE. Rows for which it is false already are not looked at.
+// keep must be as long as the batch.
+func (p *Program) NarrowBatch(env *Env, rec arrow.RecordBatch, keep []bool) error {
+	if int64(len(keep)) != rec.NumRows() {
+		return dberr.New(dberr.Internal, "a batch of %d rows was given %d marks", rec.NumRows(), len(keep))
+	}
 	row, err := newBatchRow(p.columns, rec)
 	if err != nil {
 		return err
 	}
-	for i := range dst {
-		row.at = i
-		if dst[i], err = p.Matches(env, row); err != nil {
-			return err
-		}
+	if p.root.test == nil {
+		return dberr.New(dberr.InvalidArgument, "a condition must be BOOLEAN, not %s", typeName(p.root.typ))
 	}
-	return nil
+	return p.root.narrow(env, row, keep)
 }
 
 // EvalBatch computes the value for every row and hands it to each, in order; each may return an error
@@ -80,6 +89,16 @@ func newBatchRow(ids []uint32, rec arrow.RecordBatch) (*batchRow, error) {
 		row.columns = append(row.columns, c)
 	}
 	return row, nil
+}
+
+// array is a column's values; nil when the batch does not have it.
+func (r *batchRow) array(id uint32) arrow.Array {
+	for i := range r.columns {
+		if r.columns[i].id == id {
+			return r.columns[i].data
+		}
+	}
+	return nil
 }
 
 // Column implements RowReader. Expressions read few columns, so a search beats a map.

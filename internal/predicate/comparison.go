@@ -92,13 +92,15 @@ func compareColumn(col *node, value datum.Datum, accept accepts) *node {
 	switch value.Kind() {
 	case datum.KindInt, datum.KindTimestamp, datum.KindDate, datum.KindTime, datum.KindBool:
 		kind, want := value.Kind(), value.AsInt()
-		return testNode(func(_ *Env, row RowReader) (truth, error) {
+		n := testNode(func(_ *Env, row RowReader) (truth, error) {
 			d := row.Column(id)
 			if d.Kind() != kind {
 				return otherKind(d, value, accept)
 			}
 			return accept.order(compareInt(d.AsInt(), want)), nil
 		})
+		n.against = &against{column: id, kind: kind, value: want, accept: accept}
+		return n
 	case datum.KindText, datum.KindUUID, datum.KindBytes:
 		kind, want := value.Kind(), value.AsText()
 		if accept == comparisons["="] {

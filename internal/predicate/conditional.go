@@ -23,7 +23,7 @@ func buildCase(name string, args []*node) (*node, error) {
 	} else {
 		results = append(results, constant(datum.Null, unknownType))
 	}
-	whens, err := tests(conditions)
+	_, whens, err := asConditions(conditions)
 	if err != nil {
 		return nil, err
 	}

@@ -32,25 +32,24 @@ func asCondition(n *node) (*node, error) {
 	return n, nil
 }
 
-func tests(args []*node) ([]testFunc, error) {
-	out := make([]testFunc, len(args))
+func asConditions(args []*node) (nodes []*node, tests []testFunc, err error) {
+	nodes, tests = make([]*node, len(args)), make([]testFunc, len(args))
 	for i, a := range args {
-		n, err := asCondition(a)
-		if err != nil {
-			return nil, err
+		if nodes[i], err = asCondition(a); err != nil {
+			return nil, nil, err
 		}
-		out[i] = n.test
+		tests[i] = nodes[i].test
 	}
-	return out, nil
+	return nodes, tests, nil
 }
 
 // buildAnd evaluates from left to right and stops at the first FALSE.
 func buildAnd(_ string, args []*node) (*node, error) {
-	terms, err := tests(args)
+	nodes, terms, err := asConditions(args)
 	if err != nil {
 		return nil, err
 	}
-	return testNode(func(env *Env, row RowReader) (truth, error) {
+	n := testNode(func(env *Env, row RowReader) (truth, error) {
 		result := isTrue
 		for _, t := range terms {
 			v, err := t(env, row)
@@ -64,12 +63,14 @@ func buildAnd(_ string, args []*node) (*node, error) {
 			}
 		}
 		return result, nil
-	}), nil
+	})
+	n.all = nodes
+	return n, nil
 }
 
 // buildOr evaluates from left to right and stops at the first TRUE.
 func buildOr(_ string, args []*node) (*node, error) {
-	terms, err := tests(args)
+	_, terms, err := asConditions(args)
 	if err != nil {
 		return nil, err
 	}

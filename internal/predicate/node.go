@@ -59,6 +59,9 @@ type node struct {
 	isColumn bool
 	// volatile marks what depends on Env, so that it is not folded.
 	volatile bool
+	// all are the parts of an AND, against is set for the simplest comparisons: see narrow.
+	all     []*node
+	against *against
 }
 
 func constant(d datum.Datum, t catalog.Type) *node {

@@ -40,6 +40,7 @@ type settings struct {
 	perRep  time.Duration
 	users   []int
 	workers int
+	rows    int
 }
 
 func run(ctx context.Context) error {
@@ -48,8 +49,9 @@ func run(ctx context.Context) error {
 	flag.IntVar(&s.reps, "reps", 5, "repetitions, interleaved between the contenders")
 	flag.DurationVar(&s.perRep, "time", 2*time.Second, "time for each contender in each repetition")
 	flag.StringVar(&s.bin, "bin", "bin", "folder of the binaries of a cluster's nodes")
-	only := flag.String("only", "W1,W2,W4,W5,W8,W11", "works to run")
+	only := flag.String("only", "W1,W2,W4,W5,W6,W8,W11", "works to run")
 	many := flag.Int("users", 20_000, "the larger number of users in W5 and W11 (the smaller is 1,000)")
+	flag.IntVar(&s.rows, "rows", 10_000_000, "rows of the table in W6")
 	out := flag.String("json", "", "write the raw figures to this file")
 	flag.Parse()
 	s.users = []int{1000, *many}
@@ -69,7 +71,7 @@ func run(ctx context.Context) error {
 	for _, w := range []struct {
 		name string
 		run  func(context.Context, settings, *contenders) (table, error)
-	}{{"W1", runW1}, {"W2", runW2}, {"W4", runW4}, {"W5", runW5}, {"W8", runW8}, {"W11", runW11}} {
+	}{{"W1", runW1}, {"W2", runW2}, {"W4", runW4}, {"W5", runW5}, {"W6", runW6}, {"W8", runW8}, {"W11", runW11}} {
 		if !strings.Contains(","+*only+",", ","+w.name+",") {
 			continue
 		}

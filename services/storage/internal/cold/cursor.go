@@ -37,8 +37,9 @@ type cursor struct {
 	release func()
 
 	group int
-	rows  *segment.Rows
-	i     int
+	// rows are nil while the cursor stands at the first row of a group that was not decoded yet: then it is alone, and goes forward.
+	rows *segment.Rows
+	i    int
 }
 
 // openCursor stands on the first row, or ok is false.
@@ -73,6 +74,9 @@ func (c *cursor) enter(ctx context.Context) (bool, error) {
 	if c.rng.Low != nil {
 		c.group = max(c.reader.GroupOf(c.rng.Low), 0)
 	}
+	if c.rng.Low == nil || bytes.Compare(c.rng.Low, c.reader.FirstKey(c.group)) <= 0 {
+		return c.inRange(), nil // decoded when somebody asks for its rows
+	}
 	if ok, err := c.load(ctx, c.group); !ok {
 		return false, err
 	}
@@ -104,24 +108,45 @@ func (c *cursor) next(ctx context.Context) (bool, error) {
 
 // settle goes to another row group when this one is at its end, and checks the range.
 func (c *cursor) settle(ctx context.Context) (bool, error) {
-	for c.i < 0 || c.i >= len(c.rows.Keys) {
-		step := 1
-		if c.rng.Reverse {
-			step = -1
-		}
-		if ok, err := c.load(ctx, c.group+step); !ok {
+	for c.rng.Reverse && c.i < 0 {
+		if ok, err := c.load(ctx, c.group-1); !ok {
 			return false, err
 		}
-		if c.i = 0; c.rng.Reverse {
-			c.i = len(c.rows.Keys) - 1
-		}
+		c.i = len(c.rows.Keys) - 1
 	}
-	if c.rng.Reverse {
-		return c.rng.Low == nil || bytes.Compare(c.key(), c.rng.Low) >= 0, nil
+	if !c.rng.Reverse && c.i >= len(c.rows.Keys) {
+		return c.leaveGroup(), nil
 	}
-	return c.rng.High == nil || bytes.Compare(c.key(), c.rng.High) < 0, nil
+	return c.inRange(), nil
 }
 
-func (c *cursor) key() []byte { return c.rows.Keys[c.i] }
+// leaveGroup goes to the next row group; false at the end of the range.
+func (c *cursor) leaveGroup() bool {
+	c.group, c.rows, c.i = c.group+1, nil, 0
+	return c.group < c.reader.RowGroups() && c.inRange()
+}
+
+func (c *cursor) inRange() bool {
+	if c.rng.Reverse {
+		return c.rng.Low == nil || bytes.Compare(c.key(), c.rng.Low) >= 0
+	}
+	return c.rng.High == nil || bytes.Compare(c.key(), c.rng.High) < 0
+}
+
+// decode makes the rows of the group readable.
+func (c *cursor) decode(ctx context.Context) error {
+	if c.rows != nil {
+		return nil
+	}
+	_, err := c.load(ctx, c.group)
+	return err
+}
+
+func (c *cursor) key() []byte {
+	if c.rows == nil {
+		return c.reader.FirstKey(c.group)
+	}
+	return c.rows.Keys[c.i]
+}
 
 func (c *cursor) version() keycodec.Version { return c.rows.Versions[c.i] }

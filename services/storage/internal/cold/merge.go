@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
@@ -59,22 +60,33 @@ func (m *Merge) Next(ctx context.Context) (key []byte, v keycodec.Version, ok bo
 			return nil, v, false, nil
 		}
 		c := m.open.list[0]
+		if err := c.decode(ctx); err != nil {
+			return nil, v, false, err
+		}
 		key, v = c.key(), c.version()
 		more, err := c.next(ctx)
+		if err == nil && more && m.open.Len() > 1 { // comparing needs the versions
+			err = c.decode(ctx)
+		}
 		if err != nil {
 			return nil, v, false, err
 		}
-		if more {
-			heap.Fix(&m.open, 0)
-		} else {
-			c.release()
-			heap.Pop(&m.open)
-		}
+		m.moved(more)
 		if m.key == nil || !bytes.Equal(key, m.key) { // else an older version of the same row
 			m.key = key
 			return key, v, true, nil
 		}
 	}
+}
+
+// moved puts the cursor that was moved where it belongs.
+func (m *Merge) moved(more bool) {
+	if more {
+		heap.Fix(&m.open, 0)
+		return
+	}
+	m.open.list[0].release()
+	heap.Pop(&m.open)
 }
 
 // reach opens the segments that may have the next row.
@@ -89,9 +101,16 @@ func (m *Merge) reach(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if ok {
-			heap.Push(&m.open, c)
+		if !ok {
+			continue
 		}
+		if m.open.Len() > 0 { // comparing needs the versions
+			if err := errors.Join(c.decode(ctx), m.open.list[0].decode(ctx)); err != nil {
+				c.release()
+				return err
+			}
+		}
+		heap.Push(&m.open, c)
 	}
 	return nil
 }

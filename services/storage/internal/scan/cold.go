@@ -12,6 +12,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segment"
 )
 
 // coldRows reads the rows that the plan wants from segments, in the plan's direction, of each row the newest version.
@@ -115,6 +116,27 @@ func (c *coldRows) next() (key []byte, v keycodec.Version, ok bool, err error) {
 	}
 }
 
+// nextGroup returns a row group that comes next and whose keys are all below before, a row's key (nil: no bound), of the same partition.
+func (c *coldRows) nextGroup(ctx context.Context, before []byte, usable func(*segment.Reader) bool) (*cold.Group, bool, error) {
+	for c.merge == nil {
+		for len(c.spans) == 0 {
+			if more, err := c.enterPartition(); err != nil || !more {
+				return nil, false, err
+			}
+		}
+		rng := c.rangeOf(c.spans[0])
+		if _, one := c.onlyKey(rng); one {
+			return nil, false, nil
+		}
+		c.spans = c.spans[1:]
+		c.merge = c.readers.NewMerge(c.plan.req.GetShard(), c.entries, rng)
+	}
+	if before != nil {
+		before = before[len(c.prefix):]
+	}
+	return c.merge.NextGroup(ctx, before, usable)
+}
+
 // enterPartition goes to the next partition.
 func (c *coldRows) enterPartition() (more bool, err error) {
 	owner, entries, err := c.parts.next()
@@ -134,13 +156,7 @@ func (c *coldRows) enterPartition() (more bool, err error) {
 
 // enter begins to read a span of the partition. A span of one key is looked up, and its row returned.
 func (c *coldRows) enter(span keycodec.Span) (key []byte, v keycodec.Version, ok bool, err error) {
-	rng := cold.Range{Table: c.plan.table, Columns: c.columns, Reverse: c.plan.reverse}
-	if len(span.Start) > len(c.prefix) {
-		rng.Low = span.Start[len(c.prefix):]
-	}
-	if bytes.HasPrefix(span.End, c.prefix) {
-		rng.High = span.End[len(c.prefix):]
-	}
+	rng := c.rangeOf(span)
 	if d, one := c.onlyKey(rng); one {
 		v, ok, err = c.readers.Find(c.ctx, c.plan.req.GetShard(), c.plan.table, c.entries, []datum.Datum{d}, rng.Low)
 		c.key = append(append(c.key[:0], c.prefix...), rng.Low...)
@@ -148,6 +164,18 @@ func (c *coldRows) enter(span keycodec.Span) (key []byte, v keycodec.Version, ok
 	}
 	c.merge = c.readers.NewMerge(c.plan.req.GetShard(), c.entries, rng)
 	return nil, v, false, nil
+}
+
+// rangeOf is what a span has of the partition.
+func (c *coldRows) rangeOf(span keycodec.Span) cold.Range {
+	rng := cold.Range{Table: c.plan.table, Columns: c.columns, Reverse: c.plan.reverse}
+	if len(span.Start) > len(c.prefix) {
+		rng.Low = span.Start[len(c.prefix):]
+	}
+	if bytes.HasPrefix(span.End, c.prefix) {
+		rng.High = span.End[len(c.prefix):]
+	}
+	return rng
 }
 
 // onlyKey is the key of a range that has no other; then filters are worth asking.

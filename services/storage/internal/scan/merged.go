@@ -2,10 +2,13 @@ package scan
 
 import (
 	"bytes"
+	"context"
 	"errors"
 
 	"github.com/kalamdb/kalamdb-go/internal/datum"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/segment"
 )
 
 // versions are rows of partitions in the direction of a scan, ascending or descending by key.
@@ -84,6 +87,22 @@ func (m *merged) next() ([]byte, keycodec.Version, bool, error) {
 		return m.cold.take()
 	}
 	return m.hot.take()
+}
+
+// nextGroup returns a row group of a segment that comes next, and has no row in common with the hot ones.
+func (m *merged) nextGroup(ctx context.Context, usable func(*segment.Reader) bool) (*cold.Group, bool, error) {
+	frozen, ok := m.cold.from.(*coldRows)
+	if !ok || m.cold.loaded || m.cold.ended {
+		return nil, false, nil
+	}
+	if err := m.hot.fill(); err != nil {
+		return nil, false, err
+	}
+	var before []byte
+	if m.hot.ok {
+		before = m.hot.key
+	}
+	return frozen.nextGroup(ctx, before, usable)
 }
 
 func (m *merged) skip(prefix []byte) {

@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"github.com/apache/arrow-go/v18/arrow"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"google.golang.org/protobuf/proto"
 
@@ -22,6 +23,7 @@ const (
 // slow stops the scan.
 type output struct {
 	plan    *plan
+	alloc   memory.Allocator
 	builder *rowbatch.Builder
 	writer  *rowbatch.FlightWriter
 	rowsMax int
@@ -32,7 +34,7 @@ func newOutput(alloc memory.Allocator, p *plan, to rowbatch.FlightSender) *outpu
 	if limit := p.req.GetLimit(); limit > 0 {
 		b.Reserve(int(min(limit, firstBatchRows)))
 	}
-	return &output{plan: p, builder: b, writer: rowbatch.NewFlightWriter(to, alloc), rowsMax: firstBatchRows}
+	return &output{plan: p, alloc: alloc, builder: b, writer: rowbatch.NewFlightWriter(to, alloc), rowsMax: firstBatchRows}
 }
 
 func (o *output) release() { o.builder.Release() }
@@ -77,3 +79,6 @@ func (o *output) flush() error {
 	defer rec.Release()
 	return o.writer.Write(rec)
 }
+
+// send sends a batch that was made elsewhere.
+func (o *output) send(rec arrow.RecordBatch) error { return o.writer.Write(rec) }

@@ -12,7 +12,7 @@ const cancelEvery = 256
 // run feeds the matching rows to the output, in order, within offset and limit.
 func (p *plan) run(ctx context.Context, in rows, out *output, sortBytesMax int) error {
 	if p.sortBy == nil {
-		return p.stream(ctx, in, out)
+		return p.streamed(ctx, in, out)
 	}
 	s := newSorter(p, sortBytesMax)
 	err := p.each(ctx, in, func(r *row, key []byte) (bool, error) {
@@ -22,6 +22,20 @@ func (p *plan) run(ctx context.Context, in rows, out *output, sortBytesMax int) 
 		return err
 	}
 	return p.sorted(ctx, s, out)
+}
+
+// streamed passes rows on, those of segments by columns where that is possible.
+func (p *plan) streamed(ctx context.Context, in rows, out *output) error {
+	if both, ok := in.(*merged); ok {
+		c, err := newColumnar(p, out.alloc)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			return c.stream(ctx, both, out)
+		}
+	}
+	return p.stream(ctx, in, out)
 }
 
 // stream passes rows on as they come, and stops reading at the limit.
@@ -45,27 +59,45 @@ func (p *plan) stream(ctx context.Context, in rows, out *output) error {
 
 // each calls visit for every row that matches, until it returns false.
 func (p *plan) each(ctx context.Context, in rows, visit func(r *row, key []byte) (bool, error)) error {
-	r := newRow(p)
-	for n := 1; ; n++ {
-		if n%cancelEvery == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		key, v, ok, err := in.next()
-		if err != nil || !ok {
+	m := newMatcher(p, in)
+	for {
+		if more, err := m.step(ctx); err != nil || !more {
 			return err
 		}
-		r.user = in.user()
-		match, err := p.matches(r, v)
-		if err != nil {
-			return err
-		}
-		if !match {
+		if !m.match {
 			continue
 		}
-		if more, err := visit(r, key); err != nil || !more {
+		if more, err := visit(m.row, m.key); err != nil || !more {
 			return err
 		}
 	}
+}
+
+// matcher goes over rows one by one.
+type matcher struct {
+	plan *plan
+	in   rows
+	n    int
+	// row and key are where it stands; match says whether the plan wants the row.
+	row   *row
+	key   []byte
+	match bool
+}
+
+func newMatcher(p *plan, in rows) *matcher { return &matcher{plan: p, in: in, row: newRow(p)} }
+
+// step goes to the next row; false at the end.
+func (m *matcher) step(ctx context.Context) (more bool, err error) {
+	if m.n++; m.n%cancelEvery == 0 && ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	key, v, ok, err := m.in.next()
+	if err != nil || !ok {
+		return false, err
+	}
+	m.key, m.row.user = key, m.in.user()
+	m.match, err = m.plan.matches(m.row, v)
+	return err == nil, err
 }
 
 func (p *plan) matches(r *row, v keycodec.Version) (bool, error) {

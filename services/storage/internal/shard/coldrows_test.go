@@ -152,3 +152,39 @@ func TestMergesAreBounded(t *testing.T) {
 		t.Errorf("%d of 500 small segments, to level %d", len(picked), level)
 	}
 }
+
+// Of many rows in a row those that a segment has go at once, and those written while it was made stay.
+func TestALongRunOfRowsMovesWhole(t *testing.T) {
+	n := openNode(t, nodeOptions{})
+	defer n.stop()
+	const many = 2*rangeDeleteMin + 100
+	var list [][]byte
+	for id := range many {
+		list = append(list, message(id, "first", nil))
+	}
+	n.mustWrite("ann", insert(list...))
+	n.mustWrite("bob", insert(list[0], list[1]))
+	seq := n.allRows()["ann/1500"].Seq
+	written := false
+	if _, err := n.shard.Flush(t.Context(), tables()[messagesID], "ann", func(context.Context, *storagev1.Segment) error {
+		if !written {
+			written = true
+			n.mustWrite("ann", update(seq, message(1500, "second", nil)), insert(message(many+5, "later", nil)))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if hot := n.rows(); len(hot) != 4 { // what was written meanwhile, and another user's
+		t.Errorf("%d rows are in the hot store", len(hot))
+	}
+	all := n.allRows()
+	if len(all) != many+1+2 {
+		t.Errorf("%d rows", len(all))
+	}
+	for _, want := range []struct{ key, body string }{{"ann/0", "first"}, {"ann/1499", "first"}, {"ann/1500", "second"}, {"ann/1501", "first"}, {"ann/2147", "first"}, {"bob/1", "first"}} {
+		if row := decodeMessage(t, all[want.key].Row); row.Values[1].AsText() != want.body {
+			t.Errorf("%s is %q", want.key, row.Values[1].AsText())
+		}
+	}
+}

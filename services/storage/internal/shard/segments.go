@@ -151,6 +151,11 @@ func (a *application) addSegment(c *command.Command, id uint64, raw []byte) erro
 	return nil
 }
 
+// rangeDeleteMin is from how many rows in a row on one range deletion takes the place of a deletion for each: reading passes over it at once,
+// where a deletion of its own costs as much as the row did. Range deletions cost others something while they are in memory, so that few
+// rows, as most partitions have, go one by one.
+const rangeDeleteMin = 1024
+
 // dropCovered removes the hot rows that a segment has. Every row up to CoveredSeq was in the state the segment was written
 // from, as positions follow the log; what was written since has a higher _seq.
 func (a *application) dropCovered(c *command.Command, seg *storagev1.Segment) error {
@@ -161,15 +166,62 @@ func (a *application) dropCovered(c *command.Command, seg *storagev1.Segment) er
 	if err != nil {
 		return err
 	}
+	run := coveredRun{batch: a.batch}
 	for ok := it.First(); ok && err == nil; ok = it.Next() {
 		var value []byte
 		if value, err = it.ValueAndErr(); err != nil {
 			break
 		}
 		var v keycodec.Version
-		if v, err = keycodec.DecodeVersion(value); err == nil && v.Seq <= c.CoveredSeq {
-			err = a.batch.Delete(it.Key(), nil)
+		if v, err = keycodec.DecodeVersion(value); err != nil {
+			break
+		}
+		if v.Seq <= c.CoveredSeq {
+			run.add(it.Key())
+		} else {
+			err = run.end()
 		}
 	}
+	if err == nil {
+		err = run.end()
+	}
 	return errors.Join(err, it.Error(), it.Close())
+}
+
+// coveredRun are rows to remove that follow each other in the store.
+type coveredRun struct {
+	batch *pebble.Batch
+	// keys are those of a run that is short so far; of a longer one first and last are known, and count.
+	keys        []byte
+	ends        []int
+	first, last []byte
+	count       int
+}
+
+func (r *coveredRun) add(key []byte) {
+	if r.count++; r.count == 1 {
+		r.first = append(r.first[:0], key...)
+	}
+	r.last = append(r.last[:0], key...)
+	if r.count < rangeDeleteMin {
+		r.keys = append(r.keys, key...)
+		r.ends = append(r.ends, len(r.keys))
+	}
+}
+
+// end removes the run.
+func (r *coveredRun) end() (err error) {
+	if r.count >= rangeDeleteMin {
+		err = r.batch.DeleteRange(r.first, append(r.last, 0), nil)
+	} else {
+		start := 0
+		for _, end := range r.ends {
+			if err == nil {
+				err = r.batch.Delete(r.keys[start:end], nil)
+			}
+			start = end
+		}
+	}
+	r.keys, r.ends, r.count = r.keys[:0], r.ends[:0], 0
+	return err
 }
