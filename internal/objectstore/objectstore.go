@@ -194,15 +194,23 @@ func (s *Store) Put(ctx context.Context, key string, from io.ReaderAt, want Sum)
 func (s *Store) upload(ctx context.Context, key string, from io.Reader, bytes int64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.Request+time.Duration(bytes/uploadBytesPerSecond)*time.Second)
 	defer cancel()
-	w, err := s.bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: "application/octet-stream", BufferSize: rangeBytes, MaxConcurrency: 2})
-	if err != nil {
-		return err
+	// Not by a Writer: those of Azure and S3 take a nil pipe when an upload fails while they are being closed.
+	return s.bucket.Upload(ctx, key, &cutting{from: from, cut: cancel}, &blob.WriterOptions{ContentType: "application/octet-stream",
+		BufferSize: rangeBytes, MaxConcurrency: 2})
+}
+
+// cutting is a reader that ends an upload when it fails: else the store would make a file of what there is.
+type cutting struct {
+	from io.Reader
+	cut  context.CancelFunc
+}
+
+func (c *cutting) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.cut()
 	}
-	if _, err := io.Copy(w, from); err != nil {
-		cancel() // else Close would make an object of what there is
-		return errors.Join(err, w.Close())
-	}
-	return w.Close()
+	return n, err
 }
 
 // readBack compares what the store has with what was put.

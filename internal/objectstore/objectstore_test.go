@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/fsouza/fake-gcs-server/fakestorage"
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -28,6 +31,9 @@ const (
 	bucketName = "segments"
 	keyID      = "AKIATESTTESTTEST"
 	secretKey  = "very/secret+key=="
+	// azuriteAccount and azuriteKey are what every Azurite has; they open nothing else.
+	azuriteAccount = "devstoreaccount1"
+	azuriteKey     = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
 
 // brief are limits with which a test of what fails ends soon.
@@ -75,11 +81,35 @@ func azurite(t *testing.T) Config {
 	if endpoint == "" {
 		t.Skip("no Azurite: make test-azure installs and starts it (npm)")
 	}
+	key, err := container.NewSharedKeyCredential(azuriteAccount, azuriteKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := container.NewClientWithSharedKeyCredential(endpoint+"/"+bucketName, key, nil)
+	if err == nil {
+		_, err = c.Create(t.Context(), nil)
+	}
+	if err != nil && !bloberror.HasCode(err, bloberror.ContainerAlreadyExists) {
+		t.Fatal(err)
+	}
 	return Config{Name: "x", Location: Location{Kind: Azure, Bucket: bucketName, Prefix: "p"},
-		Settings: Settings{Endpoint: endpoint, AllowHTTP: true, AccountName: "devstoreaccount1"},
-		// The account that every Azurite has; it opens nothing else.
-		Secrets: Secrets{AccountKey: "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="},
-		Rules:   Rules{Endpoints: []string{"127.0.0.1"}}, Limits: brief}
+		Settings: Settings{Endpoint: endpoint, AllowHTTP: true, AccountName: azuriteAccount}, Secrets: Secrets{AccountKey: azuriteKey},
+		Rules: Rules{Endpoints: []string{"127.0.0.1"}}, Limits: brief}
+}
+
+// TestAzureRefusesAWrongKey: and neither key nor signature is in the error.
+func TestAzureRefusesAWrongKey(t *testing.T) {
+	cfg := azurite(t)
+	cfg.Secrets = Secrets{AccountKey: base64.StdEncoding.EncodeToString([]byte("another key"))}
+	h := open(t, cfg).Probe(t.Context(), nil)
+	if !dberr.Is(h.Err, dberr.PermissionDenied) || strings.Contains(h.Err.Error(), cfg.Secrets.AccountKey) {
+		t.Errorf("a wrong key: %v", h.Err)
+	}
+	cfg.Secrets = Secrets{SASToken: "sv=2022-11-02&sr=c&sig=c2lnbmF0dXJlLXNpZ25hdHVyZQ%3D%3D"}
+	h = open(t, cfg).Probe(t.Context(), nil)
+	if h.Writable || strings.Contains(h.Err.Error(), "c2lnbmF0dXJl") {
+		t.Errorf("a wrong signature: %v", h.Err)
+	}
 }
 
 func open(t *testing.T, cfg Config) *Store {
