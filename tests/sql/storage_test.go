@@ -205,7 +205,7 @@ func manifests(t *testing.T, o *objects, n int) {
 		} `json:"segments"`
 	}
 	if err := json.NewDecoder(object.Contents).Decode(&m); err != nil || len(m.Segments) == 0 || m.Segments[0].Storage != "s3x" ||
-		!strings.HasPrefix(m.Segments[0].Path, "app/notes/alice/batch-") {
+		!strings.HasPrefix(m.Segments[0].Path, "batch-") {
 		t.Errorf("%v: %+v", err, m)
 	}
 }

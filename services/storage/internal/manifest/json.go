@@ -83,7 +83,8 @@ type piece struct {
 	SHA256        string            `json:"sha256"`
 	Level         uint32            `json:"level"`
 	Tombstones    uint64            `json:"tombstones"`
-	// Storage and Location are missing where the segment is local; Path is then from the root of the location.
+	// Storage and Location are missing where the segment is local. A Path with a slash is from the root of the location: the segment is not
+	// beside the manifest.
 	Storage  string `json:"storage_id,omitempty"`
 	Location uint32 `json:"location,omitempty"`
 }
@@ -123,11 +124,14 @@ func JSON(t *catalog.Table, owner string, entries []Entry) ([]byte, error) {
 	} else if owner != "" {
 		f.Partition = Scope(t, owner)
 	}
-	dir := path.Dir(Path(entries)) + "/"
+	dir, last := path.Dir(Path(entries))+"/", entries[len(entries)-1]
 	for i, e := range entries {
 		p, err := pieceOf(t, dir, e)
 		if err != nil {
 			return nil, err
+		}
+		if p.Storage != last.GetStorageId() || p.Location != last.GetLocation() {
+			p.Path = e.GetPath()
 		}
 		if i == 0 || p.CreatedAt < f.CreatedAt {
 			f.CreatedAt = p.CreatedAt
@@ -148,9 +152,6 @@ func pieceOf(t *catalog.Table, dir string, e Entry) (piece, error) {
 		Rows: e.GetRows(), Bytes: e.GetBytes(), CreatedAt: e.GetCreatedUs() / 1000, SchemaVersion: e.GetSchemaVersion(),
 		Status: "committed", ColumnStats: map[uint32]*stats{}, SHA256: hex.EncodeToString(e.GetSha256()), Level: e.GetLevel(),
 		Tombstones: e.GetTombstones(), Storage: e.GetStorageId(), Location: e.GetLocation()}
-	if p.Storage != "" {
-		p.Path = e.GetPath()
-	}
 	for _, c := range e.GetColumns() {
 		column, ok := t.ColumnByID(c.GetColumnId())
 		if !ok {
