@@ -286,6 +286,36 @@ func TestWhatStoresDoWrong(t *testing.T) {
 	}
 }
 
+// TestWhatIsStoredIsReadBack: a store that damages what it is given is found out, and given it again.
+func TestWhatIsStoredIsReadBack(t *testing.T) {
+	left := 0
+	cfg := s3Server(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && left > 0 {
+				left--
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				body[len(body)-1] ^= 1
+				r.Body = io.NopCloser(bytes.NewReader(body))
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	s := open(t, cfg)
+	data, sum := random(1000)
+	for _, tc := range []struct {
+		times int
+		want  dberr.Code
+	}{{1, ""}, {1 << 30, dberr.Corrupt}} {
+		left = tc.times
+		if err := s.Put(t.Context(), "a", bytes.NewReader(data), sum); tc.want == "" && err != nil || tc.want != "" && !dberr.Is(err, tc.want) {
+			t.Errorf("damaged %d times: %v, want %q", tc.times, err, tc.want)
+		}
+	}
+}
+
 func replay(w http.ResponseWriter, r *httptest.ResponseRecorder, body []byte) {
 	for k, v := range r.Header() {
 		w.Header()[k] = v

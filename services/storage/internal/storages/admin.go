@@ -155,6 +155,7 @@ func (s *Storages) probe(ctx context.Context, st *catalogv1.Storage, others Othe
 	if err != nil {
 		return objectstore.Health{}, err
 	}
+	cfg.Limits = probeLimits
 	store, err := objectstore.Open(ctx, cfg)
 	if err != nil {
 		return objectstore.Health{}, err
@@ -217,6 +218,9 @@ func (s *Storages) Check(ctx context.Context, id string, extended bool, others O
 	}
 	return resp, nil
 }
+
+// probeLimits are those of somebody who waits to hear what is wrong: a statement has 30 s.
+var probeLimits = objectstore.Limits{Request: 10 * time.Second, Connect: 5 * time.Second, Attempts: 2}
 
 // measuredMax bounds the files that are counted.
 const measuredMax = 1_000_000
