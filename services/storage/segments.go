@@ -36,7 +36,7 @@ const (
 func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
 	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
-		TooMany: s.checkSegments, Remote: s.putManifest, Logger: s.cfg.Logger})
+		TooMany: s.checkSegments, Remote: s.putManifest, Now: s.cfg.Now, Logger: s.cfg.Logger})
 	if s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch); err != nil {
 		return err
 	}

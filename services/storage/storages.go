@@ -235,12 +235,12 @@ func (s *Storage) moveShard(ctx context.Context, req *storagev1.MoveSegmentsRequ
 }
 
 // putManifest writes a partition's manifest beside its segments in a storage, if this node leads the shard.
-func (s *Storage) putManifest(ctx context.Context, id uint32, beside *storagev1.Segment, path string, raw []byte) error {
+func (s *Storage) putManifest(ctx context.Context, id uint32, beside *storagev1.Segment, path string, raw []byte) (done bool, err error) {
 	r, err := lookup{s}.replica(id)
 	if err != nil || r.Group.Term() == 0 {
-		return nil // whoever leads writes it
+		return false, nil // whoever leads writes it
 	}
-	return s.storages.PutSmall(ctx, beside.GetStorageId(), beside.GetLocation(), path, raw)
+	return true, s.storages.PutSmall(ctx, beside.GetStorageId(), beside.GetLocation(), path, raw)
 }
 
 // sweepStorages removes files of storages that nobody needs, until ctx ends.

@@ -260,6 +260,35 @@ func TestAStoreThatMisbehaves(t *testing.T) {
 	}
 }
 
+// TestAStoreThatIsAway: rows stay in the hot store, and what was flushed before is read from the cache.
+func TestAStoreThatIsAway(t *testing.T) {
+	o := startObjects(t)
+	c := cluster.Start(t, loopback)
+	must(t, c, root, o.create("s3x", "pre"))
+	must(t, c, root, tables)
+	write(t, c)
+	o.fail(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	must(t, c, alice, "UPDATE app.notes SET body = 'x' WHERE id = 1; UPDATE app.notes SET body = 'one' WHERE id = 1")
+	must(t, c, root, "FLUSH TABLE app.notes")
+	check(t, "while it is away", readNotes(t, c), notes)
+	before := len(o.keys(".parquet"))
+	o.fail(nil)
+	if text := ended(t, c, "flush"); !strings.Contains(text, "completed | flushed 1 rows") { // tried again by itself
+		t.Error(text)
+	}
+	if n := len(o.keys(".parquet")); n != before+1 {
+		t.Errorf("%d segments, %d before", n, before)
+	}
+	check(t, "when it is back", readNotes(t, c), notes)
+	if text := answer(t, c, root, "CREATE STORAGE broken TYPE s3 PATH 's3://nosuchbucket' CREDENTIALS '{\"access_key_id\":\"a\",\"secret_access_key\":\"b\"}' CONFIG '{\"endpoint\":\""+
+		o.url+"\",\"allow_http\":true}'"); !strings.HasPrefix(text, "error InvalidOperation: storage 'broken' is not usable: write ") {
+		t.Error(text)
+	}
+}
+
 // dropCaches has alice's row in a segment that is not open anywhere, and a newer file in the cache, which keeps one.
 func dropCaches(t *testing.T, c *cluster.Cluster, n int) {
 	t.Helper()

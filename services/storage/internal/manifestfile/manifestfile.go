@@ -33,8 +33,11 @@ type Config struct {
 	Table func(id uint32) (*catalog.Table, bool)
 	// TooMany asks for a Check of everything.
 	TooMany func()
-	// Remote writes a manifest beside a segment that is not local, if this node leads the shard; else somebody else does. nil: there are none.
-	Remote func(ctx context.Context, shard uint32, beside *storagev1.Segment, path string, raw []byte) error
+	// Remote writes a manifest beside a segment that is not local, if this node leads the shard; done is false when it does not. nil: there are
+	// no such segments.
+	Remote func(ctx context.Context, shard uint32, beside *storagev1.Segment, path string, raw []byte) (done bool, err error)
+	// Now is the clock; nil means time.Now.
+	Now    func() time.Time
 	Logger *slog.Logger
 }
 
@@ -47,8 +50,10 @@ type Keeper struct {
 	wake    chan struct{}
 	// writing keeps an older list from being written over a newer one.
 	writing sync.Mutex
-	// sent are the versions that were written beside segments which are not local, as far as this run of the program knows.
-	sent map[partition]manifest.Version
+	// sent are the versions that were written beside segments which are not local, unsent the partitions whose could not be; both as far as this
+	// run of the program knows, and at most changedMax. Guarded by writing.
+	sent   map[partition]manifest.Version
+	unsent map[partition]struct{}
 }
 
 type partition struct {
@@ -58,7 +63,11 @@ type partition struct {
 
 // New makes a keeper. Run it.
 func New(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, changed: map[partition]struct{}{}, wake: make(chan struct{}, 1), sent: map[partition]manifest.Version{}}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Keeper{cfg: cfg, changed: map[partition]struct{}{}, wake: make(chan struct{}, 1), sent: map[partition]manifest.Version{},
+		unsent: map[partition]struct{}{}}
 }
 
 // Changed notes that a partition has other segments now. It does not wait: apply calls it.
@@ -153,20 +162,41 @@ func (k *Keeper) write(ctx context.Context, p partition) (done bool, err error) 
 	return err == nil, err
 }
 
-// send writes a manifest beside a segment that is not local. A store that is away is asked again by the next check.
+// send writes a manifest beside a segment that is not local. A store that is away is asked again by the next check. writing is held.
 func (k *Keeper) send(ctx context.Context, p partition, beside *storagev1.Segment, entries []manifest.Entry, raw []byte) (done bool, err error) {
 	v := manifest.VersionOf(entries)
 	if k.cfg.Remote == nil || k.sent[p] == v {
 		return true, nil
 	}
-	if err := k.cfg.Remote(ctx, p.shard, beside, manifest.Path(entries), raw); err != nil {
+	wrote, err := k.cfg.Remote(ctx, p.shard, beside, manifest.Path(entries), raw)
+	if err != nil {
+		if len(k.unsent) < changedMax {
+			k.unsent[p] = struct{}{}
+		}
 		return true, err
 	}
-	if len(k.sent) >= changedMax {
-		clear(k.sent) // they are written once more
+	delete(k.unsent, p)
+	if wrote {
+		if len(k.sent) >= changedMax {
+			clear(k.sent)
+		}
+		k.sent[p] = v
 	}
-	k.sent[p] = v
 	return true, nil
+}
+
+// recent is how long after a change its manifest is looked after that should be beside a segment which is not local: asking the store for
+// every partition there is would cost a request for each.
+const recent = time.Hour
+
+// due reports whether a manifest that belongs beside a segment which is not local should be written (again): it could not be, or changed lately
+// and nobody here knows that it was, as another node led then.
+func (k *Keeper) due(p partition, entries []manifest.Entry) bool {
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	_, failed := k.unsent[p]
+	age := k.cfg.Now().Sub(time.UnixMicro(manifest.UpdatedUs(entries)))
+	return failed || k.sent[p] != manifest.VersionOf(entries) && age < recent
 }
 
 // Check compares the manifests of a shard's partitions with its state and writes those that differ or are missing.
@@ -177,8 +207,11 @@ func (k *Keeper) Check(ctx context.Context, shard uint32) error {
 			return false, ctx.Err()
 		}
 		if entries[len(entries)-1].GetStorageId() != "" {
-			if _, err := k.write(ctx, partition{shard, entries[0].Table, entries[0].User}); err != nil {
-				failed = err
+			p := partition{shard, entries[0].Table, entries[0].User}
+			if k.due(p, entries) {
+				if _, err := k.write(ctx, p); err != nil {
+					failed = err
+				}
 			}
 			return true, nil
 		}
