@@ -28,6 +28,7 @@ const (
 	defaultFlushCheck    = time.Second
 	defaultFlushWorkers  = 2
 	defaultForget        = time.Hour
+	defaultHotBytes      = 8 << 30
 	defaultRetention     = 24 * time.Hour
 	defaultPruneInterval = 10 * time.Minute
 	defaultStreamBytes   = 256 << 20
@@ -105,6 +106,7 @@ type Config struct {
 	EndpointsAllowed      []string        `toml:"endpoints_allowed" doc:"hosts and networks that storages may be at (host, host:port, *.domain, 10.0.0.0/8); empty: any public address. Addresses inside of a network must be listed"`
 	PathsAllowed          []string        `toml:"paths_allowed" doc:"folders below which storages of type filesystem may be; empty: any but the system's"`
 	FlushCheckInterval    config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
+	HotBytesMax           int64           `toml:"hot_bytes_max" doc:"size of the hot store on disk above which tables are flushed whatever their policies; negative = no limit"`
 	FlushWorkers          int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
 	ForgetInterval        config.Duration `toml:"forget_interval" doc:"how often deleted rows are looked for whose retention is over"`
 	ChangeLogRetention    config.Duration `toml:"change_log_retention" doc:"how long changes can be resumed from"`
@@ -143,6 +145,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
 	c.RemoteCacheBytes = orDefault(c.RemoteCacheBytes, defaultRemoteCache)
 	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
+	c.HotBytesMax = orDefault(c.HotBytesMax, defaultHotBytes)
 	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
 	c.ForgetInterval = orDefault(c.ForgetInterval, config.Duration(defaultForget))
 	c.ChangeLogRetention = orDefault(c.ChangeLogRetention, config.Duration(defaultRetention))

@@ -279,6 +279,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.keepSegments)
 	s.background(run, s.sweepStorages)
 	s.background(run, s.flushDue)
+	s.background(run, s.relieve)
 	s.background(run, s.forgetDeleted)
 	s.background(run, s.report)
 	s.gate.open()

@@ -6,12 +6,14 @@
 package catalogstate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -244,6 +246,17 @@ func (s *State) Table(id uint32) (*catalog.Table, bool) {
 		return nil, false
 	}
 	return e.table, true
+}
+
+// Tables returns the newest versions of all tables that exist, in order of id.
+func (s *State) Tables() []*catalog.Table {
+	m := s.model.Load()
+	out := make([]*catalog.Table, 0, len(m.tables))
+	for _, e := range m.tables {
+		out = append(out, e.table)
+	}
+	slices.SortFunc(out, func(a, b *catalog.Table) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }
 
 // Cluster returns the cluster's id and its number of shards; "" and 0 before InitCluster.
