@@ -120,8 +120,12 @@ robustness: build-faults ## random load on a cluster while it is being broken, R
 	go run -tags $(TAGS) ./tests/cmd/robustness -bin bin -target $(TARGET) -runs $(RUNS) $(ARGS)
 
 .PHONY: metamorphic
-metamorphic: toolchain ## the same random statements under ten configurations, SEEDS times 400, every answer compared
+metamorphic: toolchain ## the same random statements under eleven configurations, SEEDS times 400, every answer compared
 	go test -timeout 3h -tags $(TESTTAGS) ./tests/metamorphic -args -seeds $(SEEDS)
+
+.PHONY: test-azure
+test-azure: toolchain ## the object store's tests against Azurite, which npm installs into bin/
+	tests/azure.sh
 
 .PHONY: planted
 planted: build ## plant a bug of each kind and show that the robustness runs catch it

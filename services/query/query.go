@@ -29,6 +29,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/statement"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/storageclient"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
@@ -122,6 +123,7 @@ func (q *Query) build() error {
 		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner},
 		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
 		Cluster:       &clusteradmin.Admin{Router: q.router},
+		Storages:      &storageddl.Storages{Catalog: q.view, Now: q.cfg.Now},
 		Jobs:          &maintenance.Jobs{Catalog: q.view, Now: q.cfg.Now},
 		Subscriptions: q.subscriptions, Now: q.cfg.Now, Observe: q.metrics.observe})
 	return err

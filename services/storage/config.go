@@ -24,6 +24,7 @@ const (
 	defaultCacheBytes    = 128 << 20
 	defaultMemTableBytes = 64 << 20
 	defaultSegmentCache  = 64 << 20
+	defaultRemoteCache   = 4 << 30
 	defaultFlushCheck    = time.Second
 	defaultFlushWorkers  = 2
 	defaultForget        = time.Hour
@@ -102,6 +103,9 @@ type Config struct {
 	LogMemTableBytes      uint64          `toml:"log_memtable_bytes" doc:"size of one memtable of the Raft log, 64 KiB to 1 GiB; a start replays up to four"`
 	SegmentRows           int             `toml:"segment_rows" doc:"rows of a segment that a flush writes, 1 to 65536"`
 	SegmentCacheBytes     int64           `toml:"segment_cache_bytes" doc:"decoded row groups of segments that are kept in memory"`
+	RemoteCacheBytes      int64           `toml:"remote_cache_bytes" doc:"files of storages (CREATE STORAGE) that are kept on this node's disk"`
+	EndpointsAllowed      []string        `toml:"endpoints_allowed" doc:"hosts and networks that storages may be at (host, host:port, *.domain, 10.0.0.0/8); empty: any public address. Addresses inside of a network must be listed"`
+	PathsAllowed          []string        `toml:"paths_allowed" doc:"folders below which storages of type filesystem may be; empty: any but the system's"`
 	FlushCheckInterval    config.Duration `toml:"flush_check_interval" doc:"how often partitions are looked at whose rows are due to move to segments"`
 	HotBytesMax           int64           `toml:"hot_bytes_max" doc:"size of the hot store on disk above which tables are flushed whatever their policies; negative = no limit"`
 	FlushWorkers          int             `toml:"flush_workers" doc:"partitions of a node that are flushed at a time"`
@@ -144,6 +148,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.LogMemTableBytes = orDefault(c.LogMemTableBytes, raftlog.DefaultMemTableBytes)
 	c.SegmentRows = orDefault(c.SegmentRows, segment.RowsMax)
 	c.SegmentCacheBytes = orDefault(c.SegmentCacheBytes, defaultSegmentCache)
+	c.RemoteCacheBytes = orDefault(c.RemoteCacheBytes, defaultRemoteCache)
 	c.FlushCheckInterval = orDefault(c.FlushCheckInterval, config.Duration(defaultFlushCheck))
 	c.HotBytesMax = orDefault(c.HotBytesMax, defaultHotBytes)
 	c.FlushWorkers = orDefault(c.FlushWorkers, defaultFlushWorkers)
@@ -176,6 +181,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.FlushWorkers < 1 || c.FlushCheckInterval < 0 || c.ForgetInterval < 0 || c.SegmentCacheBytes < 0 {
 		return c, dberr.New(dberr.InvalidArgument, "storage.flush_workers = %d, flush_check_interval = %s, forget_interval = %s, segment_cache_bytes = %d: none may be negative",
 			c.FlushWorkers, time.Duration(c.FlushCheckInterval), time.Duration(c.ForgetInterval), c.SegmentCacheBytes)
+	}
+	if c.RemoteCacheBytes < 0 {
+		return c, dberr.New(dberr.InvalidArgument, "storage.remote_cache_bytes = %d: it may not be negative", c.RemoteCacheBytes)
 	}
 	if c.SegmentRows < 1 || c.SegmentRows > segment.RowsMax {
 		return c, dberr.New(dberr.InvalidArgument, "storage.segment_rows = %d: it must be 1 to %d", c.SegmentRows, segment.RowsMax)

@@ -15,6 +15,7 @@ import (
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/keycodec"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/raftgroup"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
@@ -83,6 +84,9 @@ func (s *service) EraseUser(ctx context.Context, req *storagev1.EraseUserRequest
 		return nil, err
 	}
 	r.Stream.EraseUser(req.GetUserId())
+	if err := s.node.removeStored(ctx, req.GetShard(), req.GetUserId()); err != nil {
+		return nil, err
+	}
 	index, err := r.Shard.EraseUser(ctx, req.GetUserId(), req.GetJobId())
 	if err == nil {
 		err = faultpoint.Hit("erase/logged")
@@ -94,6 +98,30 @@ func (s *service) EraseUser(ctx context.Context, req *storagev1.EraseUserRequest
 		return nil, err
 	}
 	return &storagev1.EraseUserResponse{Index: index}, nil
+}
+
+// removeStored removes a user's files from storages while the lists still name them: a retry knows what is left. Nobody reads them any more.
+func (s *Storage) removeStored(ctx context.Context, id uint32, user string) error {
+	var named []*storagev1.Segment
+	for _, t := range s.catalog.Tables() {
+		if t.Kind != catalog.UserTable {
+			continue
+		}
+		err := manifest.Each(s.hot, keycodec.PrefixSpan(keycodec.PartitionSegmentPrefix(nil, id, t.ID, user)), func(e manifest.Entry) error {
+			if e.GetStorageId() != "" {
+				named = append(named, e.Segment)
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.storages.RemoveSegments(ctx, named); err != nil {
+		return err
+	}
+	_, err := s.storages.RemoveUser(ctx, id, user, s.catalog.Tables())
+	return err
 }
 
 // ScrubUser removes the bytes of what was erased from this node's disks.
@@ -167,10 +195,17 @@ func (w *scrubber) placed() bool {
 	return false
 }
 
-func (w *scrubber) removeFiles(context.Context) error {
+func (w *scrubber) removeFiles(ctx context.Context) error {
 	w.node.cold.ForgetUser(w.req.GetUserId())
 	n, err := w.node.segments.Files.RemoveUser(w.req.GetUserId())
 	w.resp.Files = uint64(n)
+	if err == nil {
+		err = w.node.storages.Clear()
+	}
+	if err == nil && w.replica != nil && w.replica.Group.Term() != 0 { // what was on its way while the lists were emptied
+		n, err = w.node.storages.RemoveUser(ctx, w.req.GetShard(), w.req.GetUserId(), w.node.catalog.Tables())
+		w.resp.Files += uint64(n)
+	}
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/catalogstate"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/command"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/shard"
@@ -37,14 +38,23 @@ func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Tabl
 // useSegments has the catalog refuse nodes that do not read segments, before the first entry that changes any: such a node could
 // join otherwise, and would stop at the entry.
 func (s *Storage) useSegments(ctx context.Context) error {
-	if s.catalog.LogFormat() >= command.VersionSegments {
+	return s.useFormat(ctx, command.VersionSegments, "segments")
+}
+
+// useStorages is useSegments for segments that are in storages besides local.
+func (s *Storage) useStorages(ctx context.Context) error {
+	return s.useFormat(ctx, catalogstate.FormatStorages, "segments in storages")
+}
+
+func (s *Storage) useFormat(ctx context.Context, format uint32, what string) error {
+	if s.catalog.LogFormat() >= format {
 		return nil
 	}
-	if all := s.catalog.ReadByAll(command.Newest); all < command.VersionSegments {
-		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, segments need %d: rows can be flushed when all run this version", all, command.VersionSegments)
+	if all := s.catalog.ReadByAll(entryFormat); all < format {
+		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, %s need %d: rows can be flushed when all run this version", all, what, format)
 	}
 	resp, err := catalogv1.NewCatalogServiceClient(s.router.Catalog()).Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{
-		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: command.VersionSegments}}}})
+		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: format}}}})
 	if err != nil {
 		return err
 	}
@@ -59,9 +69,12 @@ func (s *Storage) merge(ctx context.Context, r *replica.Replica, t *catalog.Tabl
 	return m, err
 }
 
-// holder makes segments durable on a majority of a replica's group.
+// holder makes segments durable: in their storage, or on a majority of a replica's group.
 func (s *Storage) holder(r *replica.Replica) shard.Hold {
 	return func(ctx context.Context, seg *storagev1.Segment) error {
+		if seg.GetStorageId() != "" {
+			return s.storages.Put(ctx, seg)
+		}
 		members, err := r.Group.Members()
 		if err != nil {
 			return err

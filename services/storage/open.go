@@ -87,12 +87,13 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		return err
 	}
 	s.commands = catalogstate.NewService(s.catalog, &s.catalogGroup, s.cfg.Now, s.failure.done)
+	s.commands.Storages = storageAdmin{s}
 	s.directory = directory.New(directory.Config{Catalog: s.catalog, Commands: s.commands, Group: &s.catalogGroup,
 		Self: s.ServerID, Now: s.cfg.Steady, HeartbeatInterval: time.Duration(s.cfg.HeartbeatInterval),
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Move: s.moveShard, Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil
@@ -214,7 +215,7 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	s.memory = stream.NewMemory(stream.MemoryConfig{BytesMax: s.cfg.StreamMemoryBytes})
 	s.metrics = newMetrics(s)
 	s.segments.Self = s.identity.ServerID
-	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Log: s.raftLog,
+	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Place: s.storages.Place, UseStorages: s.useStorages, Log: s.raftLog,
 		Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Memory: s.memory,
 		Erasing: s.catalog.Erasing, Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
 		Now: s.cfg.Now, Steady: s.cfg.Steady, Rand: s.cfg.Rand, Fail: s.failure.fail, Failed: s.failure.done, Observe: s.metrics.applied, Logger: s.cfg.Logger})
@@ -280,6 +281,7 @@ func (s *Storage) settle(ctx context.Context) error {
 	s.background(run, s.pruneChanges)
 	s.background(run, s.manifests.Run)
 	s.background(run, s.keepSegments)
+	s.background(run, s.sweepStorages)
 	s.background(run, s.flushDue)
 	s.background(run, s.relieve)
 	s.background(run, s.forgetDeleted)

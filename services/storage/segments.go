@@ -37,9 +37,11 @@ func (s *Storage) openSegments() (err error) {
 	s.segments = &segmentsync.Sync{Files: cold.NewFiles(s.dir.fs, s.dir.join("segments")), Peers: peers{s}, Logger: s.cfg.Logger}
 	s.segments.Files.Allow = s.checkOpen
 	s.manifests = manifestfile.New(manifestfile.Config{Files: s.segments.Files, Hot: s.hot, Table: func(id uint32) (*catalog.Table, bool) { return s.catalog.Table(id) },
-		TooMany: s.checkSegments, Logger: s.cfg.Logger})
-	s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch)
-	return err
+		TooMany: s.checkSegments, Remote: s.putManifest, Now: s.cfg.Now, Logger: s.cfg.Logger})
+	if s.cold, err = cold.NewReaders(s.segments.Files, s.cfg.SegmentCacheBytes, s.segments.Fetch); err != nil {
+		return err
+	}
+	return s.openStorages()
 }
 
 // peers are the nodes that have the same shards.
@@ -129,7 +131,7 @@ func (s *Storage) segmentsChanged(id uint32, changed []shard.ChangedSegments) {
 	for _, c := range changed {
 		s.manifests.Changed(id, c.Table, c.Owner)
 		for _, seg := range c.Added {
-			lacks = lacks || !s.segments.Files.Has(seg)
+			lacks = lacks || s.lacks(seg)
 		}
 	}
 	if lacks {
@@ -193,6 +195,11 @@ func (s *Storage) tryFetchMissing(ctx context.Context) {
 	}
 }
 
+// lacks reports whether a segment should be on this node's disk and is not.
+func (s *Storage) lacks(seg *storagev1.Segment) bool {
+	return seg.GetStorageId() == "" && !s.segments.Files.Has(seg)
+}
+
 // missingMax bounds the segments that are listed before they are fetched, as fetching takes longer than an iterator may stay open.
 const missingMax = 1024
 
@@ -216,7 +223,7 @@ func (s *Storage) fetchMissingOf(ctx context.Context, shard uint32) (failed erro
 	has := s.missing.look(shard)
 	var list []*storagev1.Segment
 	if err := manifest.EachOf(s.hot, shard, func(e manifest.Entry) error {
-		if len(list) < missingMax && !s.segments.Files.Has(e.Segment) {
+		if len(list) < missingMax && s.lacks(e.Segment) {
 			list = append(list, e.Segment)
 		}
 		return ctx.Err()
@@ -261,9 +268,13 @@ func (s *Storage) checkManifests(ctx context.Context) error {
 func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
 	if err := manifest.EachPartition(s.hot, keycodec.SegmentSpan(), func(entries []manifest.Entry) (bool, error) {
-		named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+		if entries[len(entries)-1].GetStorageId() == "" {
+			named[maphash.String(seed, manifest.Path(entries))] = struct{}{}
+		}
 		for _, e := range entries {
-			named[maphash.String(seed, e.GetPath())] = struct{}{}
+			if e.GetStorageId() == "" {
+				named[maphash.String(seed, e.GetPath())] = struct{}{}
+			}
 		}
 		return true, nil
 	}); err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/scrub"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/segmentsync"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/storages"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/stream"
 )
 
@@ -78,6 +79,8 @@ type Storage struct {
 	missing      missing
 	// scrubbing lets one user's bytes be removed at a time: stores are rewritten for it.
 	scrubbing *semaphore.Weighted
+	// storages are where segments go that are not local.
+	storages *storages.Storages
 
 	router   *router.Router
 	replicas *replica.Manager
@@ -250,6 +253,9 @@ func (s *Storage) closeStores() error {
 	}
 	if s.cold != nil {
 		s.cold.Close()
+	}
+	if s.storages != nil {
+		errs = append(errs, s.storages.Close())
 	}
 	if s.hot != nil {
 		errs = append(errs, s.hot.Flush(), s.hot.Close()) // flushed, the next start replays nothing

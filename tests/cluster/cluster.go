@@ -31,6 +31,9 @@ const stopWithin = 30 * time.Second
 // passwordCost is bcrypt's least: tests make many passwords.
 const passwordCost = 4
 
+// masterKey wraps the cluster keys of tests: 32 zeros.
+const masterKey = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
 // Cluster is the roles of one node.
 type Cluster struct {
 	Network *rpcnet.Local
@@ -84,6 +87,7 @@ func Logger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 func Start(t testing.TB, opts ...Option) *Cluster {
 	t.Helper()
 	o := options{fs: vfs.NewMem(), query: query.Config{PasswordCost: passwordCost}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	o.storage.MasterKey = masterKey
 	for _, opt := range opts {
 		opt(&o)
 	}

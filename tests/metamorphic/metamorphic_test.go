@@ -69,6 +69,40 @@ var configurations = []configuration{
 	{"no memory for row groups", asIs, []cluster.Option{cluster.Storage(func(cfg *storage.Config) { cfg.SegmentCacheBytes = 1 })}, flushEvery(2)},
 	{"three nodes", asIs, []cluster.Option{cluster.Nodes(3)}, nothing},
 	{"three nodes, flush after every other statement", asIs, []cluster.Option{cluster.Nodes(3)}, flushEvery(2)},
+	{"in a storage, with a cache of one file", inStorage, []cluster.Option{smallCache}, flushEvery(5)},
+	{"from one storage to the next", inStorage, []cluster.Option{cluster.Nodes(3)}, moveEvery(20)},
+}
+
+// smallCache keeps no more than the file that was fetched last.
+var smallCache = cluster.Storage(func(cfg *storage.Config) { cfg.RemoteCacheBytes = 1 })
+
+// inStorage has all segments go to a storage besides local. There is another.
+func inStorage(sql string) string {
+	switch {
+	case strings.HasPrefix(sql, "CREATE NAMESPACE"):
+		return sql + "; CREATE STORAGE x TYPE filesystem PATH '$DIR/x'; CREATE STORAGE y TYPE filesystem PATH '$DIR/y/${namespace}/by-${user_id}'"
+	case strings.Contains(sql, " TABLE "):
+		return sql + " STORAGE x"
+	}
+	return sql
+}
+
+// moveEvery flushes, and has the tables' segments go from place to place.
+func moveEvery(times int) func(*testing.T, *cluster.Cluster, int) {
+	return func(t *testing.T, c *cluster.Cluster, n int) {
+		if n%3 == 0 {
+			c.Flush(t)
+		}
+		if n%times != 0 {
+			return
+		}
+		to := []string{"y", "local", "x"}[n/times%3]
+		for _, table := range []string{"notes", "pairs", "rooms", "wide"} {
+			if answer := execute(t, c, Statement{User: "root", SQL: "ALTER TABLE app." + table + " SET STORAGE " + to}); strings.HasPrefix(answer, "error") {
+				t.Fatal(answer)
+			}
+		}
+	}
 }
 
 // quickly looks at policies all the time.
@@ -85,8 +119,10 @@ func compare(t *testing.T, seed uint64) {
 	clusters := make([]*cluster.Cluster, len(configurations))
 	for i, cfg := range configurations {
 		clusters[i] = cluster.Start(t, cfg.start...)
+		dir := t.TempDir()
 		for _, sql := range tables {
-			if answer := execute(t, clusters[i], Statement{User: "root", SQL: cfg.tables(sql)}); strings.HasPrefix(answer, "error") {
+			sql = strings.ReplaceAll(cfg.tables(sql), "$DIR", dir)
+			if answer := execute(t, clusters[i], Statement{User: "root", SQL: sql}); strings.Contains(answer, "error") {
 				t.Fatalf("%s: %s", sql, answer)
 			}
 		}

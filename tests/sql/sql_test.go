@@ -33,12 +33,13 @@ func TestSQL(t *testing.T) {
 
 func runFiles(t *testing.T, between func(*cluster.Cluster)) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		c := cluster.Start(t)
+		c, dir := cluster.Start(t), t.TempDir() // a folder that storages may be in
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			switch d.Cmd {
 			case "exec":
 				defer between(c)
-				return exec(t, c, d)
+				d.Input = strings.ReplaceAll(d.Input, "$DIR", dir)
+				return strings.ReplaceAll(exec(t, c, d), dir, "$DIR")
 			case "jobs":
 				return jobs(t, c, d)
 			case "plan":
@@ -157,7 +158,7 @@ func errorText(err error) string {
 var subscriptionID = regexp.MustCompile(`sub-[0-9a-f]{8}`)
 
 // jobID is random.
-var jobID = regexp.MustCompile(`(FL|CO)-[0-9a-f]{12}`)
+var jobID = regexp.MustCompile(`(FL|CO|MV)-[0-9a-f]{12}`)
 
 // resultText shows one result: rows as a header and a line each, or the message.
 func resultText(t *testing.T, r *queryv1.StatementResult) string {
@@ -212,7 +213,7 @@ func cellText(c catalog.Column, d datum.Datum) string {
 	switch {
 	case d.IsNull():
 		return "∅"
-	case c.Name == "created_at", c.Name == "updated_at", c.Name == "storage_bytes", c.Name == "_seq":
+	case c.Name == "latency_ms", c.Name == "tested_at", c.Name == "total_bytes", c.Name == "used_bytes", c.Name == "created_at", c.Name == "updated_at", c.Name == "storage_bytes", c.Name == "_seq":
 		return "…"
 	}
 	return datum.FormatText(d, c.Type)

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +48,8 @@ type State struct {
 	Shards     shardmap.Map
 	Namespaces map[string]Namespace
 	Tables     map[uint32]*catalog.Table
+	// Storages are all but local, without credentials.
+	Storages map[string]*catalogv1.Storage
 	Topology
 
 	byName map[string]*catalog.Table // by namespace.name
@@ -54,6 +59,11 @@ type State struct {
 func (s *State) Table(namespace, name string) (*catalog.Table, bool) {
 	t, ok := s.byName[namespace+"."+name]
 	return t, ok
+}
+
+// SortedStorages are the storages by id.
+func (s *State) SortedStorages() []*catalogv1.Storage {
+	return slices.SortedFunc(maps.Values(s.Storages), func(a, b *catalogv1.Storage) int { return strings.Compare(a.GetStorageId(), b.GetStorageId()) })
 }
 
 // View is the copy. Make it with New, then Start.
@@ -282,6 +292,14 @@ func (v *View) apply(m *catalogv1.WatchResponse) {
 	case *catalogv1.WatchResponse_PlacementChanged:
 		next, ev.Topology = v.State().sameContent(), true
 		next.Topology = next.Topology.withPlacement(e.PlacementChanged)
+	case *catalogv1.WatchResponse_StorageChanged:
+		next = v.State().sameContent()
+		next.Storages = maps.Clone(next.Storages)
+		next.Storages[e.StorageChanged.GetStorageId()] = e.StorageChanged
+	case *catalogv1.WatchResponse_StorageDropped:
+		next = v.State().sameContent()
+		next.Storages = maps.Clone(next.Storages)
+		delete(next.Storages, e.StorageDropped)
 	default: // an event of a newer version: only the version moves
 		next = v.State().sameContent()
 	}
@@ -298,7 +316,10 @@ func (v *View) apply(m *catalogv1.WatchResponse) {
 
 func fromSnapshot(p *catalogv1.Snapshot) *State {
 	s := &State{ClusterID: p.GetClusterId(), Shards: shardmap.Even(p.GetShards()), Topology: topologyFrom(p),
-		Namespaces: map[string]Namespace{}, Tables: map[uint32]*catalog.Table{}, byName: map[string]*catalog.Table{}}
+		Namespaces: map[string]Namespace{}, Tables: map[uint32]*catalog.Table{}, byName: map[string]*catalog.Table{}, Storages: map[string]*catalogv1.Storage{}}
+	for _, st := range p.GetStorages() {
+		s.Storages[st.GetStorageId()] = st
+	}
 	for _, n := range p.GetNamespaces() {
 		s.Namespaces[n.GetName()] = namespaceFrom(n)
 	}

@@ -1187,7 +1187,10 @@ type User struct {
 	TokenVersion uint64 `protobuf:"varint,15,opt,name=token_version,json=tokenVersion,proto3" json:"token_version,omitempty"`
 	// The job that erases the account and all that it has: set, it is closed for good. Nothing else of the record is left then
 	// but user_id, role and the two times.
-	ErasedBy      string `protobuf:"bytes,17,opt,name=erased_by,json=erasedBy,proto3" json:"erased_by,omitempty"`
+	ErasedBy string `protobuf:"bytes,17,opt,name=erased_by,json=erasedBy,proto3" json:"erased_by,omitempty"`
+	// table or region; empty is table. In region, segments of tables with USE_USER_STORAGE go to storage_id.
+	StorageMode   string `protobuf:"bytes,31,opt,name=storage_mode,json=storageMode,proto3" json:"storage_mode,omitempty"`
+	StorageId     string `protobuf:"bytes,32,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1330,6 +1333,20 @@ func (x *User) GetTokenVersion() uint64 {
 func (x *User) GetErasedBy() string {
 	if x != nil {
 		return x.ErasedBy
+	}
+	return ""
+}
+
+func (x *User) GetStorageMode() string {
+	if x != nil {
+		return x.StorageMode
+	}
+	return ""
+}
+
+func (x *User) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
 	}
 	return ""
 }
@@ -1707,6 +1724,9 @@ type Command struct {
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
 	//	*Command_AlterTable
+	//	*Command_CreateStorage
+	//	*Command_AlterStorage
+	//	*Command_DropStorage
 	//	*Command_SetClusterKey
 	//	*Command_BeginErase
 	//	*Command_UpdateErasure
@@ -1960,6 +1980,33 @@ func (x *Command) GetAlterTable() *AlterTable {
 	return nil
 }
 
+func (x *Command) GetCreateStorage() *CreateStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CreateStorage); ok {
+			return x.CreateStorage
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAlterStorage() *AlterStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_AlterStorage); ok {
+			return x.AlterStorage
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDropStorage() *DropStorage {
+	if x != nil {
+		if x, ok := x.Command.(*Command_DropStorage); ok {
+			return x.DropStorage
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetSetClusterKey() *SetClusterKey {
 	if x != nil {
 		if x, ok := x.Command.(*Command_SetClusterKey); ok {
@@ -2095,6 +2142,18 @@ type Command_AlterTable struct {
 	AlterTable *AlterTable `protobuf:"bytes,28,opt,name=alter_table,json=alterTable,proto3,oneof"`
 }
 
+type Command_CreateStorage struct {
+	CreateStorage *CreateStorage `protobuf:"bytes,31,opt,name=create_storage,json=createStorage,proto3,oneof"`
+}
+
+type Command_AlterStorage struct {
+	AlterStorage *AlterStorage `protobuf:"bytes,32,opt,name=alter_storage,json=alterStorage,proto3,oneof"`
+}
+
+type Command_DropStorage struct {
+	DropStorage *DropStorage `protobuf:"bytes,33,opt,name=drop_storage,json=dropStorage,proto3,oneof"`
+}
+
 type Command_SetClusterKey struct {
 	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
 }
@@ -2154,6 +2213,12 @@ func (*Command_CreateJob) isCommand_Command() {}
 func (*Command_UpdateJob) isCommand_Command() {}
 
 func (*Command_AlterTable) isCommand_Command() {}
+
+func (*Command_CreateStorage) isCommand_Command() {}
+
+func (*Command_AlterStorage) isCommand_Command() {}
+
+func (*Command_DropStorage) isCommand_Command() {}
 
 func (*Command_SetClusterKey) isCommand_Command() {}
 
@@ -3067,6 +3132,7 @@ type AlterTable struct {
 	//	*AlterTable_SetNotNull
 	//	*AlterTable_SetDefault
 	//	*AlterTable_SetAccessLevel
+	//	*AlterTable_SetStorage
 	Change        isAlterTable_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3200,6 +3266,15 @@ func (x *AlterTable) GetSetAccessLevel() AccessLevel {
 	return AccessLevel_ACCESS_LEVEL_UNSPECIFIED
 }
 
+func (x *AlterTable) GetSetStorage() string {
+	if x != nil {
+		if x, ok := x.Change.(*AlterTable_SetStorage); ok {
+			return x.SetStorage
+		}
+	}
+	return ""
+}
+
 type isAlterTable_Change interface {
 	isAlterTable_Change()
 }
@@ -3233,6 +3308,11 @@ type AlterTable_SetAccessLevel struct {
 	SetAccessLevel AccessLevel `protobuf:"varint,11,opt,name=set_access_level,json=setAccessLevel,proto3,enum=catalog.v1.AccessLevel,oneof"`
 }
 
+type AlterTable_SetStorage struct {
+	// The storage of segments written from now on. Nodes that read format 5.
+	SetStorage string `protobuf:"bytes,12,opt,name=set_storage,json=setStorage,proto3,oneof"`
+}
+
 func (*AlterTable_AddColumn) isAlterTable_Change() {}
 
 func (*AlterTable_DropColumn) isAlterTable_Change() {}
@@ -3247,6 +3327,561 @@ func (*AlterTable_SetDefault) isAlterTable_Change() {}
 
 func (*AlterTable_SetAccessLevel) isAlterTable_Change() {}
 
+func (*AlterTable_SetStorage) isAlterTable_Change() {}
+
+// Storage is a place for segments besides the disks of the shards' replicas.
+type Storage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	// filesystem | s3 | gcs | azure
+	Type        string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Name        string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Every folder or address the storage has had (spec 6.6). Segments name one by its place in this list, so none is ever taken out.
+	Locations []string `protobuf:"bytes,5,rep,name=locations,proto3" json:"locations,omitempty"`
+	// The one that new segments go to.
+	Location uint32 `protobuf:"varint,6,opt,name=location,proto3" json:"location,omitempty"`
+	// JSON without secrets: endpoint, region and the like.
+	Config               string `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"`
+	SharedTablesTemplate string `protobuf:"bytes,8,opt,name=shared_tables_template,json=sharedTablesTemplate,proto3" json:"shared_tables_template,omitempty"`
+	UserTablesTemplate   string `protobuf:"bytes,9,opt,name=user_tables_template,json=userTablesTemplate,proto3" json:"user_tables_template,omitempty"`
+	// Sealed by the cluster key. Only in the catalog of storage nodes: Watch leaves it out.
+	SealedCredentials []byte `protobuf:"bytes,10,opt,name=sealed_credentials,json=sealedCredentials,proto3" json:"sealed_credentials,omitempty"`
+	HasCredentials    bool   `protobuf:"varint,11,opt,name=has_credentials,json=hasCredentials,proto3" json:"has_credentials,omitempty"`
+	CreatedAtUs       int64  `protobuf:"varint,12,opt,name=created_at_us,json=createdAtUs,proto3" json:"created_at_us,omitempty"`
+	UpdatedAtUs       int64  `protobuf:"varint,13,opt,name=updated_at_us,json=updatedAtUs,proto3" json:"updated_at_us,omitempty"`
+	// Rises with every change.
+	Revision      uint64 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Storage) Reset() {
+	*x = Storage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Storage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Storage) ProtoMessage() {}
+
+func (x *Storage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Storage.ProtoReflect.Descriptor instead.
+func (*Storage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Storage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *Storage) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Storage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Storage) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Storage) GetLocations() []string {
+	if x != nil {
+		return x.Locations
+	}
+	return nil
+}
+
+func (x *Storage) GetLocation() uint32 {
+	if x != nil {
+		return x.Location
+	}
+	return 0
+}
+
+func (x *Storage) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *Storage) GetSharedTablesTemplate() string {
+	if x != nil {
+		return x.SharedTablesTemplate
+	}
+	return ""
+}
+
+func (x *Storage) GetUserTablesTemplate() string {
+	if x != nil {
+		return x.UserTablesTemplate
+	}
+	return ""
+}
+
+func (x *Storage) GetSealedCredentials() []byte {
+	if x != nil {
+		return x.SealedCredentials
+	}
+	return nil
+}
+
+func (x *Storage) GetHasCredentials() bool {
+	if x != nil {
+		return x.HasCredentials
+	}
+	return false
+}
+
+func (x *Storage) GetCreatedAtUs() int64 {
+	if x != nil {
+		return x.CreatedAtUs
+	}
+	return 0
+}
+
+func (x *Storage) GetUpdatedAtUs() int64 {
+	if x != nil {
+		return x.UpdatedAtUs
+	}
+	return 0
+}
+
+func (x *Storage) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// CreateStorage: the leader tries the storage and seals the credentials before the command is logged.
+type CreateStorage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without times and revision: the catalog assigns them.
+	Storage *Storage `protobuf:"bytes,1,opt,name=storage,proto3" json:"storage,omitempty"`
+	// JSON. Never in the log.
+	Credentials   string `protobuf:"bytes,2,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	IfNotExists   bool   `protobuf:"varint,3,opt,name=if_not_exists,json=ifNotExists,proto3" json:"if_not_exists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateStorage) Reset() {
+	*x = CreateStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateStorage) ProtoMessage() {}
+
+func (x *CreateStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateStorage.ProtoReflect.Descriptor instead.
+func (*CreateStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CreateStorage) GetStorage() *Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
+func (x *CreateStorage) GetCredentials() string {
+	if x != nil {
+		return x.Credentials
+	}
+	return ""
+}
+
+func (x *CreateStorage) GetIfNotExists() bool {
+	if x != nil {
+		return x.IfNotExists
+	}
+	return false
+}
+
+// AlterStorage changes the fields that are present. The leader tries the storage as it will be.
+type AlterStorage struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StorageId   string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Name        *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Description *string                `protobuf:"bytes,3,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	// Becomes the location of new segments; what is elsewhere stays readable.
+	Path                 *string `protobuf:"bytes,4,opt,name=path,proto3,oneof" json:"path,omitempty"`
+	Config               *string `protobuf:"bytes,5,opt,name=config,proto3,oneof" json:"config,omitempty"`
+	SharedTablesTemplate *string `protobuf:"bytes,6,opt,name=shared_tables_template,json=sharedTablesTemplate,proto3,oneof" json:"shared_tables_template,omitempty"`
+	UserTablesTemplate   *string `protobuf:"bytes,7,opt,name=user_tables_template,json=userTablesTemplate,proto3,oneof" json:"user_tables_template,omitempty"`
+	// JSON. Never in the log.
+	Credentials       *string `protobuf:"bytes,8,opt,name=credentials,proto3,oneof" json:"credentials,omitempty"`
+	SealedCredentials []byte  `protobuf:"bytes,9,opt,name=sealed_credentials,json=sealedCredentials,proto3,oneof" json:"sealed_credentials,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *AlterStorage) Reset() {
+	*x = AlterStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterStorage) ProtoMessage() {}
+
+func (x *AlterStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterStorage.ProtoReflect.Descriptor instead.
+func (*AlterStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AlterStorage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetPath() string {
+	if x != nil && x.Path != nil {
+		return *x.Path
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetConfig() string {
+	if x != nil && x.Config != nil {
+		return *x.Config
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetSharedTablesTemplate() string {
+	if x != nil && x.SharedTablesTemplate != nil {
+		return *x.SharedTablesTemplate
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetUserTablesTemplate() string {
+	if x != nil && x.UserTablesTemplate != nil {
+		return *x.UserTablesTemplate
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetCredentials() string {
+	if x != nil && x.Credentials != nil {
+		return *x.Credentials
+	}
+	return ""
+}
+
+func (x *AlterStorage) GetSealedCredentials() []byte {
+	if x != nil {
+		return x.SealedCredentials
+	}
+	return nil
+}
+
+// DropStorage is refused while a table or a user has the storage.
+type DropStorage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StorageId     string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	IfExists      bool                   `protobuf:"varint,2,opt,name=if_exists,json=ifExists,proto3" json:"if_exists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropStorage) Reset() {
+	*x = DropStorage{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropStorage) ProtoMessage() {}
+
+func (x *DropStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropStorage.ProtoReflect.Descriptor instead.
+func (*DropStorage) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DropStorage) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *DropStorage) GetIfExists() bool {
+	if x != nil {
+		return x.IfExists
+	}
+	return false
+}
+
+type CheckStorageRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	// Also how much it has and how much is used.
+	Extended      bool `protobuf:"varint,2,opt,name=extended,proto3" json:"extended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStorageRequest) Reset() {
+	*x = CheckStorageRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStorageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStorageRequest) ProtoMessage() {}
+
+func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStorageRequest.ProtoReflect.Descriptor instead.
+func (*CheckStorageRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CheckStorageRequest) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *CheckStorageRequest) GetExtended() bool {
+	if x != nil {
+		return x.Extended
+	}
+	return false
+}
+
+type CheckStorageResponse struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	StorageId string                 `protobuf:"bytes,1,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	Readable  bool                   `protobuf:"varint,2,opt,name=readable,proto3" json:"readable,omitempty"`
+	Writable  bool                   `protobuf:"varint,3,opt,name=writable,proto3" json:"writable,omitempty"`
+	Listable  bool                   `protobuf:"varint,4,opt,name=listable,proto3" json:"listable,omitempty"`
+	Deletable bool                   `protobuf:"varint,5,opt,name=deletable,proto3" json:"deletable,omitempty"`
+	LatencyUs int64                  `protobuf:"varint,6,opt,name=latency_us,json=latencyUs,proto3" json:"latency_us,omitempty"`
+	// Absent where nobody knows.
+	TotalBytes *uint64 `protobuf:"varint,7,opt,name=total_bytes,json=totalBytes,proto3,oneof" json:"total_bytes,omitempty"`
+	UsedBytes  *uint64 `protobuf:"varint,8,opt,name=used_bytes,json=usedBytes,proto3,oneof" json:"used_bytes,omitempty"`
+	// What is wrong; empty when nothing is.
+	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	TestedAtUs    int64  `protobuf:"varint,10,opt,name=tested_at_us,json=testedAtUs,proto3" json:"tested_at_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStorageResponse) Reset() {
+	*x = CheckStorageResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStorageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStorageResponse) ProtoMessage() {}
+
+func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStorageResponse.ProtoReflect.Descriptor instead.
+func (*CheckStorageResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CheckStorageResponse) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+func (x *CheckStorageResponse) GetReadable() bool {
+	if x != nil {
+		return x.Readable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetWritable() bool {
+	if x != nil {
+		return x.Writable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetListable() bool {
+	if x != nil {
+		return x.Listable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetDeletable() bool {
+	if x != nil {
+		return x.Deletable
+	}
+	return false
+}
+
+func (x *CheckStorageResponse) GetLatencyUs() int64 {
+	if x != nil {
+		return x.LatencyUs
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetTotalBytes() uint64 {
+	if x != nil && x.TotalBytes != nil {
+		return *x.TotalBytes
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetUsedBytes() uint64 {
+	if x != nil && x.UsedBytes != nil {
+		return *x.UsedBytes
+	}
+	return 0
+}
+
+func (x *CheckStorageResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CheckStorageResponse) GetTestedAtUs() int64 {
+	if x != nil {
+		return x.TestedAtUs
+	}
+	return 0
+}
+
 type RenameColumn struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
@@ -3257,7 +3892,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3269,7 +3904,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3282,7 +3917,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3311,7 +3946,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3958,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3971,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -3370,7 +4005,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +4017,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +4030,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -3423,7 +4058,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3435,7 +4070,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3448,7 +4083,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -3476,7 +4111,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +4123,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +4136,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -3535,7 +4170,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +4182,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +4195,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -3579,19 +4214,22 @@ func (x *CreateUser) GetIfNotExists() bool {
 
 // AlterUser changes the fields that are present.
 type AlterUser struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
-	PasswordHash  *string                `protobuf:"bytes,2,opt,name=password_hash,json=passwordHash,proto3,oneof" json:"password_hash,omitempty"`
-	Role          *Role                  `protobuf:"varint,3,opt,name=role,proto3,enum=catalog.v1.Role,oneof" json:"role,omitempty"`
-	Email         *string                `protobuf:"bytes,4,opt,name=email,proto3,oneof" json:"email,omitempty"`
-	Metadata      *string                `protobuf:"bytes,5,opt,name=metadata,proto3,oneof" json:"metadata,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	UserId       string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	PasswordHash *string                `protobuf:"bytes,2,opt,name=password_hash,json=passwordHash,proto3,oneof" json:"password_hash,omitempty"`
+	Role         *Role                  `protobuf:"varint,3,opt,name=role,proto3,enum=catalog.v1.Role,oneof" json:"role,omitempty"`
+	Email        *string                `protobuf:"bytes,4,opt,name=email,proto3,oneof" json:"email,omitempty"`
+	Metadata     *string                `protobuf:"bytes,5,opt,name=metadata,proto3,oneof" json:"metadata,omitempty"`
+	// Nodes that read format 5.
+	StorageMode   *string `protobuf:"bytes,31,opt,name=storage_mode,json=storageMode,proto3,oneof" json:"storage_mode,omitempty"`
+	StorageId     *string `protobuf:"bytes,32,opt,name=storage_id,json=storageId,proto3,oneof" json:"storage_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3603,7 +4241,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3616,7 +4254,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -3654,6 +4292,20 @@ func (x *AlterUser) GetMetadata() string {
 	return ""
 }
 
+func (x *AlterUser) GetStorageMode() string {
+	if x != nil && x.StorageMode != nil {
+		return *x.StorageMode
+	}
+	return ""
+}
+
+func (x *AlterUser) GetStorageId() string {
+	if x != nil && x.StorageId != nil {
+		return *x.StorageId
+	}
+	return ""
+}
+
 type DropUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -3664,7 +4316,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +4328,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +4341,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3715,7 +4367,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +4379,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +4392,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3764,7 +4416,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +4428,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +4441,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3830,7 +4482,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3842,7 +4494,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3855,7 +4507,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3874,7 +4526,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4538,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4551,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3923,7 +4575,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3935,7 +4587,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3948,7 +4600,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3990,7 +4642,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4654,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4667,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -4042,7 +4694,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4054,7 +4706,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4067,7 +4719,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -4127,7 +4779,7 @@ type BeginErase struct {
 
 func (x *BeginErase) Reset() {
 	*x = BeginErase{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +4791,7 @@ func (x *BeginErase) String() string {
 func (*BeginErase) ProtoMessage() {}
 
 func (x *BeginErase) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +4804,7 @@ func (x *BeginErase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginErase.ProtoReflect.Descriptor instead.
 func (*BeginErase) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *BeginErase) GetUserId() string {
@@ -4194,7 +4846,7 @@ type UpdateErasure struct {
 
 func (x *UpdateErasure) Reset() {
 	*x = UpdateErasure{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +4858,7 @@ func (x *UpdateErasure) String() string {
 func (*UpdateErasure) ProtoMessage() {}
 
 func (x *UpdateErasure) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +4871,7 @@ func (x *UpdateErasure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateErasure.ProtoReflect.Descriptor instead.
 func (*UpdateErasure) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UpdateErasure) GetJobId() string {
@@ -4267,7 +4919,7 @@ type FinishErase struct {
 
 func (x *FinishErase) Reset() {
 	*x = FinishErase{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4279,7 +4931,7 @@ func (x *FinishErase) String() string {
 func (*FinishErase) ProtoMessage() {}
 
 func (x *FinishErase) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4292,7 +4944,7 @@ func (x *FinishErase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishErase.ProtoReflect.Descriptor instead.
 func (*FinishErase) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FinishErase) GetJobId() string {
@@ -4326,7 +4978,7 @@ type Erasure struct {
 
 func (x *Erasure) Reset() {
 	*x = Erasure{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4338,7 +4990,7 @@ func (x *Erasure) String() string {
 func (*Erasure) ProtoMessage() {}
 
 func (x *Erasure) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4351,7 +5003,7 @@ func (x *Erasure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Erasure.ProtoReflect.Descriptor instead.
 func (*Erasure) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Erasure) GetJobId() string {
@@ -4451,7 +5103,7 @@ type ErasureSurvey struct {
 
 func (x *ErasureSurvey) Reset() {
 	*x = ErasureSurvey{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4463,7 +5115,7 @@ func (x *ErasureSurvey) String() string {
 func (*ErasureSurvey) ProtoMessage() {}
 
 func (x *ErasureSurvey) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4476,7 +5128,7 @@ func (x *ErasureSurvey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureSurvey.ProtoReflect.Descriptor instead.
 func (*ErasureSurvey) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ErasureSurvey) GetTables() []*ErasedTable {
@@ -4520,7 +5172,7 @@ type ErasedTable struct {
 
 func (x *ErasedTable) Reset() {
 	*x = ErasedTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4532,7 +5184,7 @@ func (x *ErasedTable) String() string {
 func (*ErasedTable) ProtoMessage() {}
 
 func (x *ErasedTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4545,7 +5197,7 @@ func (x *ErasedTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedTable.ProtoReflect.Descriptor instead.
 func (*ErasedTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ErasedTable) GetTableId() uint32 {
@@ -4612,17 +5264,19 @@ func (x *ErasedTable) GetSegmentBytes() uint64 {
 }
 
 type ErasedFile struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Sha256        []byte                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Path   string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Bytes  uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256 []byte                 `protobuf:"bytes,3,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// As in storage.v1.Segment; empty: the disks of the shard's replicas.
+	StorageId     string `protobuf:"bytes,4,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ErasedFile) Reset() {
 	*x = ErasedFile{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +5288,7 @@ func (x *ErasedFile) String() string {
 func (*ErasedFile) ProtoMessage() {}
 
 func (x *ErasedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +5301,7 @@ func (x *ErasedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedFile.ProtoReflect.Descriptor instead.
 func (*ErasedFile) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ErasedFile) GetPath() string {
@@ -4671,6 +5325,13 @@ func (x *ErasedFile) GetSha256() []byte {
 	return nil
 }
 
+func (x *ErasedFile) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
 // ErasedNode is a storage node whose disks have nothing of the user any more.
 type ErasedNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4688,7 +5349,7 @@ type ErasedNode struct {
 
 func (x *ErasedNode) Reset() {
 	*x = ErasedNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4700,7 +5361,7 @@ func (x *ErasedNode) String() string {
 func (*ErasedNode) ProtoMessage() {}
 
 func (x *ErasedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4713,7 +5374,7 @@ func (x *ErasedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedNode.ProtoReflect.Descriptor instead.
 func (*ErasedNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ErasedNode) GetNodeId() uint32 {
@@ -4769,7 +5430,7 @@ type ErasedBackup struct {
 
 func (x *ErasedBackup) Reset() {
 	*x = ErasedBackup{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4781,7 +5442,7 @@ func (x *ErasedBackup) String() string {
 func (*ErasedBackup) ProtoMessage() {}
 
 func (x *ErasedBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4794,7 +5455,7 @@ func (x *ErasedBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedBackup.ProtoReflect.Descriptor instead.
 func (*ErasedBackup) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ErasedBackup) GetBackupId() string {
@@ -4824,7 +5485,7 @@ type ListErasuresRequest struct {
 
 func (x *ListErasuresRequest) Reset() {
 	*x = ListErasuresRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4836,7 +5497,7 @@ func (x *ListErasuresRequest) String() string {
 func (*ListErasuresRequest) ProtoMessage() {}
 
 func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4849,7 +5510,7 @@ func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresRequest.ProtoReflect.Descriptor instead.
 func (*ListErasuresRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListErasuresRequest) GetAfterJobId() string {
@@ -4883,7 +5544,7 @@ type ListErasuresResponse struct {
 
 func (x *ListErasuresResponse) Reset() {
 	*x = ListErasuresResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4895,7 +5556,7 @@ func (x *ListErasuresResponse) String() string {
 func (*ListErasuresResponse) ProtoMessage() {}
 
 func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4908,7 +5569,7 @@ func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresResponse.ProtoReflect.Descriptor instead.
 func (*ListErasuresResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListErasuresResponse) GetErasures() []*Erasure {
@@ -4932,16 +5593,18 @@ type ApplyResponse struct {
 	// The catalog version after the command.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The table, user or job as stored, where the command made or changed one.
-	Table         *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
-	User          *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
-	Job           *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	Table *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
+	User  *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Job   *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	// Without credentials.
+	Storage       *Storage `protobuf:"bytes,31,opt,name=storage,proto3" json:"storage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4953,7 +5616,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4966,7 +5629,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -5004,6 +5667,13 @@ func (x *ApplyResponse) GetJob() *Job {
 	return nil
 }
 
+func (x *ApplyResponse) GetStorage() *Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The watcher knows Alive, and wants one every second.
@@ -5014,7 +5684,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5026,7 +5696,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5039,7 +5709,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -5065,6 +5735,8 @@ type WatchResponse struct {
 	//	*WatchResponse_NodeRemoved
 	//	*WatchResponse_PlacementChanged
 	//	*WatchResponse_Alive
+	//	*WatchResponse_StorageChanged
+	//	*WatchResponse_StorageDropped
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5072,7 +5744,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5084,7 +5756,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5097,7 +5769,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -5204,6 +5876,24 @@ func (x *WatchResponse) GetAlive() *Alive {
 	return nil
 }
 
+func (x *WatchResponse) GetStorageChanged() *Storage {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_StorageChanged); ok {
+			return x.StorageChanged
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetStorageDropped() string {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_StorageDropped); ok {
+			return x.StorageDropped
+		}
+	}
+	return ""
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -5251,6 +5941,15 @@ type WatchResponse_Alive struct {
 	Alive *Alive `protobuf:"bytes,11,opt,name=alive,proto3,oneof"`
 }
 
+type WatchResponse_StorageChanged struct {
+	// Without credentials.
+	StorageChanged *Storage `protobuf:"bytes,31,opt,name=storage_changed,json=storageChanged,proto3,oneof"`
+}
+
+type WatchResponse_StorageDropped struct {
+	StorageDropped string `protobuf:"bytes,32,opt,name=storage_dropped,json=storageDropped,proto3,oneof"`
+}
+
 func (*WatchResponse_Snapshot) isWatchResponse_Event() {}
 
 func (*WatchResponse_NamespaceCreated) isWatchResponse_Event() {}
@@ -5271,6 +5970,10 @@ func (*WatchResponse_PlacementChanged) isWatchResponse_Event() {}
 
 func (*WatchResponse_Alive) isWatchResponse_Event() {}
 
+func (*WatchResponse_StorageChanged) isWatchResponse_Event() {}
+
+func (*WatchResponse_StorageDropped) isWatchResponse_Event() {}
+
 // Alive says that the node is there and has nothing new: one that is paused, or behind a network that swallows
 // everything, closes no connection.
 type Alive struct {
@@ -5281,7 +5984,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5293,7 +5996,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5306,7 +6009,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
 }
 
 type Snapshot struct {
@@ -5321,13 +6024,15 @@ type Snapshot struct {
 	Nodes             []*Node      `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Placements        []*Placement `protobuf:"bytes,6,rep,name=placements,proto3" json:"placements,omitempty"`
 	ReplicationFactor uint32       `protobuf:"varint,7,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Without credentials.
+	Storages      []*Storage `protobuf:"bytes,31,rep,name=storages,proto3" json:"storages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5339,7 +6044,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5352,7 +6057,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -5404,6 +6109,13 @@ func (x *Snapshot) GetReplicationFactor() uint32 {
 	return 0
 }
 
+func (x *Snapshot) GetStorages() []*Storage {
+	if x != nil {
+		return x.Storages
+	}
+	return nil
+}
+
 type GetUserRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
@@ -5413,7 +6125,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5425,7 +6137,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5438,7 +6150,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -5460,7 +6172,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5472,7 +6184,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5485,7 +6197,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -5513,7 +6225,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5525,7 +6237,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5538,7 +6250,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -5565,7 +6277,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5577,7 +6289,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5590,7 +6302,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -5618,7 +6330,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5630,7 +6342,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5643,7 +6355,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -5670,7 +6382,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5682,7 +6394,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5695,7 +6407,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -5725,7 +6437,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5737,7 +6449,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5750,7 +6462,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -5784,7 +6496,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5796,7 +6508,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5809,7 +6521,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -5892,7 +6604,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
 	"\rcreated_at_us\x18\x02 \x01(\x03R\vcreatedAtUs\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\xac\x04\n" +
+	"created_by\x18\x03 \x01(\tR\tcreatedBy\"\xee\x04\n" +
 	"\x04User\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12#\n" +
 	"\rpassword_hash\x18\x02 \x01(\tR\fpasswordHash\x12$\n" +
@@ -5910,7 +6622,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\"\n" +
 	"\rdeleted_at_us\x18\x0e \x01(\x03R\vdeletedAtUs\x12#\n" +
 	"\rtoken_version\x18\x0f \x01(\x04R\ftokenVersion\x12\x1b\n" +
-	"\terased_by\x18\x11 \x01(\tR\berasedBy\"\xf1\x04\n" +
+	"\terased_by\x18\x11 \x01(\tR\berasedBy\x12!\n" +
+	"\fstorage_mode\x18\x1f \x01(\tR\vstorageMode\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18  \x01(\tR\tstorageId\"\xf1\x04\n" +
 	"\x03Job\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12-\n" +
@@ -5952,7 +6667,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\x8b\r\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\x0e\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -5986,7 +6701,10 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
 	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
-	"alterTable\x12C\n" +
+	"alterTable\x12B\n" +
+	"\x0ecreate_storage\x18\x1f \x01(\v2\x19.catalog.v1.CreateStorageH\x00R\rcreateStorage\x12?\n" +
+	"\ralter_storage\x18  \x01(\v2\x18.catalog.v1.AlterStorageH\x00R\falterStorage\x12<\n" +
+	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12C\n" +
 	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x129\n" +
 	"\vbegin_erase\x18, \x01(\v2\x16.catalog.v1.BeginEraseH\x00R\n" +
 	"beginErase\x12B\n" +
@@ -6054,7 +6772,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tif_exists\x18\x02 \x01(\bR\bifExists\"Z\n" +
 	"\vCreateTable\x12'\n" +
 	"\x05table\x18\x01 \x01(\v2\x11.catalog.v1.TableR\x05table\x12\"\n" +
-	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xa0\x04\n" +
+	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xc3\x04\n" +
 	"\n" +
 	"AlterTable\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
@@ -6072,8 +6790,77 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\vset_default\x18\n" +
 	" \x01(\v2\x16.catalog.v1.SetDefaultH\x00R\n" +
 	"setDefault\x12C\n" +
-	"\x10set_access_level\x18\v \x01(\x0e2\x17.catalog.v1.AccessLevelH\x00R\x0esetAccessLevelB\b\n" +
-	"\x06change\"6\n" +
+	"\x10set_access_level\x18\v \x01(\x0e2\x17.catalog.v1.AccessLevelH\x00R\x0esetAccessLevel\x12!\n" +
+	"\vset_storage\x18\f \x01(\tH\x00R\n" +
+	"setStorageB\b\n" +
+	"\x06change\"\xe8\x03\n" +
+	"\aStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x1c\n" +
+	"\tlocations\x18\x05 \x03(\tR\tlocations\x12\x1a\n" +
+	"\blocation\x18\x06 \x01(\rR\blocation\x12\x16\n" +
+	"\x06config\x18\a \x01(\tR\x06config\x124\n" +
+	"\x16shared_tables_template\x18\b \x01(\tR\x14sharedTablesTemplate\x120\n" +
+	"\x14user_tables_template\x18\t \x01(\tR\x12userTablesTemplate\x12-\n" +
+	"\x12sealed_credentials\x18\n" +
+	" \x01(\fR\x11sealedCredentials\x12'\n" +
+	"\x0fhas_credentials\x18\v \x01(\bR\x0ehasCredentials\x12\"\n" +
+	"\rcreated_at_us\x18\f \x01(\x03R\vcreatedAtUs\x12\"\n" +
+	"\rupdated_at_us\x18\r \x01(\x03R\vupdatedAtUs\x12\x1a\n" +
+	"\brevision\x18\x0e \x01(\x04R\brevision\"\x84\x01\n" +
+	"\rCreateStorage\x12-\n" +
+	"\astorage\x18\x01 \x01(\v2\x13.catalog.v1.StorageR\astorage\x12 \n" +
+	"\vcredentials\x18\x02 \x01(\tR\vcredentials\x12\"\n" +
+	"\rif_not_exists\x18\x03 \x01(\bR\vifNotExists\"\xf8\x03\n" +
+	"\fAlterStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x03 \x01(\tH\x01R\vdescription\x88\x01\x01\x12\x17\n" +
+	"\x04path\x18\x04 \x01(\tH\x02R\x04path\x88\x01\x01\x12\x1b\n" +
+	"\x06config\x18\x05 \x01(\tH\x03R\x06config\x88\x01\x01\x129\n" +
+	"\x16shared_tables_template\x18\x06 \x01(\tH\x04R\x14sharedTablesTemplate\x88\x01\x01\x125\n" +
+	"\x14user_tables_template\x18\a \x01(\tH\x05R\x12userTablesTemplate\x88\x01\x01\x12%\n" +
+	"\vcredentials\x18\b \x01(\tH\x06R\vcredentials\x88\x01\x01\x122\n" +
+	"\x12sealed_credentials\x18\t \x01(\fH\aR\x11sealedCredentials\x88\x01\x01B\a\n" +
+	"\x05_nameB\x0e\n" +
+	"\f_descriptionB\a\n" +
+	"\x05_pathB\t\n" +
+	"\a_configB\x19\n" +
+	"\x17_shared_tables_templateB\x17\n" +
+	"\x15_user_tables_templateB\x0e\n" +
+	"\f_credentialsB\x15\n" +
+	"\x13_sealed_credentials\"I\n" +
+	"\vDropStorage\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1b\n" +
+	"\tif_exists\x18\x02 \x01(\bR\bifExists\"P\n" +
+	"\x13CheckStorageRequest\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1a\n" +
+	"\bextended\x18\x02 \x01(\bR\bextended\"\xe7\x02\n" +
+	"\x14CheckStorageResponse\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x01 \x01(\tR\tstorageId\x12\x1a\n" +
+	"\breadable\x18\x02 \x01(\bR\breadable\x12\x1a\n" +
+	"\bwritable\x18\x03 \x01(\bR\bwritable\x12\x1a\n" +
+	"\blistable\x18\x04 \x01(\bR\blistable\x12\x1c\n" +
+	"\tdeletable\x18\x05 \x01(\bR\tdeletable\x12\x1d\n" +
+	"\n" +
+	"latency_us\x18\x06 \x01(\x03R\tlatencyUs\x12$\n" +
+	"\vtotal_bytes\x18\a \x01(\x04H\x00R\n" +
+	"totalBytes\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"used_bytes\x18\b \x01(\x04H\x01R\tusedBytes\x88\x01\x01\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12 \n" +
+	"\ftested_at_us\x18\n" +
+	" \x01(\x03R\n" +
+	"testedAtUsB\x0e\n" +
+	"\f_total_bytesB\r\n" +
+	"\v_used_bytes\"6\n" +
 	"\fRenameColumn\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"y\n" +
@@ -6097,17 +6884,22 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"CreateUser\x12$\n" +
 	"\x04user\x18\x01 \x01(\v2\x10.catalog.v1.UserR\x04user\x12\"\n" +
-	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xe7\x01\n" +
+	"\rif_not_exists\x18\x02 \x01(\bR\vifNotExists\"\xd3\x02\n" +
 	"\tAlterUser\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12(\n" +
 	"\rpassword_hash\x18\x02 \x01(\tH\x00R\fpasswordHash\x88\x01\x01\x12)\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x10.catalog.v1.RoleH\x01R\x04role\x88\x01\x01\x12\x19\n" +
 	"\x05email\x18\x04 \x01(\tH\x02R\x05email\x88\x01\x01\x12\x1f\n" +
-	"\bmetadata\x18\x05 \x01(\tH\x03R\bmetadata\x88\x01\x01B\x10\n" +
+	"\bmetadata\x18\x05 \x01(\tH\x03R\bmetadata\x88\x01\x01\x12&\n" +
+	"\fstorage_mode\x18\x1f \x01(\tH\x04R\vstorageMode\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"storage_id\x18  \x01(\tH\x05R\tstorageId\x88\x01\x01B\x10\n" +
 	"\x0e_password_hashB\a\n" +
 	"\x05_roleB\b\n" +
 	"\x06_emailB\v\n" +
-	"\t_metadata\"@\n" +
+	"\t_metadataB\x0f\n" +
+	"\r_storage_modeB\r\n" +
+	"\v_storage_id\"@\n" +
 	"\bDropUser\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n" +
 	"\tif_exists\x18\x02 \x01(\bR\bifExists\"&\n" +
@@ -6181,12 +6973,14 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\achanges\x18\x06 \x01(\x04R\achanges\x12\x1a\n" +
 	"\bsegments\x18\a \x01(\x04R\bsegments\x12!\n" +
 	"\fsegment_rows\x18\b \x01(\x04R\vsegmentRows\x12#\n" +
-	"\rsegment_bytes\x18\t \x01(\x04R\fsegmentBytes\"N\n" +
+	"\rsegment_bytes\x18\t \x01(\x04R\fsegmentBytes\"m\n" +
 	"\n" +
 	"ErasedFile\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\fR\x06sha256\"\xcc\x01\n" +
+	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x04 \x01(\tR\tstorageId\"\xcc\x01\n" +
 	"\n" +
 	"ErasedNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\rR\x06nodeId\x12\x1b\n" +
@@ -6205,15 +6999,16 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06job_id\x18\x03 \x01(\tR\x05jobId\"b\n" +
 	"\x14ListErasuresResponse\x12/\n" +
 	"\berasures\x18\x01 \x03(\v2\x13.catalog.v1.ErasureR\berasures\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xb5\x01\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xe4\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
 	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\x12!\n" +
-	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\"$\n" +
+	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\x12-\n" +
+	"\astorage\x18\x1f \x01(\v2\x13.catalog.v1.StorageR\astorage\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
-	"\x05alive\x18\x01 \x01(\bR\x05alive\"\xae\x04\n" +
+	"\x05alive\x18\x01 \x01(\bR\x05alive\"\x99\x05\n" +
 	"\rWatchResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x122\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x14.catalog.v1.SnapshotH\x00R\bsnapshot\x12D\n" +
@@ -6226,9 +7021,11 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\fnode_removed\x18\t \x01(\rH\x00R\vnodeRemoved\x12D\n" +
 	"\x11placement_changed\x18\n" +
 	" \x01(\v2\x15.catalog.v1.PlacementH\x00R\x10placementChanged\x12)\n" +
-	"\x05alive\x18\v \x01(\v2\x11.catalog.v1.AliveH\x00R\x05aliveB\a\n" +
+	"\x05alive\x18\v \x01(\v2\x11.catalog.v1.AliveH\x00R\x05alive\x12>\n" +
+	"\x0fstorage_changed\x18\x1f \x01(\v2\x13.catalog.v1.StorageH\x00R\x0estorageChanged\x12)\n" +
+	"\x0fstorage_dropped\x18  \x01(\tH\x00R\x0estorageDroppedB\a\n" +
 	"\x05event\"\a\n" +
-	"\x05Alive\"\xb1\x02\n" +
+	"\x05Alive\"\xe2\x02\n" +
 	"\bSnapshot\x125\n" +
 	"\n" +
 	"namespaces\x18\x01 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
@@ -6241,7 +7038,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"placements\x18\x06 \x03(\v2\x15.catalog.v1.PlacementR\n" +
 	"placements\x12-\n" +
-	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\")\n" +
+	"\x12replication_factor\x18\a \x01(\rR\x11replicationFactor\x12/\n" +
+	"\bstorages\x18\x1f \x03(\v2\x13.catalog.v1.StorageR\bstorages\")\n" +
 	"\x0eGetUserRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"Q\n" +
 	"\x0fGetUserResponse\x12$\n" +
@@ -6335,7 +7133,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\x98\x04\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\xeb\x04\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
@@ -6343,7 +7141,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
 	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
 	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponse\x12Q\n" +
-	"\fListErasures\x12\x1f.catalog.v1.ListErasuresRequest\x1a .catalog.v1.ListErasuresResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\fListErasures\x12\x1f.catalog.v1.ListErasuresRequest\x1a .catalog.v1.ListErasuresResponse\x12Q\n" +
+	"\fCheckStorage\x12\x1f.catalog.v1.CheckStorageRequest\x1a .catalog.v1.CheckStorageResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -6358,7 +7157,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -6396,154 +7195,169 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*DropNamespace)(nil),             // 33: catalog.v1.DropNamespace
 	(*CreateTable)(nil),               // 34: catalog.v1.CreateTable
 	(*AlterTable)(nil),                // 35: catalog.v1.AlterTable
-	(*RenameColumn)(nil),              // 36: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 37: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 38: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 39: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 40: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 41: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 42: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 43: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 44: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 45: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 46: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 47: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 48: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 49: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 50: catalog.v1.UpdateJob
-	(*BeginErase)(nil),                // 51: catalog.v1.BeginErase
-	(*UpdateErasure)(nil),             // 52: catalog.v1.UpdateErasure
-	(*FinishErase)(nil),               // 53: catalog.v1.FinishErase
-	(*Erasure)(nil),                   // 54: catalog.v1.Erasure
-	(*ErasureSurvey)(nil),             // 55: catalog.v1.ErasureSurvey
-	(*ErasedTable)(nil),               // 56: catalog.v1.ErasedTable
-	(*ErasedFile)(nil),                // 57: catalog.v1.ErasedFile
-	(*ErasedNode)(nil),                // 58: catalog.v1.ErasedNode
-	(*ErasedBackup)(nil),              // 59: catalog.v1.ErasedBackup
-	(*ListErasuresRequest)(nil),       // 60: catalog.v1.ListErasuresRequest
-	(*ListErasuresResponse)(nil),      // 61: catalog.v1.ListErasuresResponse
-	(*ApplyResponse)(nil),             // 62: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 63: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 64: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 65: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 66: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 67: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 68: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 69: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 70: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 71: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 72: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 73: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 74: catalog.v1.ListTableVersionsResponse
+	(*Storage)(nil),                   // 36: catalog.v1.Storage
+	(*CreateStorage)(nil),             // 37: catalog.v1.CreateStorage
+	(*AlterStorage)(nil),              // 38: catalog.v1.AlterStorage
+	(*DropStorage)(nil),               // 39: catalog.v1.DropStorage
+	(*CheckStorageRequest)(nil),       // 40: catalog.v1.CheckStorageRequest
+	(*CheckStorageResponse)(nil),      // 41: catalog.v1.CheckStorageResponse
+	(*RenameColumn)(nil),              // 42: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 43: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 44: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 45: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 46: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 47: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 48: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 49: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 50: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 51: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 52: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 53: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 54: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 55: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 56: catalog.v1.UpdateJob
+	(*BeginErase)(nil),                // 57: catalog.v1.BeginErase
+	(*UpdateErasure)(nil),             // 58: catalog.v1.UpdateErasure
+	(*FinishErase)(nil),               // 59: catalog.v1.FinishErase
+	(*Erasure)(nil),                   // 60: catalog.v1.Erasure
+	(*ErasureSurvey)(nil),             // 61: catalog.v1.ErasureSurvey
+	(*ErasedTable)(nil),               // 62: catalog.v1.ErasedTable
+	(*ErasedFile)(nil),                // 63: catalog.v1.ErasedFile
+	(*ErasedNode)(nil),                // 64: catalog.v1.ErasedNode
+	(*ErasedBackup)(nil),              // 65: catalog.v1.ErasedBackup
+	(*ListErasuresRequest)(nil),       // 66: catalog.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),      // 67: catalog.v1.ListErasuresResponse
+	(*ApplyResponse)(nil),             // 68: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 69: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 70: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 71: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 72: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 73: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 74: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 75: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 76: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 77: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 78: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 79: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 80: catalog.v1.ListTableVersionsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
-	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
-	1,  // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
-	2,  // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
-	9,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
-	10, // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
-	3,  // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
-	11, // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
-	4,  // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
-	13, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
-	0,  // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
-	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
-	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
-	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	32, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	33, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	34, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	40, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	41, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	42, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	43, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	44, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	45, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	46, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	47, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	48, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	23, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	24, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	25, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	26, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	27, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	31, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	22, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	49, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	50, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	35, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	20, // 35: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
-	51, // 36: catalog.v1.Command.begin_erase:type_name -> catalog.v1.BeginErase
-	52, // 37: catalog.v1.Command.update_erasure:type_name -> catalog.v1.UpdateErasure
-	53, // 38: catalog.v1.Command.finish_erase:type_name -> catalog.v1.FinishErase
-	21, // 39: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
-	28, // 40: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 41: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	29, // 42: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 43: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 44: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	29, // 45: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 46: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 47: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	36, // 48: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	37, // 49: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	38, // 50: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	39, // 51: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 52: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	9,  // 53: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 54: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 55: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 56: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	28, // 57: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 58: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 59: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 60: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	16, // 61: catalog.v1.BeginErase.job:type_name -> catalog.v1.Job
-	55, // 62: catalog.v1.UpdateErasure.survey:type_name -> catalog.v1.ErasureSurvey
-	58, // 63: catalog.v1.UpdateErasure.nodes:type_name -> catalog.v1.ErasedNode
-	59, // 64: catalog.v1.UpdateErasure.backups:type_name -> catalog.v1.ErasedBackup
-	55, // 65: catalog.v1.Erasure.survey:type_name -> catalog.v1.ErasureSurvey
-	58, // 66: catalog.v1.Erasure.nodes:type_name -> catalog.v1.ErasedNode
-	59, // 67: catalog.v1.Erasure.backups:type_name -> catalog.v1.ErasedBackup
-	56, // 68: catalog.v1.ErasureSurvey.tables:type_name -> catalog.v1.ErasedTable
-	57, // 69: catalog.v1.ErasureSurvey.files:type_name -> catalog.v1.ErasedFile
-	54, // 70: catalog.v1.ListErasuresResponse.erasures:type_name -> catalog.v1.Erasure
-	12, // 71: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 72: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 73: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	66, // 74: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 75: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 76: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	28, // 77: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	30, // 78: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	65, // 79: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 80: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 81: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	28, // 82: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	30, // 83: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 84: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 85: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 86: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 87: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 88: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	63, // 89: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	67, // 90: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	69, // 91: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	71, // 92: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	73, // 93: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	60, // 94: catalog.v1.CatalogService.ListErasures:input_type -> catalog.v1.ListErasuresRequest
-	62, // 95: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	64, // 96: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	68, // 97: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	70, // 98: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	72, // 99: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	74, // 100: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	61, // 101: catalog.v1.CatalogService.ListErasures:output_type -> catalog.v1.ListErasuresResponse
-	95, // [95:102] is the sub-list for method output_type
-	88, // [88:95] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	0,   // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
+	1,   // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
+	2,   // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
+	9,   // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
+	10,  // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
+	3,   // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
+	11,  // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
+	4,   // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
+	13,  // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
+	0,   // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
+	5,   // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
+	17,  // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
+	19,  // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
+	32,  // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	33,  // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	34,  // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	46,  // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	47,  // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	48,  // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	49,  // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	50,  // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	51,  // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	52,  // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	53,  // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	54,  // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	23,  // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	24,  // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	25,  // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	26,  // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	27,  // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	31,  // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	22,  // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	55,  // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	56,  // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	35,  // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	37,  // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
+	38,  // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
+	39,  // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
+	20,  // 38: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
+	57,  // 39: catalog.v1.Command.begin_erase:type_name -> catalog.v1.BeginErase
+	58,  // 40: catalog.v1.Command.update_erasure:type_name -> catalog.v1.UpdateErasure
+	59,  // 41: catalog.v1.Command.finish_erase:type_name -> catalog.v1.FinishErase
+	21,  // 42: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	28,  // 43: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,   // 44: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	29,  // 45: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,   // 46: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,   // 47: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	29,  // 48: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12,  // 49: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11,  // 50: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	42,  // 51: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	43,  // 52: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	44,  // 53: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	45,  // 54: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,   // 55: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	36,  // 56: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
+	9,   // 57: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10,  // 58: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15,  // 59: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,   // 60: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	28,  // 61: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16,  // 62: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,   // 63: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17,  // 64: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	16,  // 65: catalog.v1.BeginErase.job:type_name -> catalog.v1.Job
+	61,  // 66: catalog.v1.UpdateErasure.survey:type_name -> catalog.v1.ErasureSurvey
+	64,  // 67: catalog.v1.UpdateErasure.nodes:type_name -> catalog.v1.ErasedNode
+	65,  // 68: catalog.v1.UpdateErasure.backups:type_name -> catalog.v1.ErasedBackup
+	61,  // 69: catalog.v1.Erasure.survey:type_name -> catalog.v1.ErasureSurvey
+	64,  // 70: catalog.v1.Erasure.nodes:type_name -> catalog.v1.ErasedNode
+	65,  // 71: catalog.v1.Erasure.backups:type_name -> catalog.v1.ErasedBackup
+	62,  // 72: catalog.v1.ErasureSurvey.tables:type_name -> catalog.v1.ErasedTable
+	63,  // 73: catalog.v1.ErasureSurvey.files:type_name -> catalog.v1.ErasedFile
+	60,  // 74: catalog.v1.ListErasuresResponse.erasures:type_name -> catalog.v1.Erasure
+	12,  // 75: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15,  // 76: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16,  // 77: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	36,  // 78: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
+	72,  // 79: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14,  // 80: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12,  // 81: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	28,  // 82: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	30,  // 83: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	71,  // 84: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	36,  // 85: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
+	14,  // 86: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12,  // 87: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	28,  // 88: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	30,  // 89: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	36,  // 90: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
+	15,  // 91: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15,  // 92: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16,  // 93: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12,  // 94: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	18,  // 95: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	69,  // 96: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	73,  // 97: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	75,  // 98: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	77,  // 99: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	79,  // 100: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	66,  // 101: catalog.v1.CatalogService.ListErasures:input_type -> catalog.v1.ListErasuresRequest
+	40,  // 102: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
+	68,  // 103: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	70,  // 104: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	74,  // 105: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	76,  // 106: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	78,  // 107: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	80,  // 108: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	67,  // 109: catalog.v1.CatalogService.ListErasures:output_type -> catalog.v1.ListErasuresResponse
+	41,  // 110: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
+	103, // [103:111] is the sub-list for method output_type
+	95,  // [95:103] is the sub-list for method input_type
+	95,  // [95:95] is the sub-list for extension type_name
+	95,  // [95:95] is the sub-list for extension extendee
+	0,   // [0:95] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -6574,6 +7388,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
 		(*Command_AlterTable)(nil),
+		(*Command_CreateStorage)(nil),
+		(*Command_AlterStorage)(nil),
+		(*Command_DropStorage)(nil),
 		(*Command_SetClusterKey)(nil),
 		(*Command_BeginErase)(nil),
 		(*Command_UpdateErasure)(nil),
@@ -6587,10 +7404,13 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetNotNull)(nil),
 		(*AlterTable_SetDefault)(nil),
 		(*AlterTable_SetAccessLevel)(nil),
+		(*AlterTable_SetStorage)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[34].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[56].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[30].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[35].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[40].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[62].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -6601,6 +7421,8 @@ func file_catalog_v1_catalog_proto_init() {
 		(*WatchResponse_NodeRemoved)(nil),
 		(*WatchResponse_PlacementChanged)(nil),
 		(*WatchResponse_Alive)(nil),
+		(*WatchResponse_StorageChanged)(nil),
+		(*WatchResponse_StorageDropped)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -6608,7 +7430,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   67,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

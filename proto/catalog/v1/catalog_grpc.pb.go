@@ -28,6 +28,7 @@ const (
 	CatalogService_ListJobs_FullMethodName          = "/catalog.v1.CatalogService/ListJobs"
 	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
 	CatalogService_ListErasures_FullMethodName      = "/catalog.v1.CatalogService/ListErasures"
+	CatalogService_CheckStorage_FullMethodName      = "/catalog.v1.CatalogService/CheckStorage"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -50,6 +51,8 @@ type CatalogServiceClient interface {
 	ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error)
 	// ListErasures pages through the receipts of erasures, in order of job_id.
 	ListErasures(ctx context.Context, in *ListErasuresRequest, opts ...grpc.CallOption) (*ListErasuresResponse, error)
+	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
+	CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -139,6 +142,16 @@ func (c *catalogServiceClient) ListErasures(ctx context.Context, in *ListErasure
 	return out, nil
 }
 
+func (c *catalogServiceClient) CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckStorageResponse)
+	err := c.cc.Invoke(ctx, CatalogService_CheckStorage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -159,6 +172,8 @@ type CatalogServiceServer interface {
 	ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error)
 	// ListErasures pages through the receipts of erasures, in order of job_id.
 	ListErasures(context.Context, *ListErasuresRequest) (*ListErasuresResponse, error)
+	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
+	CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -189,6 +204,9 @@ func (UnimplementedCatalogServiceServer) ListTableVersions(context.Context, *Lis
 }
 func (UnimplementedCatalogServiceServer) ListErasures(context.Context, *ListErasuresRequest) (*ListErasuresResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListErasures not implemented")
+}
+func (UnimplementedCatalogServiceServer) CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckStorage not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -330,6 +348,24 @@ func _CatalogService_ListErasures_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_CheckStorage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckStorageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).CheckStorage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_CheckStorage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).CheckStorage(ctx, req.(*CheckStorageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -360,6 +396,10 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListErasures",
 			Handler:    _CatalogService_ListErasures_Handler,
+		},
+		{
+			MethodName: "CheckStorage",
+			Handler:    _CatalogService_CheckStorage_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -289,6 +289,345 @@ func (ChangeKind) EnumDescriptor() ([]byte, []int) {
 	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
 }
 
+type MoveSegmentsRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Shard          uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	TableId        uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	CatalogVersion uint64                 `protobuf:"varint,3,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MoveSegmentsRequest) Reset() {
+	*x = MoveSegmentsRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveSegmentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveSegmentsRequest) ProtoMessage() {}
+
+func (x *MoveSegmentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveSegmentsRequest.ProtoReflect.Descriptor instead.
+func (*MoveSegmentsRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *MoveSegmentsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *MoveSegmentsRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *MoveSegmentsRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type MoveSegmentsResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Segments   uint64                 `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
+	Partitions uint64                 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Rows       uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	Bytes      uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// There is more to do: ask again.
+	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveSegmentsResponse) Reset() {
+	*x = MoveSegmentsResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveSegmentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveSegmentsResponse) ProtoMessage() {}
+
+func (x *MoveSegmentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveSegmentsResponse.ProtoReflect.Descriptor instead.
+func (*MoveSegmentsResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *MoveSegmentsResponse) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *MoveSegmentsResponse) GetPartitions() uint64 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
+func (x *MoveSegmentsResponse) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *MoveSegmentsResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *MoveSegmentsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type CountStorageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	StorageId     string                 `protobuf:"bytes,2,opt,name=storage_id,json=storageId,proto3" json:"storage_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountStorageRequest) Reset() {
+	*x = CountStorageRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountStorageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountStorageRequest) ProtoMessage() {}
+
+func (x *CountStorageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountStorageRequest.ProtoReflect.Descriptor instead.
+func (*CountStorageRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CountStorageRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *CountStorageRequest) GetStorageId() string {
+	if x != nil {
+		return x.StorageId
+	}
+	return ""
+}
+
+type CountStorageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Segments      uint64                 `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountStorageResponse) Reset() {
+	*x = CountStorageResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountStorageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountStorageResponse) ProtoMessage() {}
+
+func (x *CountStorageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountStorageResponse.ProtoReflect.Descriptor instead.
+func (*CountStorageResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CountStorageResponse) GetSegments() uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+type ReadProbeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With sealed credentials.
+	Storage *v1.Storage `protobuf:"bytes,1,opt,name=storage,proto3" json:"storage,omitempty"`
+	Key     string      `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Data    []byte      `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// The entry of the catalog's log that has the key which sealed the credentials.
+	CatalogIndex  uint64 `protobuf:"varint,4,opt,name=catalog_index,json=catalogIndex,proto3" json:"catalog_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadProbeRequest) Reset() {
+	*x = ReadProbeRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadProbeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadProbeRequest) ProtoMessage() {}
+
+func (x *ReadProbeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadProbeRequest.ProtoReflect.Descriptor instead.
+func (*ReadProbeRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReadProbeRequest) GetStorage() *v1.Storage {
+	if x != nil {
+		return x.Storage
+	}
+	return nil
+}
+
+func (x *ReadProbeRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ReadProbeRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ReadProbeRequest) GetCatalogIndex() uint64 {
+	if x != nil {
+		return x.CatalogIndex
+	}
+	return 0
+}
+
+type ReadProbeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadProbeResponse) Reset() {
+	*x = ReadProbeResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadProbeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadProbeResponse) ProtoMessage() {}
+
+func (x *ReadProbeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadProbeResponse.ProtoReflect.Descriptor instead.
+func (*ReadProbeResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+}
+
 type WriteRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Identity *v1.Identity           `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
@@ -312,7 +651,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -324,7 +663,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -337,7 +676,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{0}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WriteRequest) GetIdentity() *v1.Identity {
@@ -413,7 +752,7 @@ type TableWrite struct {
 
 func (x *TableWrite) Reset() {
 	*x = TableWrite{}
-	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +764,7 @@ func (x *TableWrite) String() string {
 func (*TableWrite) ProtoMessage() {}
 
 func (x *TableWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +777,7 @@ func (x *TableWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableWrite.ProtoReflect.Descriptor instead.
 func (*TableWrite) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TableWrite) GetTableId() uint32 {
@@ -496,7 +835,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +847,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +860,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{2}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriteResponse) GetDurability() Durability {
@@ -557,7 +896,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +908,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +921,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CommitRequest) GetWrite() *WriteRequest {
@@ -610,7 +949,7 @@ type TableRead struct {
 
 func (x *TableRead) Reset() {
 	*x = TableRead{}
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +961,7 @@ func (x *TableRead) String() string {
 func (*TableRead) ProtoMessage() {}
 
 func (x *TableRead) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +974,7 @@ func (x *TableRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableRead.ProtoReflect.Descriptor instead.
 func (*TableRead) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TableRead) GetTableId() uint32 {
@@ -663,7 +1002,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +1014,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +1027,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CommitResponse) GetWrite() *WriteResponse {
@@ -718,7 +1057,7 @@ type TableWriteResult struct {
 
 func (x *TableWriteResult) Reset() {
 	*x = TableWriteResult{}
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1069,7 @@ func (x *TableWriteResult) String() string {
 func (*TableWriteResult) ProtoMessage() {}
 
 func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1082,7 @@ func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableWriteResult.ProtoReflect.Descriptor instead.
 func (*TableWriteResult) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TableWriteResult) GetRowsAffected() uint64 {
@@ -776,7 +1115,7 @@ type WriteStreamRequest struct {
 
 func (x *WriteStreamRequest) Reset() {
 	*x = WriteStreamRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +1127,7 @@ func (x *WriteStreamRequest) String() string {
 func (*WriteStreamRequest) ProtoMessage() {}
 
 func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +1140,7 @@ func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamRequest.ProtoReflect.Descriptor instead.
 func (*WriteStreamRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WriteStreamRequest) GetRequest() *WriteRequest {
@@ -822,7 +1161,7 @@ type WriteStreamResponse struct {
 
 func (x *WriteStreamResponse) Reset() {
 	*x = WriteStreamResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +1173,7 @@ func (x *WriteStreamResponse) String() string {
 func (*WriteStreamResponse) ProtoMessage() {}
 
 func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +1186,7 @@ func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamResponse.ProtoReflect.Descriptor instead.
 func (*WriteStreamResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WriteStreamResponse) GetResponse() *WriteResponse {
@@ -877,7 +1216,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1228,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1241,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Error) GetCode() string {
@@ -966,7 +1305,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1317,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1330,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ScanRequest) GetIdentity() *v1.Identity {
@@ -1124,7 +1463,7 @@ type ScanHeader struct {
 
 func (x *ScanHeader) Reset() {
 	*x = ScanHeader{}
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1475,7 @@ func (x *ScanHeader) String() string {
 func (*ScanHeader) ProtoMessage() {}
 
 func (x *ScanHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1488,7 @@ func (x *ScanHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanHeader.ProtoReflect.Descriptor instead.
 func (*ScanHeader) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ScanHeader) GetPosition() uint64 {
@@ -1177,7 +1516,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1528,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1541,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -1260,7 +1599,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1611,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1624,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchRequest) GetRequest() isWatchRequest_Request {
@@ -1348,7 +1687,7 @@ type WatchAdd struct {
 
 func (x *WatchAdd) Reset() {
 	*x = WatchAdd{}
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1699,7 @@ func (x *WatchAdd) String() string {
 func (*WatchAdd) ProtoMessage() {}
 
 func (x *WatchAdd) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1712,7 @@ func (x *WatchAdd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdd.ProtoReflect.Descriptor instead.
 func (*WatchAdd) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchAdd) GetWatchId() uint64 {
@@ -1440,7 +1779,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1791,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1804,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1550,7 +1889,7 @@ type WatchStarted struct {
 
 func (x *WatchStarted) Reset() {
 	*x = WatchStarted{}
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1901,7 @@ func (x *WatchStarted) String() string {
 func (*WatchStarted) ProtoMessage() {}
 
 func (x *WatchStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1914,7 @@ func (x *WatchStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
 func (*WatchStarted) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchStarted) GetWatchId() uint64 {
@@ -1602,7 +1941,7 @@ type ChangeBatch struct {
 
 func (x *ChangeBatch) Reset() {
 	*x = ChangeBatch{}
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1953,7 @@ func (x *ChangeBatch) String() string {
 func (*ChangeBatch) ProtoMessage() {}
 
 func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1966,7 @@ func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeBatch.ProtoReflect.Descriptor instead.
 func (*ChangeBatch) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ChangeBatch) GetWatchId() uint64 {
@@ -1659,7 +1998,7 @@ type WatchEnded struct {
 
 func (x *WatchEnded) Reset() {
 	*x = WatchEnded{}
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2010,7 @@ func (x *WatchEnded) String() string {
 func (*WatchEnded) ProtoMessage() {}
 
 func (x *WatchEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2023,7 @@ func (x *WatchEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEnded.ProtoReflect.Descriptor instead.
 func (*WatchEnded) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchEnded) GetWatchId() uint64 {
@@ -1726,7 +2065,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +2077,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +2090,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Progress) GetShard() uint32 {
@@ -1780,7 +2119,7 @@ type TableStatsRequest struct {
 
 func (x *TableStatsRequest) Reset() {
 	*x = TableStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2131,7 @@ func (x *TableStatsRequest) String() string {
 func (*TableStatsRequest) ProtoMessage() {}
 
 func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2144,7 @@ func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsRequest.ProtoReflect.Descriptor instead.
 func (*TableStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TableStatsRequest) GetTableId() uint32 {
@@ -1839,7 +2178,7 @@ type TableStatsResponse struct {
 
 func (x *TableStatsResponse) Reset() {
 	*x = TableStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2190,7 @@ func (x *TableStatsResponse) String() string {
 func (*TableStatsResponse) ProtoMessage() {}
 
 func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2203,7 @@ func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsResponse.ProtoReflect.Descriptor instead.
 func (*TableStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TableStatsResponse) GetHotBytesEstimate() uint64 {
@@ -1917,7 +2256,7 @@ type NodeStatsRequest struct {
 
 func (x *NodeStatsRequest) Reset() {
 	*x = NodeStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2268,7 @@ func (x *NodeStatsRequest) String() string {
 func (*NodeStatsRequest) ProtoMessage() {}
 
 func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2281,7 @@ func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
 }
 
 type NodeStatsResponse struct {
@@ -1955,7 +2294,7 @@ type NodeStatsResponse struct {
 
 func (x *NodeStatsResponse) Reset() {
 	*x = NodeStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2306,7 @@ func (x *NodeStatsResponse) String() string {
 func (*NodeStatsResponse) ProtoMessage() {}
 
 func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2319,7 @@ func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{23}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeStatsResponse) GetMetrics() map[string]string {
@@ -2002,7 +2341,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2353,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2366,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{24}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PurgeRequest) GetShard() uint32 {
@@ -2059,7 +2398,7 @@ type PurgeResponse struct {
 
 func (x *PurgeResponse) Reset() {
 	*x = PurgeResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2410,7 @@ func (x *PurgeResponse) String() string {
 func (*PurgeResponse) ProtoMessage() {}
 
 func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2423,7 @@ func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
 }
 
 type FlushRequest struct {
@@ -2101,7 +2440,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2452,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2465,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FlushRequest) GetShard() uint32 {
@@ -2171,7 +2510,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2522,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2535,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FlushResponse) GetRows() uint64 {
@@ -2241,7 +2580,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2592,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2605,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CompactRequest) GetShard() uint32 {
@@ -2315,7 +2654,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2666,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2679,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompactResponse) GetSegmentsRemoved() uint64 {
@@ -2400,7 +2739,7 @@ type ListManifestsRequest struct {
 
 func (x *ListManifestsRequest) Reset() {
 	*x = ListManifestsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2751,7 @@ func (x *ListManifestsRequest) String() string {
 func (*ListManifestsRequest) ProtoMessage() {}
 
 func (x *ListManifestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2764,7 @@ func (x *ListManifestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListManifestsRequest.ProtoReflect.Descriptor instead.
 func (*ListManifestsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListManifestsRequest) GetShard() uint32 {
@@ -2466,7 +2805,7 @@ type ListManifestsResponse struct {
 
 func (x *ListManifestsResponse) Reset() {
 	*x = ListManifestsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2817,7 @@ func (x *ListManifestsResponse) String() string {
 func (*ListManifestsResponse) ProtoMessage() {}
 
 func (x *ListManifestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2830,7 @@ func (x *ListManifestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListManifestsResponse.ProtoReflect.Descriptor instead.
 func (*ListManifestsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListManifestsResponse) GetManifests() []*Manifest {
@@ -2528,7 +2867,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2879,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2892,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Manifest) GetTableId() uint32 {
@@ -2626,16 +2965,18 @@ type Segment struct {
 	// How often its rows were merged: 0 comes from a flush.
 	Level uint32 `protobuf:"varint,12,opt,name=level,proto3" json:"level,omitempty"`
 	// The version of the file's layout.
-	Format        uint32           `protobuf:"varint,13,opt,name=format,proto3" json:"format,omitempty"`
-	CreatedUs     int64            `protobuf:"varint,14,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
-	Columns       []*SegmentColumn `protobuf:"bytes,15,rep,name=columns,proto3" json:"columns,omitempty"`
+	Format    uint32           `protobuf:"varint,13,opt,name=format,proto3" json:"format,omitempty"`
+	CreatedUs int64            `protobuf:"varint,14,opt,name=created_us,json=createdUs,proto3" json:"created_us,omitempty"`
+	Columns   []*SegmentColumn `protobuf:"bytes,15,rep,name=columns,proto3" json:"columns,omitempty"`
+	// Which of the storage's locations has the file. Nodes that read format 5.
+	Location      uint32 `protobuf:"varint,16,opt,name=location,proto3" json:"location,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2988,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +3001,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Segment) GetPath() string {
@@ -2768,6 +3109,13 @@ func (x *Segment) GetColumns() []*SegmentColumn {
 	return nil
 }
 
+func (x *Segment) GetLocation() uint32 {
+	if x != nil {
+		return x.Location
+	}
+	return 0
+}
+
 // SegmentColumn is what is known of a column's values in a segment.
 type SegmentColumn struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -2782,7 +3130,7 @@ type SegmentColumn struct {
 
 func (x *SegmentColumn) Reset() {
 	*x = SegmentColumn{}
-	mi := &file_storage_v1_storage_proto_msgTypes[34]
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +3142,7 @@ func (x *SegmentColumn) String() string {
 func (*SegmentColumn) ProtoMessage() {}
 
 func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[34]
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +3155,7 @@ func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentColumn.ProtoReflect.Descriptor instead.
 func (*SegmentColumn) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{34}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SegmentColumn) GetColumnId() uint32 {
@@ -2849,7 +3197,7 @@ type FetchSegmentRequest struct {
 
 func (x *FetchSegmentRequest) Reset() {
 	*x = FetchSegmentRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[35]
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +3209,7 @@ func (x *FetchSegmentRequest) String() string {
 func (*FetchSegmentRequest) ProtoMessage() {}
 
 func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[35]
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +3222,7 @@ func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentRequest.ProtoReflect.Descriptor instead.
 func (*FetchSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{35}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FetchSegmentRequest) GetShard() uint32 {
@@ -2900,7 +3248,7 @@ type FetchSegmentResponse struct {
 
 func (x *FetchSegmentResponse) Reset() {
 	*x = FetchSegmentResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[36]
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3260,7 @@ func (x *FetchSegmentResponse) String() string {
 func (*FetchSegmentResponse) ProtoMessage() {}
 
 func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[36]
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3273,7 @@ func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentResponse.ProtoReflect.Descriptor instead.
 func (*FetchSegmentResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{36}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FetchSegmentResponse) GetData() []byte {
@@ -2947,7 +3295,7 @@ type HoldSegmentsRequest struct {
 
 func (x *HoldSegmentsRequest) Reset() {
 	*x = HoldSegmentsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[37]
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3307,7 @@ func (x *HoldSegmentsRequest) String() string {
 func (*HoldSegmentsRequest) ProtoMessage() {}
 
 func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[37]
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3320,7 @@ func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{37}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HoldSegmentsRequest) GetShard() uint32 {
@@ -3004,7 +3352,7 @@ type HoldSegmentsResponse struct {
 
 func (x *HoldSegmentsResponse) Reset() {
 	*x = HoldSegmentsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[38]
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3364,7 @@ func (x *HoldSegmentsResponse) String() string {
 func (*HoldSegmentsResponse) ProtoMessage() {}
 
 func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[38]
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3377,7 @@ func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{44}
 }
 
 type SurveyUserRequest struct {
@@ -3046,7 +3394,7 @@ type SurveyUserRequest struct {
 
 func (x *SurveyUserRequest) Reset() {
 	*x = SurveyUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	mi := &file_storage_v1_storage_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3406,7 @@ func (x *SurveyUserRequest) String() string {
 func (*SurveyUserRequest) ProtoMessage() {}
 
 func (x *SurveyUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	mi := &file_storage_v1_storage_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3419,7 @@ func (x *SurveyUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SurveyUserRequest.ProtoReflect.Descriptor instead.
 func (*SurveyUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{39}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SurveyUserRequest) GetShard() uint32 {
@@ -3111,7 +3459,7 @@ type SurveyUserResponse struct {
 
 func (x *SurveyUserResponse) Reset() {
 	*x = SurveyUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	mi := &file_storage_v1_storage_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3471,7 @@ func (x *SurveyUserResponse) String() string {
 func (*SurveyUserResponse) ProtoMessage() {}
 
 func (x *SurveyUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	mi := &file_storage_v1_storage_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3484,7 @@ func (x *SurveyUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SurveyUserResponse.ProtoReflect.Descriptor instead.
 func (*SurveyUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{40}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SurveyUserResponse) GetSurvey() *v1.ErasureSurvey {
@@ -3158,7 +3506,7 @@ type EraseUserRequest struct {
 
 func (x *EraseUserRequest) Reset() {
 	*x = EraseUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	mi := &file_storage_v1_storage_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3518,7 @@ func (x *EraseUserRequest) String() string {
 func (*EraseUserRequest) ProtoMessage() {}
 
 func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	mi := &file_storage_v1_storage_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3531,7 @@ func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
 func (*EraseUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{41}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EraseUserRequest) GetShard() uint32 {
@@ -3224,7 +3572,7 @@ type EraseUserResponse struct {
 
 func (x *EraseUserResponse) Reset() {
 	*x = EraseUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	mi := &file_storage_v1_storage_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3584,7 @@ func (x *EraseUserResponse) String() string {
 func (*EraseUserResponse) ProtoMessage() {}
 
 func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	mi := &file_storage_v1_storage_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3597,7 @@ func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserResponse.ProtoReflect.Descriptor instead.
 func (*EraseUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{42}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EraseUserResponse) GetIndex() uint64 {
@@ -3274,7 +3622,7 @@ type ScrubUserRequest struct {
 
 func (x *ScrubUserRequest) Reset() {
 	*x = ScrubUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	mi := &file_storage_v1_storage_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3286,7 +3634,7 @@ func (x *ScrubUserRequest) String() string {
 func (*ScrubUserRequest) ProtoMessage() {}
 
 func (x *ScrubUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	mi := &file_storage_v1_storage_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3299,7 +3647,7 @@ func (x *ScrubUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubUserRequest.ProtoReflect.Descriptor instead.
 func (*ScrubUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{43}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ScrubUserRequest) GetShard() uint32 {
@@ -3350,7 +3698,7 @@ type ScrubUserResponse struct {
 
 func (x *ScrubUserResponse) Reset() {
 	*x = ScrubUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	mi := &file_storage_v1_storage_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3710,7 @@ func (x *ScrubUserResponse) String() string {
 func (*ScrubUserResponse) ProtoMessage() {}
 
 func (x *ScrubUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	mi := &file_storage_v1_storage_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3723,7 @@ func (x *ScrubUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubUserResponse.ProtoReflect.Descriptor instead.
 func (*ScrubUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{44}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ScrubUserResponse) GetFiles() uint64 {
@@ -3404,7 +3752,31 @@ var File_storage_v1_storage_proto protoreflect.FileDescriptor
 const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"\x18storage/v1/storage.proto\x12\n" +
-	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\x9e\x02\n" +
+	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"o\n" +
+	"\x13MoveSegmentsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12'\n" +
+	"\x0fcatalog_version\x18\x03 \x01(\x04R\x0ecatalogVersion\"\x90\x01\n" +
+	"\x14MoveSegmentsResponse\x12\x1a\n" +
+	"\bsegments\x18\x01 \x01(\x04R\bsegments\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\x04R\n" +
+	"partitions\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"J\n" +
+	"\x13CountStorageRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1d\n" +
+	"\n" +
+	"storage_id\x18\x02 \x01(\tR\tstorageId\"2\n" +
+	"\x14CountStorageResponse\x12\x1a\n" +
+	"\bsegments\x18\x01 \x01(\x04R\bsegments\"\x8c\x01\n" +
+	"\x10ReadProbeRequest\x12-\n" +
+	"\astorage\x18\x01 \x01(\v2\x13.catalog.v1.StorageR\astorage\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x12#\n" +
+	"\rcatalog_index\x18\x04 \x01(\x04R\fcatalogIndex\"\x13\n" +
+	"\x11ReadProbeResponse\"\x9e\x02\n" +
 	"\fWriteRequest\x120\n" +
 	"\bidentity\x18\x01 \x01(\v2\x14.catalog.v1.IdentityR\bidentity\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x17\n" +
@@ -3591,7 +3963,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x05scope\x18\x05 \x01(\tR\x05scope\x12\x1d\n" +
 	"\n" +
 	"updated_us\x18\x06 \x01(\x03R\tupdatedUs\x12\x12\n" +
-	"\x04json\x18\a \x01(\tR\x04json\"\xab\x03\n" +
+	"\x04json\x18\a \x01(\tR\x04json\"\xc7\x03\n" +
 	"\aSegment\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n" +
 	"\n" +
@@ -3612,7 +3984,8 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x06format\x18\r \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"created_us\x18\x0e \x01(\x03R\tcreatedUs\x123\n" +
-	"\acolumns\x18\x0f \x03(\v2\x19.storage.v1.SegmentColumnR\acolumns\"f\n" +
+	"\acolumns\x18\x0f \x03(\v2\x19.storage.v1.SegmentColumnR\acolumns\x12\x1a\n" +
+	"\blocation\x18\x10 \x01(\rR\blocation\"f\n" +
 	"\rSegmentColumn\x12\x1b\n" +
 	"\tcolumn_id\x18\x01 \x01(\rR\bcolumnId\x12\x14\n" +
 	"\x05nulls\x18\x02 \x01(\x04R\x05nulls\x12\x10\n" +
@@ -3677,7 +4050,8 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xdb\b\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\xcb\n" +
+	"\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -3695,7 +4069,10 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"SurveyUser\x12\x1d.storage.v1.SurveyUserRequest\x1a\x1e.storage.v1.SurveyUserResponse\x12H\n" +
 	"\tEraseUser\x12\x1c.storage.v1.EraseUserRequest\x1a\x1d.storage.v1.EraseUserResponse\x12H\n" +
-	"\tScrubUser\x12\x1c.storage.v1.ScrubUserRequest\x1a\x1d.storage.v1.ScrubUserResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\tScrubUser\x12\x1c.storage.v1.ScrubUserRequest\x1a\x1d.storage.v1.ScrubUserResponse\x12Q\n" +
+	"\fMoveSegments\x12\x1f.storage.v1.MoveSegmentsRequest\x1a .storage.v1.MoveSegmentsResponse\x12Q\n" +
+	"\fCountStorage\x12\x1f.storage.v1.CountStorageRequest\x1a .storage.v1.CountStorageResponse\x12H\n" +
+	"\tReadProbe\x12\x1c.storage.v1.ReadProbeRequest\x1a\x1d.storage.v1.ReadProbeResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -3710,133 +4087,147 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_storage_v1_storage_proto_goTypes = []any{
 	(Durability)(0),               // 0: storage.v1.Durability
 	(Operation)(0),                // 1: storage.v1.Operation
 	(OnConflict)(0),               // 2: storage.v1.OnConflict
 	(Consistency)(0),              // 3: storage.v1.Consistency
 	(ChangeKind)(0),               // 4: storage.v1.ChangeKind
-	(*WriteRequest)(nil),          // 5: storage.v1.WriteRequest
-	(*TableWrite)(nil),            // 6: storage.v1.TableWrite
-	(*WriteResponse)(nil),         // 7: storage.v1.WriteResponse
-	(*CommitRequest)(nil),         // 8: storage.v1.CommitRequest
-	(*TableRead)(nil),             // 9: storage.v1.TableRead
-	(*CommitResponse)(nil),        // 10: storage.v1.CommitResponse
-	(*TableWriteResult)(nil),      // 11: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),    // 12: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil),   // 13: storage.v1.WriteStreamResponse
-	(*Error)(nil),                 // 14: storage.v1.Error
-	(*ScanRequest)(nil),           // 15: storage.v1.ScanRequest
-	(*ScanHeader)(nil),            // 16: storage.v1.ScanHeader
-	(*Change)(nil),                // 17: storage.v1.Change
-	(*WatchRequest)(nil),          // 18: storage.v1.WatchRequest
-	(*WatchAdd)(nil),              // 19: storage.v1.WatchAdd
-	(*WatchResponse)(nil),         // 20: storage.v1.WatchResponse
-	(*WatchStarted)(nil),          // 21: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),           // 22: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),            // 23: storage.v1.WatchEnded
-	(*Progress)(nil),              // 24: storage.v1.Progress
-	(*TableStatsRequest)(nil),     // 25: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),    // 26: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),      // 27: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),     // 28: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),          // 29: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),         // 30: storage.v1.PurgeResponse
-	(*FlushRequest)(nil),          // 31: storage.v1.FlushRequest
-	(*FlushResponse)(nil),         // 32: storage.v1.FlushResponse
-	(*CompactRequest)(nil),        // 33: storage.v1.CompactRequest
-	(*CompactResponse)(nil),       // 34: storage.v1.CompactResponse
-	(*ListManifestsRequest)(nil),  // 35: storage.v1.ListManifestsRequest
-	(*ListManifestsResponse)(nil), // 36: storage.v1.ListManifestsResponse
-	(*Manifest)(nil),              // 37: storage.v1.Manifest
-	(*Segment)(nil),               // 38: storage.v1.Segment
-	(*SegmentColumn)(nil),         // 39: storage.v1.SegmentColumn
-	(*FetchSegmentRequest)(nil),   // 40: storage.v1.FetchSegmentRequest
-	(*FetchSegmentResponse)(nil),  // 41: storage.v1.FetchSegmentResponse
-	(*HoldSegmentsRequest)(nil),   // 42: storage.v1.HoldSegmentsRequest
-	(*HoldSegmentsResponse)(nil),  // 43: storage.v1.HoldSegmentsResponse
-	(*SurveyUserRequest)(nil),     // 44: storage.v1.SurveyUserRequest
-	(*SurveyUserResponse)(nil),    // 45: storage.v1.SurveyUserResponse
-	(*EraseUserRequest)(nil),      // 46: storage.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),     // 47: storage.v1.EraseUserResponse
-	(*ScrubUserRequest)(nil),      // 48: storage.v1.ScrubUserRequest
-	(*ScrubUserResponse)(nil),     // 49: storage.v1.ScrubUserResponse
-	nil,                           // 50: storage.v1.Error.FieldsEntry
-	nil,                           // 51: storage.v1.WatchEnded.FieldsEntry
-	nil,                           // 52: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Identity)(nil),           // 53: catalog.v1.Identity
-	(*v11.Expr)(nil),              // 54: expr.v1.Expr
-	(*v11.OrderBy)(nil),           // 55: expr.v1.OrderBy
-	(*v1.ErasureSurvey)(nil),      // 56: catalog.v1.ErasureSurvey
+	(*MoveSegmentsRequest)(nil),   // 5: storage.v1.MoveSegmentsRequest
+	(*MoveSegmentsResponse)(nil),  // 6: storage.v1.MoveSegmentsResponse
+	(*CountStorageRequest)(nil),   // 7: storage.v1.CountStorageRequest
+	(*CountStorageResponse)(nil),  // 8: storage.v1.CountStorageResponse
+	(*ReadProbeRequest)(nil),      // 9: storage.v1.ReadProbeRequest
+	(*ReadProbeResponse)(nil),     // 10: storage.v1.ReadProbeResponse
+	(*WriteRequest)(nil),          // 11: storage.v1.WriteRequest
+	(*TableWrite)(nil),            // 12: storage.v1.TableWrite
+	(*WriteResponse)(nil),         // 13: storage.v1.WriteResponse
+	(*CommitRequest)(nil),         // 14: storage.v1.CommitRequest
+	(*TableRead)(nil),             // 15: storage.v1.TableRead
+	(*CommitResponse)(nil),        // 16: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),      // 17: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),    // 18: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),   // 19: storage.v1.WriteStreamResponse
+	(*Error)(nil),                 // 20: storage.v1.Error
+	(*ScanRequest)(nil),           // 21: storage.v1.ScanRequest
+	(*ScanHeader)(nil),            // 22: storage.v1.ScanHeader
+	(*Change)(nil),                // 23: storage.v1.Change
+	(*WatchRequest)(nil),          // 24: storage.v1.WatchRequest
+	(*WatchAdd)(nil),              // 25: storage.v1.WatchAdd
+	(*WatchResponse)(nil),         // 26: storage.v1.WatchResponse
+	(*WatchStarted)(nil),          // 27: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),           // 28: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),            // 29: storage.v1.WatchEnded
+	(*Progress)(nil),              // 30: storage.v1.Progress
+	(*TableStatsRequest)(nil),     // 31: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),    // 32: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),      // 33: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),     // 34: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),          // 35: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),         // 36: storage.v1.PurgeResponse
+	(*FlushRequest)(nil),          // 37: storage.v1.FlushRequest
+	(*FlushResponse)(nil),         // 38: storage.v1.FlushResponse
+	(*CompactRequest)(nil),        // 39: storage.v1.CompactRequest
+	(*CompactResponse)(nil),       // 40: storage.v1.CompactResponse
+	(*ListManifestsRequest)(nil),  // 41: storage.v1.ListManifestsRequest
+	(*ListManifestsResponse)(nil), // 42: storage.v1.ListManifestsResponse
+	(*Manifest)(nil),              // 43: storage.v1.Manifest
+	(*Segment)(nil),               // 44: storage.v1.Segment
+	(*SegmentColumn)(nil),         // 45: storage.v1.SegmentColumn
+	(*FetchSegmentRequest)(nil),   // 46: storage.v1.FetchSegmentRequest
+	(*FetchSegmentResponse)(nil),  // 47: storage.v1.FetchSegmentResponse
+	(*HoldSegmentsRequest)(nil),   // 48: storage.v1.HoldSegmentsRequest
+	(*HoldSegmentsResponse)(nil),  // 49: storage.v1.HoldSegmentsResponse
+	(*SurveyUserRequest)(nil),     // 50: storage.v1.SurveyUserRequest
+	(*SurveyUserResponse)(nil),    // 51: storage.v1.SurveyUserResponse
+	(*EraseUserRequest)(nil),      // 52: storage.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),     // 53: storage.v1.EraseUserResponse
+	(*ScrubUserRequest)(nil),      // 54: storage.v1.ScrubUserRequest
+	(*ScrubUserResponse)(nil),     // 55: storage.v1.ScrubUserResponse
+	nil,                           // 56: storage.v1.Error.FieldsEntry
+	nil,                           // 57: storage.v1.WatchEnded.FieldsEntry
+	nil,                           // 58: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Storage)(nil),            // 59: catalog.v1.Storage
+	(*v1.Identity)(nil),           // 60: catalog.v1.Identity
+	(*v11.Expr)(nil),              // 61: expr.v1.Expr
+	(*v11.OrderBy)(nil),           // 62: expr.v1.OrderBy
+	(*v1.ErasureSurvey)(nil),      // 63: catalog.v1.ErasureSurvey
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	53, // 0: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
-	6,  // 1: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
-	1,  // 2: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
-	2,  // 3: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
-	0,  // 4: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
-	11, // 5: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
-	5,  // 6: storage.v1.CommitRequest.write:type_name -> storage.v1.WriteRequest
-	9,  // 7: storage.v1.CommitRequest.reads:type_name -> storage.v1.TableRead
-	7,  // 8: storage.v1.CommitResponse.write:type_name -> storage.v1.WriteResponse
-	5,  // 9: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
-	7,  // 10: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
-	14, // 11: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	50, // 12: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	53, // 13: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	54, // 14: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	55, // 15: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
-	3,  // 16: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
-	4,  // 17: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
-	19, // 18: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	53, // 19: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
-	21, // 20: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
-	22, // 21: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
-	23, // 22: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
-	24, // 23: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
-	17, // 24: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	51, // 25: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	52, // 26: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	37, // 27: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
-	39, // 28: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
-	38, // 29: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
-	56, // 30: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
-	5,  // 31: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	12, // 32: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	8,  // 33: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	18, // 34: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	25, // 35: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	27, // 36: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	29, // 37: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	31, // 38: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
-	33, // 39: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
-	35, // 40: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
-	40, // 41: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
-	42, // 42: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
-	44, // 43: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
-	46, // 44: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
-	48, // 45: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
-	7,  // 46: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	13, // 47: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	10, // 48: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	20, // 49: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	26, // 50: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	28, // 51: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	30, // 52: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	32, // 53: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
-	34, // 54: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
-	36, // 55: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
-	41, // 56: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
-	43, // 57: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
-	45, // 58: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
-	47, // 59: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
-	49, // 60: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
-	46, // [46:61] is the sub-list for method output_type
-	31, // [31:46] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	59, // 0: storage.v1.ReadProbeRequest.storage:type_name -> catalog.v1.Storage
+	60, // 1: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	12, // 2: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
+	1,  // 3: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
+	2,  // 4: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
+	0,  // 5: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
+	17, // 6: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
+	11, // 7: storage.v1.CommitRequest.write:type_name -> storage.v1.WriteRequest
+	15, // 8: storage.v1.CommitRequest.reads:type_name -> storage.v1.TableRead
+	13, // 9: storage.v1.CommitResponse.write:type_name -> storage.v1.WriteResponse
+	11, // 10: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
+	13, // 11: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
+	20, // 12: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
+	56, // 13: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	60, // 14: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	61, // 15: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	62, // 16: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	3,  // 17: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
+	4,  // 18: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
+	25, // 19: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
+	60, // 20: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	27, // 21: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
+	28, // 22: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
+	29, // 23: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
+	30, // 24: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
+	23, // 25: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
+	57, // 26: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	58, // 27: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	43, // 28: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
+	45, // 29: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
+	44, // 30: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
+	63, // 31: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
+	11, // 32: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	18, // 33: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	14, // 34: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	24, // 35: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	31, // 36: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	33, // 37: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	35, // 38: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	37, // 39: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	39, // 40: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
+	41, // 41: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
+	46, // 42: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	48, // 43: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	50, // 44: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
+	52, // 45: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
+	54, // 46: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
+	5,  // 47: storage.v1.StorageService.MoveSegments:input_type -> storage.v1.MoveSegmentsRequest
+	7,  // 48: storage.v1.StorageService.CountStorage:input_type -> storage.v1.CountStorageRequest
+	9,  // 49: storage.v1.StorageService.ReadProbe:input_type -> storage.v1.ReadProbeRequest
+	13, // 50: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	19, // 51: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	16, // 52: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	26, // 53: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	32, // 54: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	34, // 55: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	36, // 56: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	38, // 57: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	40, // 58: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
+	42, // 59: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
+	47, // 60: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	49, // 61: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	51, // 62: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
+	53, // 63: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
+	55, // 64: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
+	6,  // 65: storage.v1.StorageService.MoveSegments:output_type -> storage.v1.MoveSegmentsResponse
+	8,  // 66: storage.v1.StorageService.CountStorage:output_type -> storage.v1.CountStorageResponse
+	10, // 67: storage.v1.StorageService.ReadProbe:output_type -> storage.v1.ReadProbeResponse
+	50, // [50:68] is the sub-list for method output_type
+	32, // [32:50] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -3844,24 +4235,24 @@ func file_storage_v1_storage_proto_init() {
 	if File_storage_v1_storage_proto != nil {
 		return
 	}
-	file_storage_v1_storage_proto_msgTypes[13].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[19].OneofWrappers = []any{
 		(*WatchRequest_Add)(nil),
 		(*WatchRequest_Remove)(nil),
 	}
-	file_storage_v1_storage_proto_msgTypes[15].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[21].OneofWrappers = []any{
 		(*WatchResponse_Started)(nil),
 		(*WatchResponse_Changes)(nil),
 		(*WatchResponse_Ended)(nil),
 		(*WatchResponse_Progress)(nil),
 	}
-	file_storage_v1_storage_proto_msgTypes[20].OneofWrappers = []any{}
+	file_storage_v1_storage_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   48,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

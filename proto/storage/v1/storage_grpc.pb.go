@@ -38,6 +38,9 @@ const (
 	StorageService_SurveyUser_FullMethodName    = "/storage.v1.StorageService/SurveyUser"
 	StorageService_EraseUser_FullMethodName     = "/storage.v1.StorageService/EraseUser"
 	StorageService_ScrubUser_FullMethodName     = "/storage.v1.StorageService/ScrubUser"
+	StorageService_MoveSegments_FullMethodName  = "/storage.v1.StorageService/MoveSegments"
+	StorageService_CountStorage_FullMethodName  = "/storage.v1.StorageService/CountStorage"
+	StorageService_ReadProbe_FullMethodName     = "/storage.v1.StorageService/ReadProbe"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -78,6 +81,13 @@ type StorageServiceClient interface {
 	// ScrubUser removes the bytes of what was erased from the disks of this node, whether it has a replica of the shard or had one. It
 	// returns when they are gone; asking again is harmless.
 	ScrubUser(ctx context.Context, in *ScrubUserRequest, opts ...grpc.CallOption) (*ScrubUserResponse, error)
+	// MoveSegments copies the segments of a table that are not in the storage where they belong, and names the copies in their place. The shard's
+	// leader does it; asking again goes on.
+	MoveSegments(ctx context.Context, in *MoveSegmentsRequest, opts ...grpc.CallOption) (*MoveSegmentsResponse, error)
+	// CountStorage counts the segments of one shard that are in a storage. The shard's leader answers.
+	CountStorage(ctx context.Context, in *CountStorageRequest, opts ...grpc.CallOption) (*CountStorageResponse, error)
+	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
+	ReadProbe(ctx context.Context, in *ReadProbeRequest, opts ...grpc.CallOption) (*ReadProbeResponse, error)
 }
 
 type storageServiceClient struct {
@@ -253,6 +263,36 @@ func (c *storageServiceClient) ScrubUser(ctx context.Context, in *ScrubUserReque
 	return out, nil
 }
 
+func (c *storageServiceClient) MoveSegments(ctx context.Context, in *MoveSegmentsRequest, opts ...grpc.CallOption) (*MoveSegmentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveSegmentsResponse)
+	err := c.cc.Invoke(ctx, StorageService_MoveSegments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) CountStorage(ctx context.Context, in *CountStorageRequest, opts ...grpc.CallOption) (*CountStorageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountStorageResponse)
+	err := c.cc.Invoke(ctx, StorageService_CountStorage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ReadProbe(ctx context.Context, in *ReadProbeRequest, opts ...grpc.CallOption) (*ReadProbeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadProbeResponse)
+	err := c.cc.Invoke(ctx, StorageService_ReadProbe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -291,6 +331,13 @@ type StorageServiceServer interface {
 	// ScrubUser removes the bytes of what was erased from the disks of this node, whether it has a replica of the shard or had one. It
 	// returns when they are gone; asking again is harmless.
 	ScrubUser(context.Context, *ScrubUserRequest) (*ScrubUserResponse, error)
+	// MoveSegments copies the segments of a table that are not in the storage where they belong, and names the copies in their place. The shard's
+	// leader does it; asking again goes on.
+	MoveSegments(context.Context, *MoveSegmentsRequest) (*MoveSegmentsResponse, error)
+	// CountStorage counts the segments of one shard that are in a storage. The shard's leader answers.
+	CountStorage(context.Context, *CountStorageRequest) (*CountStorageResponse, error)
+	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
+	ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -345,6 +392,15 @@ func (UnimplementedStorageServiceServer) EraseUser(context.Context, *EraseUserRe
 }
 func (UnimplementedStorageServiceServer) ScrubUser(context.Context, *ScrubUserRequest) (*ScrubUserResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ScrubUser not implemented")
+}
+func (UnimplementedStorageServiceServer) MoveSegments(context.Context, *MoveSegmentsRequest) (*MoveSegmentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveSegments not implemented")
+}
+func (UnimplementedStorageServiceServer) CountStorage(context.Context, *CountStorageRequest) (*CountStorageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountStorage not implemented")
+}
+func (UnimplementedStorageServiceServer) ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadProbe not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -608,6 +664,60 @@ func _StorageService_ScrubUser_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_MoveSegments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveSegmentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).MoveSegments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_MoveSegments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).MoveSegments(ctx, req.(*MoveSegmentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_CountStorage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountStorageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).CountStorage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_CountStorage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).CountStorage(ctx, req.(*CountStorageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ReadProbe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadProbeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ReadProbe(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ReadProbe_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ReadProbe(ctx, req.(*ReadProbeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -662,6 +772,18 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ScrubUser",
 			Handler:    _StorageService_ScrubUser_Handler,
+		},
+		{
+			MethodName: "MoveSegments",
+			Handler:    _StorageService_MoveSegments_Handler,
+		},
+		{
+			MethodName: "CountStorage",
+			Handler:    _StorageService_CountStorage_Handler,
+		},
+		{
+			MethodName: "ReadProbe",
+			Handler:    _StorageService_ReadProbe_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

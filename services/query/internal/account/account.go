@@ -97,13 +97,14 @@ func newUser(s *sqlfront.CreateUser) (*catalogv1.User, error) {
 		return nil, err
 	}
 	return &catalogv1.User{UserId: s.User, Role: catalogv1.Role(s.Role), Email: s.Email, AuthType: s.Auth.String(),
-		AuthData: s.AuthData, Metadata: s.Metadata, AllowRemote: s.AllowRemote}, nil
+		AuthData: s.AuthData, Metadata: s.Metadata, AllowRemote: s.AllowRemote,
+		StorageMode: s.StorageMode, StorageId: storageOf(s.StorageID)}, nil
 }
 
 // Alter executes ALTER USER. Administrators change everybody but system users, whom only system users
 // change; others change their own password.
 func (a *Accounts) Alter(ctx context.Context, id catalog.Identity, s *sqlfront.AlterUser) (string, error) {
-	ownPassword := s.User == id.UserID && id.ActorUserID == "" && s.Role == nil && s.Email == nil && s.Metadata == nil
+	ownPassword := s.User == id.UserID && id.ActorUserID == "" && s.Role == nil && s.Email == nil && s.Metadata == nil && s.StorageMode == nil && s.StorageID == nil
 	if !ownPassword {
 		if err := manage(id, catalog.RoleUser); err != nil {
 			return "", err
@@ -129,7 +130,11 @@ func (a *Accounts) Alter(ctx context.Context, id catalog.Identity, s *sqlfront.A
 }
 
 func (a *Accounts) changes(id catalog.Identity, target *catalogv1.User, s *sqlfront.AlterUser) (*catalogv1.AlterUser, error) {
-	change := &catalogv1.AlterUser{UserId: s.User, Email: s.Email, Metadata: s.Metadata}
+	change := &catalogv1.AlterUser{UserId: s.User, Email: s.Email, Metadata: s.Metadata, StorageMode: s.StorageMode}
+	if s.StorageID != nil {
+		storage := storageOf(*s.StorageID)
+		change.StorageId = &storage
+	}
 	if s.Role != nil {
 		if err := a.checkNewRole(id, target, *s.Role); err != nil {
 			return nil, err
@@ -156,6 +161,14 @@ func (a *Accounts) changes(id catalog.Identity, target *catalogv1.User, s *sqlfr
 	hash, err := a.hash(*s.Password)
 	change.PasswordHash = &hash
 	return change, err
+}
+
+// storageOf is a user's storage as the catalog keeps it: local is none of its own.
+func storageOf(id string) string {
+	if id == catalog.LocalStorage {
+		return ""
+	}
+	return id
 }
 
 func (a *Accounts) checkNewRole(id catalog.Identity, target *catalogv1.User, role catalog.Role) error {

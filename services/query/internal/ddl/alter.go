@@ -54,6 +54,11 @@ func (d *DDL) alterOnce(ctx context.Context, id catalog.Identity, namespace stri
 	if err := access.Alter(id, t); err != nil {
 		return "", err
 	}
+	if s.Storage != "" {
+		if err := access.Can(id.Role, access.ManageStorages); err != nil {
+			return "", err
+		}
+	}
 	cmd := &catalogv1.AlterTable{Namespace: t.Namespace, Name: t.Name, TableId: t.ID, SchemaVersion: t.SchemaVersion}
 	what, err := change(cmd, t, s)
 	if err != nil {
@@ -100,6 +105,10 @@ func change(cmd *catalogv1.AlterTable, t *catalog.Table, s *sqlfront.AlterTable)
 		return "ALTER COLUMN " + s.NotNull.Column + " DROP NOT NULL", nil
 	case s.Default != nil:
 		return changeDefault(cmd, t, s.Default)
+	}
+	if s.Storage != "" {
+		cmd.Change = &catalogv1.AlterTable_SetStorage{SetStorage: s.Storage}
+		return "SET STORAGE '" + s.Storage + "'", nil
 	}
 	cmd.Change = &catalogv1.AlterTable_SetAccessLevel{SetAccessLevel: catalogv1.AccessLevel(s.Access)}
 	return "SET ACCESS LEVEL " + strings.ToUpper(s.Access.String()), nil

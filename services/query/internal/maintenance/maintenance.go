@@ -45,6 +45,8 @@ type work struct {
 }
 
 var (
+	storageMove = work{kind: catalog.JobMove, prefix: catalog.JobMovePrefix, key: catalog.MoveKey,
+		title: "Move", noun: "a move", verb: "move", done: "moved", busyIsFine: true}
 	oldFlush = work{kind: catalog.JobFlush, prefix: catalog.JobFlushPrefix, key: catalog.FlushKey,
 		title: "Flush", noun: "a flush", verb: "flush", done: "flushed"}
 	storageFlush = work{kind: catalog.JobFlush, prefix: catalog.JobFlushPrefix, key: catalog.FlushKey,
@@ -197,6 +199,11 @@ func (j *Jobs) start(ctx context.Context, id catalog.Identity, t *catalog.Table,
 		TableName: t.Name, TableId: t.ID, Parameters: string(parameters), IdempotencyKey: w.key(t.ID),
 		MaxRetries: retriesMax, CreatedBy: id.UserID}}}})
 	return resp.GetJob().GetJobId(), err
+}
+
+// Move starts the job that moves a table's segments to where they belong, and returns its id.
+func (j *Jobs) Move(ctx context.Context, id catalog.Identity, t *catalog.Table) (string, error) {
+	return j.start(ctx, id, t, &storageMove)
 }
 
 // Kill executes KILL JOB. The job is cancelled when this returns; what runs of it ends soon after.

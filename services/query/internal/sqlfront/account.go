@@ -2,6 +2,7 @@ package sqlfront
 
 import (
 	"encoding/json"
+	"strings"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
@@ -61,12 +62,37 @@ func (r *reader) createUserOption(s *CreateUser, option string) (err error) {
 	case "allow_remote":
 		r.pos++
 		s.AllowRemote, err = r.boolean("ALLOW_REMOTE")
-	case "oidc", "storage_mode", "storage_id":
+	case "storage_mode":
+		s.StorageMode, err = r.storageMode()
+	case "storage_id":
+		s.StorageID, err = r.storageOfUser()
+	case "oidc":
 		return r.fail(dberr.Unsupported, 0, "this option of CREATE USER is not supported")
 	default:
-		return r.unexpected("PASSWORD, OAUTH, INTERNAL, ROLE, EMAIL, METADATA or ALLOW_REMOTE")
+		return r.unexpected("PASSWORD, OAUTH, INTERNAL, ROLE, EMAIL, METADATA, ALLOW_REMOTE, STORAGE_MODE or STORAGE_ID")
 	}
 	return err
+}
+
+// storageMode reads STORAGE_MODE and its value.
+func (r *reader) storageMode() (string, error) {
+	r.pos++
+	r.acceptPunct("=")
+	mode, err := r.nameOrText("table or region")
+	if mode = strings.ToLower(mode); err == nil && mode != catalog.StorageModeTable && mode != catalog.StorageModeRegion {
+		return "", r.fail(dberr.InvalidSQL, -1, "unknown storage mode %.32q: use table or region", mode)
+	}
+	return mode, err
+}
+
+// storageOfUser reads STORAGE_ID and its value; NULL takes it away.
+func (r *reader) storageOfUser() (string, error) {
+	r.pos++
+	r.acceptPunct("=")
+	if r.accept("null") {
+		return "", nil
+	}
+	return r.nameOrText("the id of a storage")
 }
 
 func (r *reader) authentication(s *CreateUser, option string) (err error) {
@@ -194,8 +220,14 @@ func (r *reader) alterUserOption(s *AlterUser) error {
 		}
 		s.Role = &role
 		return err
+	case "storage_mode":
+		target = &s.StorageMode
+		text, err = r.storageMode()
+	case "storage_id":
+		target = &s.StorageID
+		text, err = r.storageOfUser()
 	default:
-		return r.unexpected("PASSWORD, ROLE, EMAIL or METADATA")
+		return r.unexpected("PASSWORD, ROLE, EMAIL, METADATA, STORAGE_MODE or STORAGE_ID")
 	}
 	if err == nil && *target != nil {
 		err = r.fail(dberr.InvalidSQL, -1, "an option of ALTER USER is given twice")

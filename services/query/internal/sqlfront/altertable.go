@@ -18,6 +18,7 @@ type AlterTable struct {
 	NotNull *SetNotNull
 	Default *SetDefault
 	Access  catalog.AccessLevel
+	Storage string
 }
 
 // RenameColumn is RENAME COLUMN column TO to.
@@ -103,6 +104,8 @@ func (r *reader) tableChange(s *AlterTable) (err error) {
 	case r.accept("alter"):
 		r.columnWord()
 		err = r.columnSetting(s)
+	case r.accept("set", "storage"):
+		s.Storage, err = r.nameOrText("the id of a storage")
 	case r.accept("set"):
 		s.Access, err = r.tableAccess()
 	default:

@@ -147,16 +147,19 @@ type CreateUser struct {
 	Email       string
 	Metadata    string
 	AllowRemote bool
+	// StorageMode and StorageID are empty when not given.
+	StorageMode, StorageID string
 }
 
 // AlterUser is ALTER USER name SET …; fields that are nil stay as they are.
 type AlterUser struct {
 	Source
-	User     string
-	Password *string
-	Role     *catalog.Role
-	Email    *string
-	Metadata *string
+	User                   string
+	Password               *string
+	Role                   *catalog.Role
+	Email                  *string
+	Metadata               *string
+	StorageMode, StorageID *string
 }
 
 // DropUser is DROP USER [IF EXISTS] name.

@@ -9,11 +9,10 @@ import (
 // later are statements of the language that this version answers with Unsupported, by their first
 // words; the longest match names the feature.
 var later = [][]string{
-	{"alter", "namespace"}, {"alter", "storage"}, {"alter", "topic"}, {"alter", "view"},
-	{"create", "storage"}, {"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
+	{"alter", "namespace"}, {"alter", "topic"}, {"alter", "view"},
+	{"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
-	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
-	{"storage", "check"},
+	{"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"show", "backup"}, {"show", "backups"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
 	{"backup", "database"}, {"restore", "database"},
@@ -35,12 +34,7 @@ func (r *reader) statement() (Statement, error) {
 	case "drop":
 		return r.drop()
 	case "alter":
-		if r.word(1) == "table" {
-			return r.alterTable()
-		}
-		if r.accept("alter", "user") {
-			return r.alterUser()
-		}
+		return r.alter()
 	case "use":
 		return r.use()
 	case "set":
@@ -63,12 +57,7 @@ func (r *reader) statement() (Statement, error) {
 		r.pos++
 		return r.flush(false)
 	case "storage":
-		if r.accept("storage", "flush") {
-			return r.flush(true)
-		}
-		if r.accept("storage", "compact") {
-			return r.compact()
-		}
+		return r.storage()
 	case "cluster":
 		return r.cluster()
 	case "erase":
@@ -88,6 +77,31 @@ func (r *reader) statement() (Statement, error) {
 		if t := r.at(0); t.kind == tokPunct && r.raw(t) == "(" {
 			return r.query()
 		}
+	}
+	return r.other()
+}
+
+func (r *reader) alter() (Statement, error) {
+	switch {
+	case r.word(1) == "table":
+		return r.alterTable()
+	case r.accept("alter", "user"):
+		return r.alterUser()
+	case r.accept("alter", "storage"):
+		return r.alterStorage()
+	}
+	return r.other()
+}
+
+// storage reads STORAGE FLUSH, COMPACT and CHECK.
+func (r *reader) storage() (Statement, error) {
+	switch {
+	case r.accept("storage", "flush"):
+		return r.flush(true)
+	case r.accept("storage", "compact"):
+		return r.compact()
+	case r.accept("storage", "check"):
+		return r.checkStorage()
 	}
 	return r.other()
 }
@@ -117,6 +131,8 @@ func (r *reader) create() (Statement, error) {
 		return r.createTable()
 	case second == "user":
 		return r.createUser()
+	case second == "storage":
+		return r.createStorage()
 	}
 	return r.other()
 }
@@ -129,6 +145,8 @@ func (r *reader) drop() (Statement, error) {
 		return r.dropTable()
 	case second == "user":
 		return r.dropUser()
+	case second == "storage":
+		return r.dropStorage()
 	}
 	return r.other()
 }

@@ -127,8 +127,8 @@ func (r *reader) expectPunct(s string) error {
 	return nil
 }
 
-// thePassword is what optionText expects after PASSWORD.
-const thePassword = "the password"
+// secretTexts are what optionText expects after words that introduce secrets.
+var secretTexts = set(`password credentials config`)
 
 // nearMax bounds how much of the text an error repeats.
 const nearMax = 40
@@ -140,8 +140,8 @@ func (r *reader) unexpected(expected string) error {
 		return syntaxError(r.request, t.start, "expected %s at the end", expected)
 	}
 	near := r.raw(t)
-	if t.kind == tokString || expected == thePassword {
-		near = "this value" // it may be a password
+	if t.kind == tokString || secretTexts[strings.TrimPrefix(expected, "the ")] {
+		near = "this value" // it may be a secret
 	} else if len(near) > nearMax {
 		near = near[:nearMax] + "…"
 	}

@@ -53,11 +53,11 @@ func (c *textCache) parse(text string) (*parsed, error) {
 	return p, nil
 }
 
-// secret reports whether a text holds a password, which must not stay in memory.
+// secret reports whether a text holds a password or other credentials, which must not stay in memory.
 func secret(statements []sqlfront.Statement) bool {
 	for _, s := range statements {
 		switch s := s.(type) {
-		case *sqlfront.CreateUser, *sqlfront.AlterUser:
+		case *sqlfront.CreateUser, *sqlfront.AlterUser, *sqlfront.CreateStorage, *sqlfront.AlterStorage:
 			return true
 		case *sqlfront.ExecuteAs:
 			if secret([]sqlfront.Statement{s.Inner}) {

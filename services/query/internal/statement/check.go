@@ -60,6 +60,8 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.KillLiveQuery)
 	case *sqlfront.Flush, *sqlfront.Compact:
 		return access.Can(c.id.Role, access.FlushTables)
+	case *sqlfront.CreateStorage, *sqlfront.AlterStorage, *sqlfront.DropStorage, *sqlfront.CheckStorage:
+		return access.Can(c.id.Role, access.ManageStorages)
 	case *sqlfront.KillJob:
 		return access.Can(c.id.Role, access.KillJob)
 	case *sqlfront.ShowJobs, *sqlfront.ShowManifest, *sqlfront.ShowReceipt:

@@ -8,6 +8,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/dml"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
 )
 
@@ -15,7 +16,8 @@ import (
 // What the catalog's leader itself answers is not asked for twice.
 func (e *Executor) dispatchCurrent(ctx context.Context, c *call, s sqlfront.Statement) (result *queryv1.StatementResult, err error) {
 	switch s.(type) {
-	case *sqlfront.CreateNamespace, *sqlfront.DropNamespace, *sqlfront.CreateTable, *sqlfront.DropTable:
+	case *sqlfront.CreateNamespace, *sqlfront.DropNamespace, *sqlfront.CreateTable, *sqlfront.DropTable,
+		*sqlfront.CreateStorage, *sqlfront.AlterStorage, *sqlfront.DropStorage, *sqlfront.CheckStorage:
 		return e.dispatch(ctx, c, s)
 	}
 	err = e.Catalog.CatchUp(ctx, func() error {
@@ -64,7 +66,7 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return e.commit(ctx, c)
 	case *sqlfront.Rollback:
 		return e.rollback(ctx, c)
-	case *sqlfront.Later, *sqlfront.ShowStorages:
+	case *sqlfront.Later:
 		return nil, unsupported(s)
 	}
 	return e.dispatchCatalog(ctx, c, s)
@@ -80,9 +82,15 @@ func (e *Executor) dispatchCatalog(ctx context.Context, c *call, s sqlfront.Stat
 	case *sqlfront.CreateTable:
 		return message(e.DDL.CreateTable(ctx, c.id, c.namespace, s))
 	case *sqlfront.AlterTable:
-		return message(e.DDL.AlterTable(ctx, c.id, c.namespace, s))
+		return message(e.alterTable(ctx, c, s))
 	case *sqlfront.DropTable:
 		return message(e.DDL.DropTable(ctx, c.id, c.namespace, s))
+	case *sqlfront.CreateStorage:
+		return message(e.Storages.Create(ctx, c.id, s))
+	case *sqlfront.AlterStorage:
+		return message(e.Storages.Alter(ctx, c.id, s))
+	case *sqlfront.DropStorage:
+		return message(e.Storages.Drop(ctx, c.id, s))
 	case *sqlfront.CreateUser:
 		return message(e.Accounts.Create(ctx, c.id, s))
 	case *sqlfront.AlterUser:
@@ -104,6 +112,20 @@ func (e *Executor) dispatchCatalog(ctx context.Context, c *call, s sqlfront.Stat
 	}
 	defer rows.Release()
 	return collect(ctx, c, rows)
+}
+
+// alterTable also starts the move that SET STORAGE asks for.
+func (e *Executor) alterTable(ctx context.Context, c *call, s *sqlfront.AlterTable) (string, error) {
+	text, err := e.DDL.AlterTable(ctx, c.id, c.namespace, s)
+	if err != nil || s.Storage == "" {
+		return text, err
+	}
+	t, ok := e.Catalog.State().Table(qualify(*c, s.Table), s.Table.Name)
+	if !ok {
+		return "", dberr.New(dberr.TableNotFound, "%s; the table was dropped meanwhile", text)
+	}
+	job, err := e.Jobs.Move(ctx, c.id, t)
+	return storageddl.Moved(text, job, err)
 }
 
 func message(text string, err error) (*queryv1.StatementResult, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/services/query/internal/listing"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/maintenance"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
+	"github.com/kalamdb/kalamdb-go/services/query/internal/storageddl"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/subscriptionplan"
 )
 
@@ -61,6 +62,7 @@ type Config struct {
 	Runner        *exec.Runner
 	DDL           *ddl.DDL
 	Accounts      *account.Accounts
+	Storages      *storageddl.Storages
 	Listings      *listing.Listings
 	Writer        *dml.Writer
 	Cluster       *clusteradmin.Admin

@@ -140,6 +140,10 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 		return e.Listings.ShowTables(c.id, s.In)
 	case *sqlfront.ShowUsers:
 		return e.Listings.Users(c.id)
+	case *sqlfront.ShowStorages:
+		return e.Storages.Show(c.id)
+	case *sqlfront.CheckStorage:
+		return e.Storages.Check(c.id, s)
 	case *sqlfront.ShowJobs:
 		return e.Listings.Jobs(c.id)
 	case *sqlfront.ShowManifest:

@@ -79,6 +79,8 @@ type erasedFile struct {
 	Path   string `json:"path"`
 	Bytes  uint64 `json:"bytes"`
 	SHA256 string `json:"sha256"`
+	// StorageID is where it was; without one, the disks of the shard's replicas.
+	StorageID string `json:"storage_id,omitempty"`
 }
 
 type erasedNode struct {
@@ -105,7 +107,7 @@ func erasureRow(e *catalogv1.Erasure) ([]datum.Datum, error) {
 		tables = append(tables, line)
 	}
 	for _, f := range e.GetSurvey().GetFiles() {
-		files = append(files, erasedFile{f.GetPath(), f.GetBytes(), hex.EncodeToString(f.GetSha256())})
+		files = append(files, erasedFile{f.GetPath(), f.GetBytes(), hex.EncodeToString(f.GetSha256()), f.GetStorageId()})
 	}
 	for _, n := range e.GetNodes() {
 		nodes = append(nodes, erasedNode{n.GetNodeId(), n.GetServerId(), n.GetConfirmedAtUs(), n.GetFiles(), n.GetShardLogCut(), n.GetCatalogLogCut()})

@@ -1,6 +1,7 @@
 package systemtable
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -39,7 +40,8 @@ const maskedHash = "***"
 func userRow(u *catalogv1.User) []datum.Datum {
 	return []datum.Datum{datum.Text(u.GetUserId()), datum.Text(maskedHash),
 		datum.Text(catalog.Role(u.GetRole()).String()), datum.TextOrNull(u.GetEmail()), datum.Text(u.GetAuthType()),
-		datum.TextOrNull(u.GetAuthData()), datum.Text("table"), datum.Null, datum.Int(int64(u.GetFailedLoginAttempts())),
+		datum.TextOrNull(u.GetAuthData()), datum.Text(cmp.Or(u.GetStorageMode(), catalog.StorageModeTable)), datum.TextOrNull(u.GetStorageId()),
+		datum.Int(int64(u.GetFailedLoginAttempts())),
 		moment(u.GetLockedUntilUs()), moment(u.GetLastLoginAtUs()), datum.Timestamp(u.GetCreatedAtUs()),
 		datum.Timestamp(u.GetUpdatedAtUs()), datum.Null, moment(u.GetDeletedAtUs()), datum.Text(u.GetUserId()),
 		datum.TextOrNull(u.GetMetadata()), datum.Bool(u.GetAllowRemote())}

@@ -82,7 +82,7 @@ func (t *Tables) Lookup(namespace, name string) (*Table, bool) {
 }
 
 // aliases are the seed's names (spec 2) and one the original declares twice.
-var aliases = map[string]string{"table_schemas": "schemas", "live_queries": "live"}
+var aliases = map[string]string{"table_schemas": "schemas", "live_queries": "live", "storage_locations": "storages"}
 
 // CanRead decides who may read a system table.
 func CanRead(id catalog.Identity, t *Table) error {

@@ -39,6 +39,9 @@ func (t *transaction) alterTable(c *catalogv1.AlterTable) (*catalogv1.ApplyRespo
 	if err := a.change(c); err != nil {
 		return nil, err
 	}
+	if err := t.checkStorage(c.GetSetStorage()); err != nil {
+		return nil, err
+	}
 	if proto.Equal(a.p, e.proto) {
 		return &catalogv1.ApplyResponse{Table: e.proto}, nil
 	}
@@ -78,6 +81,9 @@ func (a alteration) change(c *catalogv1.AlterTable) error {
 		return a.setDefault(k.SetDefault.GetColumn(), k.SetDefault.GetDefault())
 	case *catalogv1.AlterTable_SetAccessLevel:
 		return a.setAccess(k.SetAccessLevel)
+	case *catalogv1.AlterTable_SetStorage:
+		a.p.GetOptions().StorageId = k.SetStorage
+		return nil
 	}
 	// Of a newer version, whose meaning this replica cannot know. Formats keep it out of the log.
 	return refuse(dberr.Unsupported, "a change of a table that this version does not know")

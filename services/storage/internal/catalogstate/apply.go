@@ -222,6 +222,12 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.dropTable(k.DropTable)
 	case *catalogv1.Command_AlterTable:
 		return t.alterTable(k.AlterTable)
+	case *catalogv1.Command_CreateStorage:
+		return t.createStorage(k.CreateStorage)
+	case *catalogv1.Command_AlterStorage:
+		return t.alterStorage(k.AlterStorage)
+	case *catalogv1.Command_DropStorage:
+		return t.dropStorage(k.DropStorage)
 	case *catalogv1.Command_SetClusterKey:
 		return t.setClusterKey(k.SetClusterKey)
 	case *catalogv1.Command_TablePurged:

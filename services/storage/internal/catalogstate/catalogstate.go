@@ -119,7 +119,8 @@ type model struct {
 	clusterKey *catalogv1.ClusterKey // nil: there is none
 	nodes      map[uint32]*catalogv1.Node
 	placements map[uint32]*catalogv1.Placement
-	erasing    map[string]string // user → job
+	erasing    map[string]string             // user → job
+	storages   map[string]*catalogv1.Storage // without local
 }
 
 // entry is a table in both forms.
@@ -191,7 +192,8 @@ func prepare(db *bbolt.DB) error {
 
 func (s *State) load(db *bbolt.DB) error {
 	m := &model{namespaces: map[string]*catalogv1.Namespace{}, tables: map[uint32]*entry{}, byName: map[string]*entry{},
-		nodes: map[uint32]*catalogv1.Node{}, placements: map[uint32]*catalogv1.Placement{}, erasing: map[string]string{}}
+		nodes: map[uint32]*catalogv1.Node{}, placements: map[uint32]*catalogv1.Placement{}, erasing: map[string]string{},
+		storages: map[string]*catalogv1.Storage{}}
 	var applied uint64
 	err := db.View(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
@@ -207,7 +209,7 @@ func (s *State) load(db *bbolt.DB) error {
 			each(tx, bucketTables, m.putTable),
 			each(tx, bucketNodes, func(n *catalogv1.Node) { m.nodes[n.GetNodeId()] = n }),
 			each(tx, bucketPlacements, func(p *catalogv1.Placement) { m.placements[p.GetGroup()] = p }),
-			loadErasing(tx, m))
+			loadErasing(tx, m), loadStorages(tx, m))
 	})
 	if err != nil {
 		return dberr.New(dberr.Corrupt, "read the catalog: %w", err)
@@ -349,7 +351,7 @@ func codeOr(err error, other dberr.Code) dberr.Code {
 func (m *model) clone() *model {
 	c := *m
 	c.namespaces, c.tables, c.byName = maps.Clone(m.namespaces), maps.Clone(m.tables), maps.Clone(m.byName)
-	c.nodes, c.placements = maps.Clone(m.nodes), maps.Clone(m.placements)
+	c.nodes, c.placements, c.storages = maps.Clone(m.nodes), maps.Clone(m.placements), maps.Clone(m.storages)
 	c.erasing = maps.Clone(m.erasing)
 	return &c
 }
@@ -368,7 +370,7 @@ func (m *model) removeTable(e *entry) {
 // snapshot is the model on the wire.
 func (m *model) snapshot() *catalogv1.WatchResponse {
 	snap := &catalogv1.Snapshot{Shards: m.shards, ClusterId: m.clusterID, ReplicationFactor: m.replicationFactor(),
-		Nodes: m.sortedNodes(), Placements: m.sortedPlacements()}
+		Nodes: m.sortedNodes(), Placements: m.sortedPlacements(), Storages: m.shownStorages()}
 	for _, n := range m.namespaces {
 		snap.Namespaces = append(snap.Namespaces, n)
 	}

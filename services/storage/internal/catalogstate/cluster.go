@@ -26,9 +26,10 @@ const (
 	FormatJobs = 4
 	// FormatAlter brought AlterTable, in the same version as jobs.
 	FormatAlter = 4
-	// FormatKeys brought SetClusterKey, FormatErase erasures.
-	FormatKeys  = 5
-	FormatErase = 5
+	// FormatKeys brought SetClusterKey, FormatErase erasures, FormatStorages storages besides local.
+	FormatKeys     = 5
+	FormatErase    = 5
+	FormatStorages = 5
 	// Format is the newest, for Node.format.
 	Format = FormatErase
 )
@@ -45,7 +46,20 @@ func formatOf(c *catalogv1.Command) uint32 {
 	case *catalogv1.Command_CreateJob, *catalogv1.Command_UpdateJob:
 		return FormatJobs
 	case *catalogv1.Command_AlterTable:
+		if _, ok := k.AlterTable.GetChange().(*catalogv1.AlterTable_SetStorage); ok {
+			return FormatStorages
+		}
 		return FormatAlter
+	case *catalogv1.Command_CreateStorage, *catalogv1.Command_AlterStorage, *catalogv1.Command_DropStorage:
+		return FormatStorages
+	case *catalogv1.Command_CreateUser:
+		if u := k.CreateUser.GetUser(); u.GetStorageMode() != "" || u.GetStorageId() != "" {
+			return FormatStorages
+		}
+	case *catalogv1.Command_AlterUser:
+		if k.AlterUser.StorageMode != nil || k.AlterUser.StorageId != nil {
+			return FormatStorages
+		}
 	case *catalogv1.Command_SetClusterKey:
 		return FormatKeys
 	case *catalogv1.Command_BeginErase, *catalogv1.Command_UpdateErasure, *catalogv1.Command_FinishErase:

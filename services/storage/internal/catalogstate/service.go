@@ -41,6 +41,26 @@ type Service struct {
 	group  Group
 	now    func() time.Time
 	failed <-chan struct{}
+	// Storages prepares commands about storages on the leader; nil means that there are none. Set it before anything is served.
+	Storages StorageAdmin
+}
+
+// StorageAdmin knows the storages themselves.
+type StorageAdmin interface {
+	// Prepare returns a command as it is to be logged: what is about storages is tried, and its credentials are sealed.
+	Prepare(ctx context.Context, cmd *catalogv1.Command) (*catalogv1.Command, error)
+	Check(ctx context.Context, req *catalogv1.CheckStorageRequest) (*catalogv1.CheckStorageResponse, error)
+}
+
+// CheckStorage tries a storage.
+func (s *Service) CheckStorage(ctx context.Context, req *catalogv1.CheckStorageRequest) (*catalogv1.CheckStorageResponse, error) {
+	if err := s.group.ReadBarrier(ctx); err != nil {
+		return nil, err
+	}
+	if s.Storages == nil {
+		return nil, dberr.New(dberr.Unsupported, "this node has no storages")
+	}
+	return s.Storages.Check(ctx, req)
 }
 
 // NewService makes the service. failed is closed when this node must not go on.
@@ -63,6 +83,12 @@ func (s *Service) Apply(ctx context.Context, req *catalogv1.ApplyRequest) (*cata
 	}
 	if cmd.GetCommand() == nil {
 		return nil, dberr.New(dberr.InvalidArgument, "a command of no known kind")
+	}
+	if s.Storages != nil {
+		var err error
+		if cmd, err = s.Storages.Prepare(ctx, cmd); err != nil {
+			return nil, err
+		}
 	}
 	r, _, err := s.propose(ctx, cmd)
 	if err != nil {

@@ -46,6 +46,9 @@ func (t *transaction) createUser(c *catalogv1.CreateUser) (*catalogv1.ApplyRespo
 	default:
 		return nil, refuse(dberr.InvalidArgument, "authentication %q is not password, oauth or internal", u.GetAuthType())
 	}
+	if err := t.checkUserStorage(u); err != nil {
+		return nil, err
+	}
 	u.CreatedAtUs, u.UpdatedAtUs, u.DeletedAtUs = t.now, t.now, 0
 	u.FailedLoginAttempts, u.LockedUntilUs, u.LastLoginAtUs = 0, 0, 0
 	u.TokenVersion = 1
@@ -96,6 +99,15 @@ func (t *transaction) alterUser(c *catalogv1.AlterUser) (*catalogv1.ApplyRespons
 	}
 	if c.Metadata != nil {
 		u.Metadata = c.GetMetadata()
+	}
+	if c.StorageMode != nil {
+		u.StorageMode = c.GetStorageMode()
+	}
+	if c.StorageId != nil {
+		u.StorageId = c.GetStorageId()
+	}
+	if err := t.checkUserStorage(u); err != nil {
+		return nil, err
 	}
 	u.UpdatedAtUs = t.now
 	return t.storeUser(u)

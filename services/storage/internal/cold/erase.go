@@ -68,6 +68,23 @@ func (f *Files) RemoveUser(user string) (removed int, err error) {
 	f.dirs.Lock()
 	defer f.dirs.Unlock()
 	dir := UserDir(user)
+	removed, err = f.removeBelow(dir)
+	if err == nil {
+		err = f.removeAbove(dir)
+	}
+	return removed, err
+}
+
+// RemoveFolder removes a folder and all that is in it.
+func (f *Files) RemoveFolder(dir string) error {
+	f.dirs.Lock()
+	defer f.dirs.Unlock()
+	_, err := f.removeBelow(dir)
+	return err
+}
+
+// removeBelow removes a folder and what is in it. dirs is held.
+func (f *Files) removeBelow(dir string) (removed int, err error) {
 	err = f.walk(dir, func(dir string, names []string) error {
 		for _, name := range names {
 			if err := f.fs.Remove(f.below(join(dir, name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -77,9 +94,6 @@ func (f *Files) RemoveUser(user string) (removed int, err error) {
 		}
 		return f.removeFolder(dir)
 	})
-	if err == nil {
-		err = f.removeAbove(dir)
-	}
 	return removed, err
 }
 

@@ -266,3 +266,52 @@ func fileFailed(what, p string, err error) error {
 	}
 	return dberr.New(code, "%s segment %s: %w", what, p, err)
 }
+
+// Each visits the files, in no order.
+func (f *Files) Each(visit func(path string, bytes int64) error) error {
+	return f.walk("", func(dir string, names []string) error {
+		for _, name := range names {
+			info, err := f.fs.Stat(f.below(join(dir, name)))
+			if err != nil {
+				return fileFailed("look at", join(dir, name), err)
+			}
+			if err := visit(join(dir, name), info.Size()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Remove removes a file. One that is not there is no error.
+func (f *Files) Remove(p string) error {
+	name, err := f.name(p)
+	if err != nil {
+		return err
+	}
+	if err := f.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fileFailed("remove", p, err)
+	}
+	return nil
+}
+
+// Adopt moves a file here from other files of the same file system.
+func (f *Files) Adopt(from *Files, p, as string) error {
+	source, err := from.name(p)
+	if err != nil {
+		return err
+	}
+	name, err := f.name(as)
+	if err != nil {
+		return err
+	}
+	f.dirs.RLock()
+	defer f.dirs.RUnlock()
+	if err := f.makeDir(f.fs.PathDir(name)); err != nil {
+		return fileFailed("make the folder of", as, err)
+	}
+	if err := errors.Join(f.fs.Rename(source, name), f.syncDir(f.fs.PathDir(name))); err != nil {
+		return fileFailed("move", p, err)
+	}
+	return nil
+}

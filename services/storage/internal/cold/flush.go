@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"path"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -31,6 +29,8 @@ type Output struct {
 	// Name makes file names no other leader makes: it is part of them all.
 	Name func() string
 	Now  func() time.Time
+	// Place is where segments of a partition go; nil means the disks of the shard's replicas.
+	Place func(shard uint32, t *catalog.Table, owner string) (Place, error)
 	// RowsMax and BytesMax are where a segment is full; zero means segment.RowsMax and segment.BytesMax.
 	RowsMax, BytesMax int
 	// Commit makes a segment part of the partition, when its file is durable here.
@@ -123,6 +123,7 @@ func (o *Output) full(w *segment.Writer) bool {
 
 // unfinished is a segment that is being written.
 type unfinished struct {
+	place  Place
 	path   string
 	level  uint32
 	file   *NewFile
@@ -135,9 +136,12 @@ func (w *unfinished) abort() error {
 }
 
 func (o *Output) begin(p Partition, level uint32) (*unfinished, error) {
-	w := &unfinished{path: path.Join(Dir(p.Table, p.Owner), fmt.Sprintf("batch-%s%s", o.Name(), extension)), level: level}
-	var err error
-	if w.file, err = o.Files.Create(w.path); err != nil {
+	place, err := o.place(p)
+	if err != nil {
+		return nil, err
+	}
+	w := &unfinished{place: place, path: o.nameIn(place, p.Shard), level: level}
+	if w.file, err = o.Files.Create(localPath(&storagev1.Segment{Path: w.path, StorageId: place.Storage})); err != nil {
 		return nil, err
 	}
 	if w.writer, err = segment.NewWriter(w.file, p.Table); err != nil {
@@ -152,6 +156,7 @@ func (o *Output) finish(ctx context.Context, w *unfinished) (*storagev1.Segment,
 		return nil, errors.Join(err, w.file.Abort())
 	}
 	seg.Path, seg.Level, seg.CreatedUs = w.path, w.level, o.Now().UnixMicro()
+	seg.StorageId, seg.Location = w.place.Storage, w.place.Location
 	if err := w.file.Commit(seg); err != nil {
 		return nil, err
 	}

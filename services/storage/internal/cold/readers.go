@@ -4,6 +4,7 @@ package cold
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,8 @@ type Fetch func(ctx context.Context, shard uint32, seg *storagev1.Segment) error
 type Readers struct {
 	files *Files
 	fetch Fetch
+	// Remote has what is not local; nil: nothing is. Set it before anything is read.
+	Remote Remote
 
 	mu   sync.Mutex
 	open *simplelru.LRU[string, *opened]
@@ -99,15 +102,15 @@ func (r *Readers) drop(o *opened) {
 // is nobody's own.
 func (r *Readers) use(ctx context.Context, shard uint32, seg *storagev1.Segment) (*segment.Reader, func(), error) {
 	r.mu.Lock()
-	o, ok := r.open.Get(seg.GetPath())
+	o, ok := r.open.Get(nameOf(seg))
 	if !ok {
 		o = &opened{kept: true, loaded: make(chan struct{}), users: 1} // the loader uses it
-		r.open.Add(seg.GetPath(), o)
+		r.open.Add(nameOf(seg), o)
 		r.loading.Go(func() { r.loadFor(shard, seg, o) })
 	}
 	o.users++
 	r.mu.Unlock()
-	release := func() { r.release(seg.GetPath(), o) }
+	release := func() { r.release(nameOf(seg), o) }
 	select {
 	case <-o.loaded:
 	case <-ctx.Done():
@@ -130,7 +133,7 @@ func (r *Readers) loadFor(shard uint32, seg *storagev1.Segment, o *opened) {
 	o.file, o.reader, o.err = file, reader, err
 	r.mu.Unlock()
 	close(o.loaded)
-	r.release(seg.GetPath(), o)
+	r.release(nameOf(seg), o)
 }
 
 func (r *Readers) release(path string, o *opened) {
@@ -150,13 +153,7 @@ func (r *Readers) release(path string, o *opened) {
 
 // load opens a segment's file; one that is missing or damaged is fetched first.
 func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, *segment.Reader, error) {
-	file, err := r.files.OpenChecked(seg)
-	if (dberr.Is(err, dberr.NotFound) || dberr.Is(err, dberr.Corrupt)) && r.fetch != nil {
-		if fetchErr := r.fetch(ctx, shard, seg); fetchErr != nil {
-			return nil, nil, errors.Join(fetchErr, err)
-		}
-		file, err = r.files.OpenChecked(seg)
-	}
+	file, err := r.file(ctx, shard, seg)
 	if err != nil {
 		return nil, nil, unreadable(seg, err)
 	}
@@ -165,6 +162,32 @@ func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment
 		return nil, nil, errors.Join(unreadable(seg, err), file.Close())
 	}
 	return file, reader, nil
+}
+
+// file opens a segment's file, which is what the segment says.
+func (r *Readers) file(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, error) {
+	if seg.GetStorageId() != "" {
+		if r.Remote == nil {
+			return nil, dberr.New(dberr.Unsupported, "segment %s is in storage '%s', which is not read here", seg.GetPath(), seg.GetStorageId())
+		}
+		return r.Remote.Open(ctx, seg)
+	}
+	file, err := r.files.OpenChecked(seg)
+	if (dberr.Is(err, dberr.NotFound) || dberr.Is(err, dberr.Corrupt)) && r.fetch != nil {
+		if fetchErr := r.fetch(ctx, shard, seg); fetchErr != nil {
+			return nil, errors.Join(fetchErr, err)
+		}
+		file, err = r.files.OpenChecked(seg)
+	}
+	return file, err
+}
+
+// nameOf tells segments apart, whichever storage they are in.
+func nameOf(seg *storagev1.Segment) string {
+	if seg.GetStorageId() == "" {
+		return seg.GetPath()
+	}
+	return fmt.Sprintf("%s\x00%d\x00%s", seg.GetStorageId(), seg.GetLocation(), seg.GetPath())
 }
 
 func unreadable(seg *storagev1.Segment, err error) error {
@@ -177,7 +200,7 @@ func unreadable(seg *storagev1.Segment, err error) error {
 
 // block returns a decoded row group, as table t has it, with the columns asked for (nil for all).
 func (r *Readers) block(ctx context.Context, reader *segment.Reader, seg *storagev1.Segment, group int, t *catalog.Table, columns []uint32) (*segment.Rows, error) {
-	key := blockKey{path: seg.GetPath(), group: group, version: t.SchemaVersion, columns: columnsKey(columns)}
+	key := blockKey{path: nameOf(seg), group: group, version: t.SchemaVersion, columns: columnsKey(columns)}
 	if rows, ok := r.blocks.get(key); ok {
 		return rows, nil
 	}
@@ -197,11 +220,11 @@ func (r *Readers) distrust(seg *storagev1.Segment, err error) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.suspects[seg.GetPath()] {
+	if r.suspects[nameOf(seg)] {
 		return unreadable(seg, err)
 	}
-	r.suspects[seg.GetPath()] = true
-	r.open.Remove(seg.GetPath())
+	r.suspects[nameOf(seg)] = true
+	r.open.Remove(nameOf(seg))
 	return dberr.New(dberr.Unavailable, "segment %s could not be read and is looked at again: %w", seg.GetPath(), err)
 }
 

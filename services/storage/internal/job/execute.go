@@ -135,8 +135,11 @@ func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgres
 
 // ask asks one shard and adds what it did.
 func (t *term) ask(ctx context.Context, k kind, shard, table uint32, p *catalogv1.JobProgress) error {
-	ctx, cancel := context.WithTimeout(ctx, shardTimeout)
-	defer cancel()
+	if !k.slices {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, shardTimeout)
+		defer cancel()
+	}
 	if err := k.ask(ctx, &t.cfg, shard, table, p); err != nil {
 		return err
 	}

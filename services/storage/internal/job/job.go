@@ -42,9 +42,10 @@ type Commands interface {
 type Config struct {
 	Catalog  Catalog
 	Commands Commands
-	// Flush and Compact ask the leader of a shard.
+	// Flush, Compact and Move ask the leader of a shard.
 	Flush   func(ctx context.Context, req *storagev1.FlushRequest) (*storagev1.FlushResponse, error)
 	Compact func(ctx context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error)
+	Move    func(ctx context.Context, req *storagev1.MoveSegmentsRequest) (*storagev1.MoveSegmentsResponse, error)
 	// Users erases users.
 	Users Users
 	// NodeID is this node's.

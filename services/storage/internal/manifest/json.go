@@ -83,6 +83,10 @@ type piece struct {
 	SHA256        string            `json:"sha256"`
 	Level         uint32            `json:"level"`
 	Tombstones    uint64            `json:"tombstones"`
+	// Storage and Location are missing where the segment is local. A Path with a slash is from the root of the location: the segment is not
+	// beside the manifest.
+	Storage  string `json:"storage_id,omitempty"`
+	Location uint32 `json:"location,omitempty"`
 }
 
 // stats are those of a column. Limits that were too long to be kept are missing.
@@ -120,11 +124,14 @@ func JSON(t *catalog.Table, owner string, entries []Entry) ([]byte, error) {
 	} else if owner != "" {
 		f.Partition = Scope(t, owner)
 	}
-	dir := path.Dir(Path(entries)) + "/"
+	dir, last := path.Dir(Path(entries))+"/", entries[len(entries)-1]
 	for i, e := range entries {
 		p, err := pieceOf(t, dir, e)
 		if err != nil {
 			return nil, err
+		}
+		if p.Storage != last.GetStorageId() || p.Location != last.GetLocation() {
+			p.Path = e.GetPath()
 		}
 		if i == 0 || p.CreatedAt < f.CreatedAt {
 			f.CreatedAt = p.CreatedAt
@@ -144,7 +151,7 @@ func pieceOf(t *catalog.Table, dir string, e Entry) (piece, error) {
 	p := piece{ID: path.Base(e.GetPath()), Path: strings.TrimPrefix(e.GetPath(), dir), MinSeq: e.GetSeqMin(), MaxSeq: e.GetSeqMax(),
 		Rows: e.GetRows(), Bytes: e.GetBytes(), CreatedAt: e.GetCreatedUs() / 1000, SchemaVersion: e.GetSchemaVersion(),
 		Status: "committed", ColumnStats: map[uint32]*stats{}, SHA256: hex.EncodeToString(e.GetSha256()), Level: e.GetLevel(),
-		Tombstones: e.GetTombstones()}
+		Tombstones: e.GetTombstones(), Storage: e.GetStorageId(), Location: e.GetLocation()}
 	for _, c := range e.GetColumns() {
 		column, ok := t.ColumnByID(c.GetColumnId())
 		if !ok {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -131,4 +132,62 @@ func TestTooManyChanges(t *testing.T) {
 	if w.tooMany != 1 || len(w.keeper.changed) != changedMax {
 		t.Errorf("%d too many, %d remembered", w.tooMany, len(w.keeper.changed))
 	}
+}
+
+// TestManifestsInStorages: each version is written once, again while the store is away, and by whoever leads; what is old costs no request.
+func TestManifestsInStorages(t *testing.T) {
+	w := newWorld(t)
+	defer w.close()
+	w.setSchema(2)
+	asked, leads, away := 0, true, error(nil)
+	now := time.UnixMicro(0)
+	w.keeper.cfg.Now = func() time.Time { return now }
+	w.keeper.cfg.Remote = func(_ context.Context, shard uint32, beside *storagev1.Segment, path string, raw []byte) (bool, error) {
+		asked++
+		if beside.GetStorageId() != "x" || path != "app/t/ann/"+manifest.FileName || manifest.ParseVersion(raw).ID == 0 {
+			t.Errorf("asked for %s beside %v", path, beside)
+		}
+		return leads, away
+	}
+	add := func(id uint64) {
+		raw, err := proto.Marshal(&storagev1.Segment{StorageId: "x", Path: "app/t/ann/a", Bytes: 1, SchemaVersion: 2, CreatedUs: now.UnixMicro()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.db.Set(keycodec.SegmentKey(nil, 0, 1, "ann", id), raw, nil); err != nil {
+			t.Fatal(err)
+		}
+		w.keeper.Changed(0, 1, "ann")
+		w.keeper.round(t.Context())
+	}
+	want := func(what string, n int) {
+		t.Helper()
+		if err := w.keeper.Check(t.Context(), 0); (err != nil) != (away != nil && asked > 0) && n > 0 {
+			t.Errorf("%s: %v", what, err)
+		}
+		if asked != n {
+			t.Errorf("%s: asked %d times, want %d", what, asked, n)
+		}
+		asked = 0
+	}
+	add(1)
+	want("a change", 1)
+	want("nothing new", 0)
+	away = dberr.New(dberr.Unavailable, "away")
+	add(2)
+	want("a store that is away", 2)
+	now = now.Add(2 * recent)
+	want("for hours", 1)
+	away = nil
+	want("and back", 1)
+	want("nothing new again", 0)
+	leads = false
+	add(3)
+	want("another leads", 2)
+	leads = true
+	want("and this one after it", 1)
+	want("nothing new, once more", 0)
+	clear(w.keeper.sent) // a restart
+	now = now.Add(2 * recent)
+	want("what is old", 0)
 }

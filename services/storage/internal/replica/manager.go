@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/shardmap"
 	"github.com/kalamdb/kalamdb-go/internal/snowflake"
@@ -50,9 +51,12 @@ type Config struct {
 	Catalog Catalog
 	Hot     *pebble.DB
 	// Cold reads segments; SegmentRows, UseSegments and SegmentsChanged as in shard.Config.
-	Cold            *cold.Readers
-	SegmentRows     int
-	UseSegments     func(ctx context.Context) error
+	Cold        *cold.Readers
+	SegmentRows int
+	UseSegments func(ctx context.Context) error
+	// Place and UseStorages as in shard.Config.
+	Place           func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
+	UseStorages     func(ctx context.Context) error
 	SegmentsChanged func(shard uint32, changed []shard.ChangedSegments)
 	Log             *raftlog.DB
 	Mux             *raftgroup.Mux
@@ -181,7 +185,7 @@ func (m *Manager) placed() map[uint32]bool {
 
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
-	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
+	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, Place: m.cfg.Place, UseStorages: m.cfg.UseStorages, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
 		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion, Erasing: m.cfg.Erasing,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})

@@ -187,7 +187,7 @@ func (v *surveyor) segment(t *catalogv1.ErasedTable, e manifest.Entry) {
 	t.SegmentBytes += e.GetBytes()
 	v.survey.FilesTotal++
 	if len(v.survey.GetFiles()) < surveyFilesMax {
-		v.survey.Files = append(v.survey.Files, &catalogv1.ErasedFile{Path: e.GetPath(), Bytes: e.GetBytes(), Sha256: e.GetSha256()})
+		v.survey.Files = append(v.survey.Files, &catalogv1.ErasedFile{Path: e.GetPath(), Bytes: e.GetBytes(), Sha256: e.GetSha256(), StorageId: e.GetStorageId()})
 	}
 }
 

@@ -113,6 +113,9 @@ func (v *flushing) owners(ctx context.Context) (total Flushed, err error) {
 
 func (v *flushing) partition(ctx context.Context, owner string) (f Flushed, err error) {
 	out := v.shard.output(func(ctx context.Context, seg *storagev1.Segment) error {
+		if err := v.shard.checkOpen(owner); err != nil { // before its file goes anywhere else
+			return err
+		}
 		if err := v.hold(ctx, seg); err != nil {
 			return err
 		}
@@ -135,7 +138,7 @@ func (v *flushing) partition(ctx context.Context, owner string) (f Flushed, err 
 
 // output writes segments, whose names no other leader gives.
 func (s *Shard) output(commit func(context.Context, *storagev1.Segment) error) *cold.Output {
-	return &cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now, Commit: commit,
+	return &cold.Output{Files: s.cfg.Cold.Files(), Now: s.cfg.Now, Commit: commit, Place: s.cfg.Place,
 		Name: func() string { return fmt.Sprintf("%016x-%s", s.seq.Next(), s.cfg.ServerID) }}
 }
 

@@ -219,6 +219,9 @@ func (w *merging) segments(ctx context.Context, p cold.Partition, all, picked []
 	}
 	out := s.output(func(ctx context.Context, seg *storagev1.Segment) error {
 		change.Added = append(change.Added, seg)
+		if err := s.checkOpen(p.Owner); err != nil { // before its file goes anywhere else
+			return err
+		}
 		return w.hold(ctx, seg)
 	})
 	out.RowsMax, out.BytesMax = mergedRowsMax, mergedBytesMax

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
@@ -56,6 +57,15 @@ func (s *Shard) useSegments(ctx context.Context) error {
 	return nil
 }
 
+// useStorages returns once segments may be named that are not on the replicas' disks.
+func (s *Shard) useStorages(ctx context.Context, added []*storagev1.Segment) error {
+	remote := slices.ContainsFunc(added, func(seg *storagev1.Segment) bool { return seg.GetStorageId() != "" })
+	if !remote || s.cfg.UseStorages == nil {
+		return nil
+	}
+	return s.cfg.UseStorages(ctx)
+}
+
 // ChangeSegments logs a change that was decided in a term, and returns when it is applied. It fails with Conflict when a segment to
 // be removed is not there any more.
 func (s *Shard) ChangeSegments(ctx context.Context, term uint64, c SegmentsChange) error {
@@ -63,6 +73,9 @@ func (s *Shard) ChangeSegments(ctx context.Context, term uint64, c SegmentsChang
 		return err
 	}
 	if err := s.useSegments(ctx); err != nil {
+		return err
+	}
+	if err := s.useStorages(ctx, c.Added); err != nil {
 		return err
 	}
 	cmd := &command.Command{Kind: command.Segments, Term: term, Table: c.Table, User: c.User, CoveredSeq: c.CoveredSeq, Removed: c.Removed}

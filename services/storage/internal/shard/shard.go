@@ -76,6 +76,10 @@ type Config struct {
 	UseSegments func(ctx context.Context) error
 	// Erasing names the job that erases a user, as Tables knows it; "" when none does, and nil means that nobody ever is.
 	Erasing func(user string) (job string)
+	// Place is where new segments of a partition go; nil means the disks of the replicas. UseStorages keeps nodes out that do not read
+	// segments of storages; it is called before the first.
+	Place       func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
+	UseStorages func(ctx context.Context) error
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
