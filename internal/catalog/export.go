@@ -17,7 +17,9 @@ const (
 )
 
 // ExportID names an export that is asked for at a time. Nothing is stored of an export: its id says when it was asked for.
-func ExportID(now time.Time) string { return fmt.Sprintf("%s%0*x", exportPrefix, exportDigits, now.UnixMilli()) }
+func ExportID(now time.Time) string {
+	return fmt.Sprintf("%s%0*x", exportPrefix, exportDigits, now.UnixMilli())
+}
 
 // ParseExportID reads when an export was asked for; false for what names no export that may still be fetched.
 func ParseExportID(id string, now time.Time) (asked time.Time, ok bool) {

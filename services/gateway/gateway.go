@@ -200,7 +200,9 @@ func (g *Gateway) handler() http.Handler {
 }
 
 // tables are those there are.
-func (g *Gateway) tables() []*catalog.Table { return slices.Collect(maps.Values(g.router.View().State().Tables)) }
+func (g *Gateway) tables() []*catalog.Table {
+	return slices.Collect(maps.Values(g.router.View().State().Tables))
+}
 
 const (
 	// grpcStreamsMax bounds the calls one connection has at once: connections are shared, and a

@@ -55,7 +55,8 @@ func (a *API) beginExport(e *exchange) (req export.Request, end func(), err erro
 		return req, nil, dberr.New(dberr.PermissionDenied, "permission denied: an export is for the user whose data it has")
 	}
 	if _, ok := catalog.ParseExportID(req.ID, a.Now()); !ok {
-		return req, nil, dberr.New(dberr.NotFound, "there is no export '%s': EXPORT USER DATA gives an address that is good for 24 hours", req.ID).With(fieldReason, reasonExport)
+		return req, nil, dberr.New(dberr.NotFound, "there is no export '%s': EXPORT USER DATA gives an address that is good for 24 hours",
+			req.ID).With(fieldReason, reasonExport)
 	}
 	if end, err = a.Export.Begin(req.User); err != nil {
 		return req, nil, err
@@ -90,4 +91,3 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	}
 	return n, nil
 }
-

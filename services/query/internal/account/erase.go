@@ -64,4 +64,3 @@ func (a *Accounts) beginErase(ctx context.Context, id catalog.Identity, user str
 	}
 	return resp.GetJob().GetJobId(), nil
 }
-
