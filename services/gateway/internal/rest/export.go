@@ -31,6 +31,7 @@ func (a *API) exports(w http.ResponseWriter, r *http.Request) {
 	ctx, unbind := a.Auth.Bind(r.Context(), e.sess) // an account that is closed ends it
 	defer unbind()
 	out := &patientWriter{to: w, control: http.NewResponseController(w), name: req.ID + ".zip"}
+	_ = out.control.SetReadDeadline(time.Time{}) // when a request must have been read, the server would take its client for gone
 	err = a.Export.Write(ctx, req, out)
 	if err == nil {
 		return
