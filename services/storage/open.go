@@ -93,7 +93,8 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Move: s.moveShard, Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Move: s.moveShard,
+		Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil

@@ -31,6 +31,7 @@ func (a *API) exports(w http.ResponseWriter, r *http.Request) {
 	ctx, unbind := a.Auth.Bind(r.Context(), e.sess) // an account that is closed ends it
 	defer unbind()
 	out := &patientWriter{to: w, control: http.NewResponseController(w), name: req.ID + ".zip"}
+	_ = out.control.SetReadDeadline(time.Time{}) // when a request must have been read, the server would take its client for gone
 	err = a.Export.Write(ctx, req, out)
 	if err == nil {
 		return
@@ -55,7 +56,8 @@ func (a *API) beginExport(e *exchange) (req export.Request, end func(), err erro
 		return req, nil, dberr.New(dberr.PermissionDenied, "permission denied: an export is for the user whose data it has")
 	}
 	if _, ok := catalog.ParseExportID(req.ID, a.Now()); !ok {
-		return req, nil, dberr.New(dberr.NotFound, "there is no export '%s': EXPORT USER DATA gives an address that is good for 24 hours", req.ID).With(fieldReason, reasonExport)
+		return req, nil, dberr.New(dberr.NotFound, "there is no export '%s': EXPORT USER DATA gives an address that is good for 24 hours",
+			req.ID).With(fieldReason, reasonExport)
 	}
 	if end, err = a.Export.Begin(req.User); err != nil {
 		return req, nil, err

@@ -319,11 +319,6 @@ func UserSpan(group []byte, user string) Span {
 	return PrefixSpan(appendEscaped(group[:len(group):len(group)], user))
 }
 
-// TableSpan is all that a table has in the space, where groups begin with the table.
-func (s UserSpace) TableSpan(table uint32) Span {
-	return PrefixSpan(binary.BigEndian.AppendUint32(s.Prefix[:len(s.Prefix):len(s.Prefix)], table))
-}
-
 // ScratchKey is a key of no shard, which nobody reads: writing it gives the store something to flush.
 func ScratchKey() []byte { return []byte{spaceScratch} }
 

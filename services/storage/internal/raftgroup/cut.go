@@ -52,11 +52,15 @@ func (g *Group) cut(index uint64) error {
 	if last < index {
 		return dberr.New(dberr.Unavailable, "group %d has no entry %d here yet", g.cfg.Group, index)
 	}
-	conf.TrailingLogs = min(last-index, before)
+	stored, err := g.log.LastIndex() // behind what a snapshot from the leader brought, it is below last
+	if err != nil {
+		return err
+	}
+	conf.TrailingLogs = min(stored-min(stored, index), before)
 	if err := g.raft.ReloadConfig(conf); err != nil {
 		return dberr.New(dberr.Internal, "cut the log of group %d: %w", g.cfg.Group, err)
 	}
-	err := g.takeSnapshot()
+	err = g.takeSnapshot()
 	conf.TrailingLogs = before
 	return errors.Join(err, g.raft.ReloadConfig(conf))
 }

@@ -194,7 +194,8 @@ func (m *Manager) open(ctx context.Context, id uint32) error {
 	}
 	r := &Replica{Shard: sh, led: make(chan struct{})}
 	r.Stream = stream.New(stream.Config{Shard: id, Hub: sh.Hub(), Memory: m.cfg.Memory, Tables: m.cfg.Catalog,
-		NextSeq: sh.NextSeq, Applied: sh.Position, Complete: sh.Complete, Open: func(user string) error { return shard.CheckOpen(user, m.cfg.Erasing(user)) }, Now: m.cfg.Now})
+		NextSeq: sh.NextSeq, Applied: sh.Position, Complete: sh.Complete, Now: m.cfg.Now,
+		Open: func(user string) error { return shard.CheckOpen(user, m.cfg.Erasing(user)) }})
 	r.Group, err = raftgroup.Open(ctx, raftgroup.Config{Group: FirstShardGroup + id, State: sh, Log: m.cfg.Log, Mux: m.cfg.Mux,
 		FS: m.cfg.FS, SpoolDir: m.cfg.SpoolDir, Settings: m.cfg.Settings, Bootstrap: m.cfg.Found,
 		OnLead: r.lead, OnFollow: r.follow, Logger: m.cfg.Logger})
