@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/aws/smithy-go"
@@ -135,9 +134,4 @@ func codeOf(err error) dberr.Code {
 		return dberr.InvalidArgument
 	}
 	return dberr.Unavailable
-}
-
-// Deadline is how long a whole file of a length may take, all attempts included: what callers bound their waiting by.
-func (s *Store) Deadline(bytes int64) time.Duration {
-	return 2*s.cfg.Limits.Request + time.Duration(bytes/uploadBytesPerSecond)*time.Second
 }

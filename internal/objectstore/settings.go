@@ -47,9 +47,6 @@ func (Secrets) LogValue() slog.Value { return slog.StringValue(masked) }
 // Format hides them, whatever the verb.
 func (Secrets) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(masked)) }
 
-// Empty reports whether there are none.
-func (s Secrets) Empty() bool { return s == Secrets{} }
-
 // replacer hides secrets in texts that others made.
 func (s Secrets) replacer() *strings.Replacer {
 	var pairs []string

@@ -263,11 +263,8 @@ func (s *Storage) sweepStorages(ctx context.Context) {
 	}
 }
 
-// sweepStoragesOnce keeps a number in memory for each segment of a storage, as sweepSegments does.
+// sweepStoragesOnce keeps two numbers in memory for each segment of a storage, as sweepSegments does; the second is for the cache.
 func (s *Storage) sweepStoragesOnce(ctx context.Context, age time.Duration) (int, error) {
-	if len(s.catalog.Storages()) == 0 {
-		return 0, nil
-	}
 	leads := map[uint32]bool{}
 	for _, r := range s.replicas.All() { // confirmed now: who was deposed may miss segments that were added since
 		leads[r.Shard.ID()] = r.Group.Term() != 0 && r.Shard.ReadBarrier(ctx) == nil
@@ -276,12 +273,14 @@ func (s *Storage) sweepStoragesOnce(ctx context.Context, age time.Duration) (int
 	err := manifest.Each(s.hot, keycodec.SegmentSpan(), func(e manifest.Entry) error {
 		if e.GetStorageId() != "" {
 			named[maphash.String(seed, s.storages.FileOf(e.Segment))] = struct{}{}
+			named[maphash.String(seed, storages.CachePath(e.Segment))] = struct{}{}
 		}
 		return ctx.Err()
 	})
 	if err != nil {
 		return 0, err
 	}
-	return s.storages.Sweep(ctx, storages.Held{Leads: func(shard uint32) bool { return leads[shard] },
-		Named: func(file string) bool { _, ok := named[maphash.String(seed, file)]; return ok }}, age)
+	needed := func(name string) bool { _, ok := named[maphash.String(seed, name)]; return ok }
+	s.storages.SweepCache(needed)
+	return s.storages.Sweep(ctx, storages.Held{Leads: func(shard uint32) bool { return leads[shard] }, Named: needed}, age)
 }

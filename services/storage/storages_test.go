@@ -15,6 +15,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 )
 
 func createStorage(id, path string) *catalogv1.Command {
@@ -135,6 +136,10 @@ func TestFilesInAStorageGo(t *testing.T) {
 		if n, err := r.node.sweepStoragesOnce(t.Context(), age); n != want || err != nil {
 			t.Errorf("sweep %d removed %d files, %v; want %d", i, n, err, want)
 		}
+	}
+	inCache := 0
+	if err := cold.NewFiles(r.node.dir.fs, r.node.dir.join("remote")).Each(func(string, int64) error { inCache++; return nil }); err != nil || inCache != 1 {
+		t.Errorf("%d files are left in the cache, %v; want bob's", inCache, err)
 	}
 	left := strings.Join(stored(t, folder), " ")
 	if strings.Contains(left, "messages") || strings.Contains(left, orphan) || strings.Count(left, " ") != len(foreign)+1 {

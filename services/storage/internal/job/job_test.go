@@ -37,6 +37,8 @@ type world struct {
 	refuse int // so many commands fail before one is done
 	// merges are what shards answer to compactions.
 	merges map[uint32]*storagev1.CompactResponse
+	// moves are what shards answer to moves, one request after the other.
+	moves map[uint32][]*storagev1.MoveSegmentsResponse
 }
 
 // call is a flush that waits for the test.
@@ -118,6 +120,14 @@ func (w *world) create(n int, table uint32) {
 // runner makes a runner of a node. Follow it at the end.
 func (w *world) runner(node uint32) *Runner {
 	return New(Config{Catalog: w.state, Commands: w, NodeID: node, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Move: func(_ context.Context, req *storagev1.MoveSegmentsRequest) (*storagev1.MoveSegmentsResponse, error) {
+			list := w.moves[req.GetShard()]
+			if len(list) == 0 || req.GetTableId() != 1 || req.GetCatalogVersion() != w.state.Version() {
+				return nil, dberr.New(dberr.Unsupported, "asked %v", req)
+			}
+			w.moves[req.GetShard()] = list[1:]
+			return list[0], nil
+		},
 		Compact: func(_ context.Context, req *storagev1.CompactRequest) (*storagev1.CompactResponse, error) {
 			if m, ok := w.merges[req.GetShard()]; ok && req.GetTableId() == 1 && req.GetCatalogVersion() == w.state.Version() {
 				return m, nil
@@ -234,6 +244,22 @@ func TestACompactionAsksEveryShardOfTheTable(t *testing.T) {
 		if j := w.check(3, "failed"); !strings.HasPrefix(j.GetError(), "compact shard 0: asked ") {
 			t.Errorf("got %v", j)
 		}
+	})
+}
+
+func TestAMoveAsksUntilThereIsNoMore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.moves = map[uint32][]*storagev1.MoveSegmentsResponse{0: {{Segments: 3, Partitions: 2, Rows: 30, Bytes: 300, More: true}, {Segments: 1, Partitions: 1, Rows: 4, Bytes: 40}},
+			1: {{}}, 2: {{Segments: 1, Partitions: 1, Rows: 6, Bytes: 60}}}
+		defer w.lead(7).Follow()
+		create := func(n int) {
+			w.must(fmt.Sprintf(`create_job { job { job_id: "FL-%012x" type: "move" namespace: "app" table_name: "t" table_id: 1 idempotency_key: %q } }`, n, catalog.MoveKey(1)))
+		}
+		create(1)
+		w.check(1, "completed: moved 5 segments of 4 partitions (40 rows, 400 bytes)")
+		w.moves = map[uint32][]*storagev1.MoveSegmentsResponse{0: {{}}, 1: {{}}, 2: {{}}}
+		create(2)
+		w.check(2, "skipped: every segment is where it belongs")
 	})
 }
 

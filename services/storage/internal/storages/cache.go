@@ -99,6 +99,24 @@ func (c *cache) adopt(from *cold.Files, path string, seg *storagev1.Segment) err
 	return nil
 }
 
+// CachePath is the name of a segment's file in the cache.
+func CachePath(seg *storagev1.Segment) string { return cached(seg).GetPath() }
+
+// SweepCache removes files from the cache that nobody needs any more: what was erased or dropped must not stay on a disk. Who still reads a
+// segment that was replaced fetches it once more.
+func (s *Storages) SweepCache(needed func(path string) bool) (removed int) {
+	c := s.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, path := range c.kept.Keys() {
+		if !needed(path) {
+			c.kept.Remove(path)
+			removed++
+		}
+	}
+	return removed
+}
+
 // Open opens a segment's file, from the cache, or fetches it first. It is what the segment says.
 func (s *Storages) Open(ctx context.Context, seg *storagev1.Segment) (vfs.File, error) {
 	in := cached(seg)
