@@ -260,6 +260,26 @@ func TestAStoreThatMisbehaves(t *testing.T) {
 	}
 }
 
+// TestAnotherEndpoint: a storage does not go to where its files are not, and back to where it was with other credentials.
+func TestAnotherEndpoint(t *testing.T) {
+	o, other := startObjects(t), startObjects(t)
+	c := cluster.Start(t, loopback)
+	must(t, c, root, o.create("s3x", "pre"))
+	must(t, c, root, tables)
+	write(t, c)
+	text := answer(t, c, root, fmt.Sprintf(`ALTER STORAGE s3x SET CONFIG '{"endpoint":"%s","allow_http":true}'`, other.url))
+	if !strings.HasPrefix(text, "error InvalidOperation: storage 's3x' would not find its files at s3://segments/pre any more: ") || len(other.keys("")) != 0 {
+		t.Errorf("%s, and there is %v", text, other.keys(""))
+	}
+	must(t, c, root, `ALTER STORAGE s3x SET PATH 's3://segments/new'`)
+	must(t, c, root, `ALTER STORAGE s3x SET CREDENTIALS '{"access_key_id":"ANOTHER","secret_access_key":"key"}'`)
+	dropCaches(t, c, 1)
+	check(t, "read", readNotes(t, c), notes)
+	if keys := o.keys(".parquet"); !slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "new/app/notes/alice/") }) {
+		t.Errorf("the bucket has %v", keys)
+	}
+}
+
 // TestAStoreThatIsAway: rows stay in the hot store, and what was flushed before is read from the cache.
 func TestAStoreThatIsAway(t *testing.T) {
 	o := startObjects(t)

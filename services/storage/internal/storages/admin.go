@@ -3,6 +3,7 @@ package storages
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"regexp"
 	"strings"
 	"time"
@@ -47,7 +48,10 @@ func (s *Storages) Create(ctx context.Context, c *catalogv1.CreateStorage, other
 	if st.GetUserTablesTemplate() == "" {
 		st.UserTablesTemplate = userTemplate
 	}
-	return out, s.prepare(ctx, st, c.GetCredentials(), others)
+	if err := s.prepare(ctx, st, c.GetCredentials()); err != nil {
+		return nil, err
+	}
+	return out, s.try(ctx, st, others)
 }
 
 // Alter checks a storage as it will be, tries it from all nodes and seals its credentials. The result is what the log gets.
@@ -80,7 +84,15 @@ func (s *Storages) Alter(ctx context.Context, c *catalogv1.AlterStorage, others 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx, st, c.GetCredentials(), others); err != nil {
+	if err := s.prepare(ctx, st, c.GetCredentials()); err != nil {
+		return nil, err
+	}
+	if out.Config != nil || c.Credentials != nil {
+		if err := s.stillOurs(ctx, st, len(old.GetLocations())); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.try(ctx, st, others); err != nil {
 		return nil, err
 	}
 	if out.Config != nil {
@@ -92,8 +104,28 @@ func (s *Storages) Alter(ctx context.Context, c *catalogv1.AlterStorage, others 
 	return out, nil
 }
 
-// prepare puts the secrets of CONFIG to those of CREDENTIALS, seals them, and tries the storage.
-func (s *Storages) prepare(ctx context.Context, st *catalogv1.Storage, credentials string, others Others) error {
+// stillOurs refuses another endpoint or account where the first n locations, which segments name, are not.
+func (s *Storages) stillOurs(ctx context.Context, st *catalogv1.Storage, n int) error {
+	for i := range n {
+		cfg, err := s.configOf(ctx, st, uint32(i))
+		if err != nil {
+			return err
+		}
+		cfg.Limits = probeLimits
+		store, err := objectstore.Open(ctx, cfg)
+		if err == nil {
+			err = errors.Join(s.checkMark(ctx, store), store.Close())
+		}
+		if err != nil {
+			return dberr.New(dberr.InvalidOperation, "storage '%s' would not find its files at %s any more: %s; copy them there first, or create another storage and move the tables",
+				st.GetStorageId(), st.GetLocations()[i], err.Error())
+		}
+	}
+	return nil
+}
+
+// prepare puts the secrets of CONFIG to those of CREDENTIALS and seals them.
+func (s *Storages) prepare(ctx context.Context, st *catalogv1.Storage, credentials string) error {
 	for _, t := range []struct {
 		text string
 		user bool
@@ -131,7 +163,7 @@ func (s *Storages) prepare(ctx context.Context, st *catalogv1.Storage, credentia
 			return err
 		}
 	}
-	return s.try(ctx, st, others)
+	return nil
 }
 
 // try probes a storage; an error says what is wrong with it. The reason is the storage's, whatever its code: nothing is tried again.
