@@ -117,10 +117,7 @@ func (s *Storage) removeStored(ctx context.Context, id uint32, user string) erro
 			return err
 		}
 	}
-	if err := s.storages.RemoveSegments(ctx, named); err != nil {
-		return err
-	}
-	_, err := s.storages.RemoveUser(ctx, id, user, s.catalog.Tables())
+	_, err := s.storages.RemoveUser(ctx, id, user, s.catalog.Tables(), named)
 	return err
 }
 
@@ -203,7 +200,7 @@ func (w *scrubber) removeFiles(ctx context.Context) error {
 		err = w.node.storages.Clear()
 	}
 	if err == nil && w.replica != nil && w.replica.Group.Term() != 0 { // what was on its way while the lists were emptied
-		n, err = w.node.storages.RemoveUser(ctx, w.req.GetShard(), w.req.GetUserId(), w.node.catalog.Tables())
+		n, err = w.node.storages.RemoveUser(ctx, w.req.GetShard(), w.req.GetUserId(), w.node.catalog.Tables(), nil)
 		w.resp.Files += uint64(n)
 	}
 	return err

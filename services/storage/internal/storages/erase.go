@@ -4,56 +4,58 @@ import (
 	"context"
 	"errors"
 	"path"
-	"strings"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/objectstore"
-	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
 	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/cold"
 	"github.com/kalamdb/kalamdb-go/services/storage/internal/manifest"
 )
 
-// RemoveSegments removes the files of segments, and the manifests beside them, at once. What is not there is no error.
-func (s *Storages) RemoveSegments(ctx context.Context, segments []*storagev1.Segment) error {
-	for _, seg := range segments {
-		store, release, err := s.use(ctx, seg.GetStorageId(), seg.GetLocation())
-		if err != nil {
-			return err
-		}
-		err = store.Delete(ctx, seg.GetPath())
-		if err == nil {
-			err = store.Delete(ctx, path.Join(path.Dir(seg.GetPath()), manifest.FileName))
-		}
-		if release(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// RemoveUser removes whatever lies in the folders that a user has for tables, named or not, in every location of every storage: segments that
-// were merged and wait for the sweep, and those that were never named. Nothing may be written for the user any more; what is on its way
-// when it is called is waited for. Folders of templates that were changed, and of tables that were dropped, are left to the sweep.
-func (s *Storages) RemoveUser(ctx context.Context, shard uint32, user string, tables []*catalog.Table) (removed int, err error) {
+// RemoveUser removes all that a user has in storages: what is in the folders of the user's segments, and in those that the templates make
+// of the tables now, named or not: also segments that were merged and wait for the sweep, and those that were never named. A user's folder
+// has nobody else's files. Nothing may be written for the user any more; what is on its way when it is called is waited for.
+func (s *Storages) RemoveUser(ctx context.Context, shard uint32, user string, tables []*catalog.Table, segments []*storagev1.Segment) (removed int, err error) {
 	if err := s.transfers.Acquire(ctx, transfersMax); err != nil {
 		return 0, dberr.FromStatus(err)
 	}
 	s.transfers.Release(transfersMax)
-	var errs []error
-	for _, st := range s.cfg.Catalog.Storages() {
-		for i := range st.GetLocations() {
-			n, err := s.removeUserFrom(ctx, st, uint32(i), shard, user, tables)
-			removed += n
-			errs = append(errs, err)
+	for at, folders := range s.foldersOf(shard, user, tables, segments) {
+		n, err := s.removeFolders(ctx, at, folders)
+		if removed += n; err != nil {
+			return removed, err
 		}
 	}
-	return removed, errors.Join(errs...)
+	return removed, nil
 }
 
-func (s *Storages) removeUserFrom(ctx context.Context, st *catalogv1.Storage, location, shard uint32, user string, tables []*catalog.Table) (removed int, err error) {
-	store, release, err := s.use(ctx, st.GetStorageId(), location)
+// foldersOf are the folders that a user has or may have, by where they are.
+func (s *Storages) foldersOf(shard uint32, user string, tables []*catalog.Table, segments []*storagev1.Segment) map[place]map[string]bool {
+	folders := map[place]map[string]bool{}
+	add := func(at place, folder string) {
+		if folders[at] == nil {
+			folders[at] = map[string]bool{}
+		}
+		folders[at][folder] = true
+	}
+	for _, seg := range segments {
+		add(place{seg.GetStorageId(), seg.GetLocation()}, path.Dir(seg.GetPath()))
+	}
+	for _, st := range s.cfg.Catalog.Storages() {
+		for i := range st.GetLocations() {
+			for _, t := range tables {
+				if t.Kind == catalog.UserTable {
+					add(place{st.GetStorageId(), uint32(i)}, placeIn(st, shard, t, user).Dir)
+				}
+			}
+		}
+	}
+	return folders
+}
+
+func (s *Storages) removeFolders(ctx context.Context, at place, folders map[string]bool) (removed int, err error) {
+	store, release, err := s.use(ctx, at.id, at.location)
 	if err != nil {
 		return 0, err
 	}
@@ -61,21 +63,22 @@ func (s *Storages) removeUserFrom(ctx context.Context, st *catalogv1.Storage, lo
 	if err := s.checkMark(ctx, store); err != nil {
 		return 0, err
 	}
-	for _, t := range tables {
-		if t.Kind != catalog.UserTable {
-			continue
-		}
-		dir := expand(st.GetUserTablesTemplate(), shard, t, user)
-		err := store.List(ctx, dir+"/", func(o objectstore.Object) error {
-			name := strings.TrimPrefix(o.Key, dir+"/")
-			if name != manifest.FileName && !ours.MatchString(name) { // somebody else's, or a folder below
-				return nil
+	for folder := range folders {
+		var keys []string // a list must not change while it is paged through
+		err := store.List(ctx, folder+"/", func(o objectstore.Object) error {
+			if name := path.Base(o.Key); path.Dir(o.Key) == folder && (ours.MatchString(name) || name == manifest.FileName) {
+				keys = append(keys, o.Key)
 			}
-			removed++
-			return store.Delete(ctx, o.Key)
+			return nil
 		})
 		if err != nil {
 			return removed, err
+		}
+		for _, key := range keys {
+			if err := store.Delete(ctx, key); err != nil {
+				return removed, err
+			}
+			removed++
 		}
 	}
 	return removed, nil
