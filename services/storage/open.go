@@ -211,7 +211,7 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	s.memory = stream.NewMemory(stream.MemoryConfig{BytesMax: s.cfg.StreamMemoryBytes})
 	s.metrics = newMetrics(s)
 	s.segments.Self = s.identity.ServerID
-	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Log: s.raftLog,
+	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, UseFormat: s.useFormat, Log: s.raftLog,
 		Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Memory: s.memory,
 		Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
 		Now: s.cfg.Now, Steady: s.cfg.Steady, Rand: s.cfg.Rand, Fail: s.failure.fail, Failed: s.failure.done, Observe: s.metrics.applied, Logger: s.cfg.Logger})
@@ -233,12 +233,12 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	return s.metrics.register(s.cfg.Metrics)
 }
 
-// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. Segments have to be
-// announced first (useSegments), as only the catalog's own log refuses nodes that are too old for it.
+// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. Segments and what
+// came later have to be announced first (useFormat), as only the catalog's own log refuses nodes that are too old for it.
 func (s *Storage) formatVersion() uint32 {
 	f := s.catalog.ReadByAll(command.Newest)
-	if f >= command.VersionSegments && s.catalog.LogFormat() < command.VersionSegments {
-		return command.VersionSegments - 1
+	if f >= command.VersionSegments {
+		f = min(f, max(s.catalog.LogFormat(), command.VersionSegments-1))
 	}
 	return f
 }

@@ -1697,6 +1697,13 @@ type Command struct {
 	//	*Command_CreateJob
 	//	*Command_UpdateJob
 	//	*Command_AlterTable
+	//	*Command_RecordBackup
+	//	*Command_RestoreTable
+	//	*Command_RestoreVersions
+	//	*Command_FinishRestore
+	//	*Command_AbandonRestore
+	//	*Command_RestoreAccounts
+	//	*Command_CreateUserKeys
 	//	*Command_SetClusterKey
 	Command isCommand_Command `protobuf_oneof:"command"`
 	// 16 random bytes, the same in every attempt: a command that was done is answered as it was then.
@@ -1947,6 +1954,69 @@ func (x *Command) GetAlterTable() *AlterTable {
 	return nil
 }
 
+func (x *Command) GetRecordBackup() *RecordBackup {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RecordBackup); ok {
+			return x.RecordBackup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreTable() *RestoreTable {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreTable); ok {
+			return x.RestoreTable
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreVersions() *RestoreVersions {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreVersions); ok {
+			return x.RestoreVersions
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishRestore() *FinishRestore {
+	if x != nil {
+		if x, ok := x.Command.(*Command_FinishRestore); ok {
+			return x.FinishRestore
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAbandonRestore() *AbandonRestore {
+	if x != nil {
+		if x, ok := x.Command.(*Command_AbandonRestore); ok {
+			return x.AbandonRestore
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreAccounts() *RestoreAccounts {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreAccounts); ok {
+			return x.RestoreAccounts
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateUserKeys() *CreateUserKeys {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CreateUserKeys); ok {
+			return x.CreateUserKeys
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetSetClusterKey() *SetClusterKey {
 	if x != nil {
 		if x, ok := x.Command.(*Command_SetClusterKey); ok {
@@ -2055,6 +2125,34 @@ type Command_AlterTable struct {
 	AlterTable *AlterTable `protobuf:"bytes,28,opt,name=alter_table,json=alterTable,proto3,oneof"`
 }
 
+type Command_RecordBackup struct {
+	RecordBackup *RecordBackup `protobuf:"bytes,36,opt,name=record_backup,json=recordBackup,proto3,oneof"`
+}
+
+type Command_RestoreTable struct {
+	RestoreTable *RestoreTable `protobuf:"bytes,37,opt,name=restore_table,json=restoreTable,proto3,oneof"`
+}
+
+type Command_RestoreVersions struct {
+	RestoreVersions *RestoreVersions `protobuf:"bytes,38,opt,name=restore_versions,json=restoreVersions,proto3,oneof"`
+}
+
+type Command_FinishRestore struct {
+	FinishRestore *FinishRestore `protobuf:"bytes,39,opt,name=finish_restore,json=finishRestore,proto3,oneof"`
+}
+
+type Command_AbandonRestore struct {
+	AbandonRestore *AbandonRestore `protobuf:"bytes,40,opt,name=abandon_restore,json=abandonRestore,proto3,oneof"`
+}
+
+type Command_RestoreAccounts struct {
+	RestoreAccounts *RestoreAccounts `protobuf:"bytes,41,opt,name=restore_accounts,json=restoreAccounts,proto3,oneof"`
+}
+
+type Command_CreateUserKeys struct {
+	CreateUserKeys *CreateUserKeys `protobuf:"bytes,43,opt,name=create_user_keys,json=createUserKeys,proto3,oneof"`
+}
+
 type Command_SetClusterKey struct {
 	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
 }
@@ -2102,6 +2200,20 @@ func (*Command_CreateJob) isCommand_Command() {}
 func (*Command_UpdateJob) isCommand_Command() {}
 
 func (*Command_AlterTable) isCommand_Command() {}
+
+func (*Command_RecordBackup) isCommand_Command() {}
+
+func (*Command_RestoreTable) isCommand_Command() {}
+
+func (*Command_RestoreVersions) isCommand_Command() {}
+
+func (*Command_FinishRestore) isCommand_Command() {}
+
+func (*Command_AbandonRestore) isCommand_Command() {}
+
+func (*Command_RestoreAccounts) isCommand_Command() {}
+
+func (*Command_CreateUserKeys) isCommand_Command() {}
 
 func (*Command_SetClusterKey) isCommand_Command() {}
 
@@ -2214,6 +2326,540 @@ func (x *ClusterKey) GetMasterId() string {
 	return ""
 }
 
+// RecordBackup keeps what is known of a backup that this cluster made, in place of what was known of it before.
+type RecordBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backup        *Backup                `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordBackup) Reset() {
+	*x = RecordBackup{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordBackup) ProtoMessage() {}
+
+func (x *RecordBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordBackup.ProtoReflect.Descriptor instead.
+func (*RecordBackup) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordBackup) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// Backup is a backup that this cluster made.
+type Backup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the job that made it.
+	BackupId string `protobuf:"bytes,1,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// As the statement named it.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Empty: the whole database.
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The moment for which it has what was committed.
+	CutUs int64 `protobuf:"varint,4,opt,name=cut_us,json=cutUs,proto3" json:"cut_us,omitempty"`
+	// Path of the backup it builds upon; empty: none.
+	Parent        string `protobuf:"bytes,5,opt,name=parent,proto3" json:"parent,omitempty"`
+	Files         uint64 `protobuf:"varint,6,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes         uint64 `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Rows          uint64 `protobuf:"varint,8,opt,name=rows,proto3" json:"rows,omitempty"`
+	CompletedUs   int64  `protobuf:"varint,9,opt,name=completed_us,json=completedUs,proto3" json:"completed_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Backup) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *Backup) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Backup) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Backup) GetCutUs() int64 {
+	if x != nil {
+		return x.CutUs
+	}
+	return 0
+}
+
+func (x *Backup) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Backup) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *Backup) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Backup) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Backup) GetCompletedUs() int64 {
+	if x != nil {
+		return x.CompletedUs
+	}
+	return 0
+}
+
+// RestoreTable makes a table that nobody sees before its restore ends; it goes when the job ends otherwise. Its columns keep their ids; its own id is new. Done once
+// more for the same restore it answers with the table made before.
+type RestoreTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job that restores.
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// As it shall be: the newest version, under the name it gets.
+	Table         *Table `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreTable) Reset() {
+	*x = RestoreTable{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreTable) ProtoMessage() {}
+
+func (x *RestoreTable) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreTable.ProtoReflect.Descriptor instead.
+func (*RestoreTable) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RestoreTable) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreTable) GetTable() *Table {
+	if x != nil {
+		return x.Table
+	}
+	return nil
+}
+
+// RestoreVersions brings former versions of a table that is being restored.
+type RestoreVersions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId     string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	TableId       uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	Versions      []*Table               `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreVersions) Reset() {
+	*x = RestoreVersions{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreVersions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreVersions) ProtoMessage() {}
+
+func (x *RestoreVersions) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreVersions.ProtoReflect.Descriptor instead.
+func (*RestoreVersions) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RestoreVersions) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreVersions) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *RestoreVersions) GetVersions() []*Table {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// FinishRestore makes all tables of a restore visible at once, and the namespaces that are missing. It completes the job.
+type FinishRestore struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId  string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	Namespaces []*Namespace           `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// Of the job.
+	Message       string       `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Progress      *JobProgress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRestore) Reset() {
+	*x = FinishRestore{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRestore) ProtoMessage() {}
+
+func (x *FinishRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRestore.ProtoReflect.Descriptor instead.
+func (*FinishRestore) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FinishRestore) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *FinishRestore) GetNamespaces() []*Namespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *FinishRestore) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *FinishRestore) GetProgress() *JobProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// AbandonRestore drops the tables of a restore that nobody has seen: it begins anew. The end of the job does the same.
+type AbandonRestore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId     string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonRestore) Reset() {
+	*x = AbandonRestore{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonRestore) ProtoMessage() {}
+
+func (x *AbandonRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonRestore.ProtoReflect.Descriptor instead.
+func (*AbandonRestore) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AbandonRestore) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+// RestoreAccounts brings accounts as they were. Those that exist, dropped ones too, stay as they are.
+type RestoreAccounts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*User                `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreAccounts) Reset() {
+	*x = RestoreAccounts{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreAccounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreAccounts) ProtoMessage() {}
+
+func (x *RestoreAccounts) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreAccounts.ProtoReflect.Descriptor instead.
+func (*RestoreAccounts) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RestoreAccounts) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// CreateUserKeys gives users their data keys. A user that has one keeps it; the answer has those that are valid.
+type CreateUserKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*UserKey             `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserKeys) Reset() {
+	*x = CreateUserKeys{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserKeys) ProtoMessage() {}
+
+func (x *CreateUserKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserKeys.ProtoReflect.Descriptor instead.
+func (*CreateUserKeys) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CreateUserKeys) GetKeys() []*UserKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// UserKey is a user's data key, sealed by the cluster key for the purpose "user-key/" and the user's id.
+type UserKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Wrapped       []byte                 `protobuf:"bytes,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserKey) Reset() {
+	*x = UserKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserKey) ProtoMessage() {}
+
+func (x *UserKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserKey.ProtoReflect.Descriptor instead.
+func (*UserKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UserKey) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UserKey) GetWrapped() []byte {
+	if x != nil {
+		return x.Wrapped
+	}
+	return nil
+}
+
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
 type UseFormat struct {
@@ -2225,7 +2871,7 @@ type UseFormat struct {
 
 func (x *UseFormat) Reset() {
 	*x = UseFormat{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2883,7 @@ func (x *UseFormat) String() string {
 func (*UseFormat) ProtoMessage() {}
 
 func (x *UseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2896,7 @@ func (x *UseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseFormat.ProtoReflect.Descriptor instead.
 func (*UseFormat) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UseFormat) GetFormat() uint32 {
@@ -2271,7 +2917,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2929,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2942,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -2318,7 +2964,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2976,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2989,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -2377,7 +3023,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +3035,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +3048,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -2430,7 +3076,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2442,7 +3088,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2455,7 +3101,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -2482,7 +3128,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +3140,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +3153,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -2557,7 +3203,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +3215,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +3228,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2687,7 +3333,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +3345,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +3358,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2748,7 +3394,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3406,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3419,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2799,7 +3445,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +3457,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3470,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 type CreateNamespace struct {
@@ -2838,7 +3484,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3496,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3509,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -2897,7 +3543,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3555,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3568,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -2950,7 +3596,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3608,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3621,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -3016,7 +3662,7 @@ type AlterTable struct {
 
 func (x *AlterTable) Reset() {
 	*x = AlterTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +3674,7 @@ func (x *AlterTable) String() string {
 func (*AlterTable) ProtoMessage() {}
 
 func (x *AlterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +3687,7 @@ func (x *AlterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTable.ProtoReflect.Descriptor instead.
 func (*AlterTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AlterTable) GetNamespace() string {
@@ -3199,7 +3845,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3857,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3870,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3253,7 +3899,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3911,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3924,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -3312,7 +3958,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3970,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3983,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -3365,7 +4011,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +4023,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +4036,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -3418,7 +4064,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +4076,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +4089,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -3477,7 +4123,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3489,7 +4135,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3502,7 +4148,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -3533,7 +4179,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3545,7 +4191,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3558,7 +4204,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -3606,7 +4252,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +4264,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +4277,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -3657,7 +4303,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3669,7 +4315,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +4328,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -3706,7 +4352,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +4364,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +4377,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -3772,7 +4418,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3784,7 +4430,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3797,7 +4443,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -3816,7 +4462,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3828,7 +4474,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +4487,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -3865,7 +4511,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3877,7 +4523,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3890,7 +4536,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -3932,7 +4578,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3944,7 +4590,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3957,7 +4603,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -3984,7 +4630,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4642,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4655,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -4061,16 +4707,18 @@ type ApplyResponse struct {
 	// The catalog version after the command.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The table, user or job as stored, where the command made or changed one.
-	Table         *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
-	User          *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
-	Job           *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	Table *Table `protobuf:"bytes,3,opt,name=table,proto3" json:"table,omitempty"`
+	User  *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Job   *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
+	// In order of the keys of CreateUserKeys.
+	UserKeys      []*UserKey `protobuf:"bytes,6,rep,name=user_keys,json=userKeys,proto3" json:"user_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4082,7 +4730,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4095,7 +4743,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -4133,6 +4781,13 @@ func (x *ApplyResponse) GetJob() *Job {
 	return nil
 }
 
+func (x *ApplyResponse) GetUserKeys() []*UserKey {
+	if x != nil {
+		return x.UserKeys
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The watcher knows Alive, and wants one every second.
@@ -4143,7 +4798,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4155,7 +4810,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4168,7 +4823,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -4201,7 +4856,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4213,7 +4868,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4226,7 +4881,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -4410,7 +5065,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4422,7 +5077,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4435,7 +5090,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 type Snapshot struct {
@@ -4456,7 +5111,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4468,7 +5123,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4481,7 +5136,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -4542,7 +5197,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +5209,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +5222,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -4589,7 +5244,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4601,7 +5256,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4614,7 +5269,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -4642,7 +5297,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4654,7 +5309,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4667,7 +5322,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -4694,7 +5349,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +5361,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +5374,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4747,7 +5402,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4759,7 +5414,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4772,7 +5427,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -4799,7 +5454,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4811,7 +5466,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4824,7 +5479,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -4854,7 +5509,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4866,7 +5521,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4879,7 +5534,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -4913,7 +5568,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4925,7 +5580,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4938,7 +5593,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -4953,6 +5608,203 @@ func (x *ListTableVersionsResponse) GetHasMore() bool {
 		return x.HasMore
 	}
 	return false
+}
+
+// ListUserKeysRequest names users, or asks for all of a slot (see shardmap) in order of their ids.
+type ListUserKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// Without user_ids.
+	Slot          uint32 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	AfterUserId   string `protobuf:"bytes,3,opt,name=after_user_id,json=afterUserId,proto3" json:"after_user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserKeysRequest) Reset() {
+	*x = ListUserKeysRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserKeysRequest) ProtoMessage() {}
+
+func (x *ListUserKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListUserKeysRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ListUserKeysRequest) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *ListUserKeysRequest) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *ListUserKeysRequest) GetAfterUserId() string {
+	if x != nil {
+		return x.AfterUserId
+	}
+	return ""
+}
+
+type ListUserKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of users who have one.
+	Keys          []*UserKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	HasMore       bool       `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserKeysResponse) Reset() {
+	*x = ListUserKeysResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserKeysResponse) ProtoMessage() {}
+
+func (x *ListUserKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListUserKeysResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ListUserKeysResponse) GetKeys() []*UserKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ListUserKeysResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+type ListBackupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsRequest) Reset() {
+	*x = ListBackupsRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsRequest) ProtoMessage() {}
+
+func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
+func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{67}
+}
+
+type ListBackupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	Backups       []*Backup `protobuf:"bytes,1,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsResponse) Reset() {
+	*x = ListBackupsResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsResponse) ProtoMessage() {}
+
+func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
+func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ListBackupsResponse) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
 }
 
 var File_catalog_v1_catalog_proto protoreflect.FileDescriptor
@@ -5080,7 +5932,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\v\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xb7\x0f\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -5114,7 +5966,14 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"update_job\x18\x16 \x01(\v2\x15.catalog.v1.UpdateJobH\x00R\tupdateJob\x129\n" +
 	"\valter_table\x18\x1c \x01(\v2\x16.catalog.v1.AlterTableH\x00R\n" +
-	"alterTable\x12C\n" +
+	"alterTable\x12?\n" +
+	"\rrecord_backup\x18$ \x01(\v2\x18.catalog.v1.RecordBackupH\x00R\frecordBackup\x12?\n" +
+	"\rrestore_table\x18% \x01(\v2\x18.catalog.v1.RestoreTableH\x00R\frestoreTable\x12H\n" +
+	"\x10restore_versions\x18& \x01(\v2\x1b.catalog.v1.RestoreVersionsH\x00R\x0frestoreVersions\x12B\n" +
+	"\x0efinish_restore\x18' \x01(\v2\x19.catalog.v1.FinishRestoreH\x00R\rfinishRestore\x12E\n" +
+	"\x0fabandon_restore\x18( \x01(\v2\x1a.catalog.v1.AbandonRestoreH\x00R\x0eabandonRestore\x12H\n" +
+	"\x10restore_accounts\x18) \x01(\v2\x1b.catalog.v1.RestoreAccountsH\x00R\x0frestoreAccounts\x12F\n" +
+	"\x10create_user_keys\x18+ \x01(\v2\x1a.catalog.v1.CreateUserKeysH\x00R\x0ecreateUserKeys\x12C\n" +
 	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
@@ -5125,7 +5984,46 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"ClusterKey\x12\x18\n" +
 	"\awrapped\x18\x01 \x01(\fR\awrapped\x12\x1b\n" +
-	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\"#\n" +
+	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\":\n" +
+	"\fRecordBackup\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x12.catalog.v1.BackupR\x06backup\"\xe9\x01\n" +
+	"\x06Backup\x12\x1b\n" +
+	"\tbackup_id\x18\x01 \x01(\tR\bbackupId\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x15\n" +
+	"\x06cut_us\x18\x04 \x01(\x03R\x05cutUs\x12\x16\n" +
+	"\x06parent\x18\x05 \x01(\tR\x06parent\x12\x14\n" +
+	"\x05files\x18\x06 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04rows\x18\b \x01(\x04R\x04rows\x12!\n" +
+	"\fcompleted_us\x18\t \x01(\x03R\vcompletedUs\"V\n" +
+	"\fRestoreTable\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12'\n" +
+	"\x05table\x18\x02 \x01(\v2\x11.catalog.v1.TableR\x05table\"z\n" +
+	"\x0fRestoreVersions\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12-\n" +
+	"\bversions\x18\x03 \x03(\v2\x11.catalog.v1.TableR\bversions\"\xb4\x01\n" +
+	"\rFinishRestore\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x125\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
+	"namespaces\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x123\n" +
+	"\bprogress\x18\x04 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"/\n" +
+	"\x0eAbandonRestore\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"9\n" +
+	"\x0fRestoreAccounts\x12&\n" +
+	"\x05users\x18\x01 \x03(\v2\x10.catalog.v1.UserR\x05users\"9\n" +
+	"\x0eCreateUserKeys\x12'\n" +
+	"\x04keys\x18\x01 \x03(\v2\x13.catalog.v1.UserKeyR\x04keys\"<\n" +
+	"\aUserKey\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x18\n" +
+	"\awrapped\x18\x02 \x01(\fR\awrapped\"#\n" +
 	"\tUseFormat\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\"4\n" +
 	"\fRegisterNode\x12$\n" +
@@ -5260,13 +6158,14 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x123\n" +
 	"\bprogress\x18\x05 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x17\n" +
-	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xb5\x01\n" +
+	"\anode_id\x18\x06 \x01(\rR\x06nodeId\"\xe7\x01\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
 	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\x12!\n" +
-	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\"$\n" +
+	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\x120\n" +
+	"\tuser_keys\x18\x06 \x03(\v2\x13.catalog.v1.UserKeyR\buserKeys\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05alive\x18\x01 \x01(\bR\x05alive\"\xae\x04\n" +
 	"\rWatchResponse\x12\x18\n" +
@@ -5321,7 +6220,17 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x14after_schema_version\x18\x03 \x01(\rR\x12afterSchemaVersion\"a\n" +
 	"\x19ListTableVersionsResponse\x12)\n" +
 	"\x06tables\x18\x01 \x03(\v2\x11.catalog.v1.TableR\x06tables\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore*p\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"h\n" +
+	"\x13ListUserKeysRequest\x12\x19\n" +
+	"\buser_ids\x18\x01 \x03(\tR\auserIds\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\"\n" +
+	"\rafter_user_id\x18\x03 \x01(\tR\vafterUserId\"Z\n" +
+	"\x14ListUserKeysResponse\x12'\n" +
+	"\x04keys\x18\x01 \x03(\v2\x13.catalog.v1.UserKeyR\x04keys\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x14\n" +
+	"\x12ListBackupsRequest\"C\n" +
+	"\x13ListBackupsResponse\x12,\n" +
+	"\abackups\x18\x01 \x03(\v2\x12.catalog.v1.BackupR\abackups*p\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eROLE_ANONYMOUS\x10\x01\x12\r\n" +
@@ -5390,14 +6299,16 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\xc5\x03\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\xe8\x04\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
 	"\aGetUser\x12\x1a.catalog.v1.GetUserRequest\x1a\x1b.catalog.v1.GetUserResponse\x12H\n" +
 	"\tListUsers\x12\x1c.catalog.v1.ListUsersRequest\x1a\x1d.catalog.v1.ListUsersResponse\x12E\n" +
 	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
-	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponse\x12Q\n" +
+	"\fListUserKeys\x12\x1f.catalog.v1.ListUserKeysRequest\x1a .catalog.v1.ListUserKeysResponse\x12N\n" +
+	"\vListBackups\x12\x1e.catalog.v1.ListBackupsRequest\x1a\x1f.catalog.v1.ListBackupsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -5412,7 +6323,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -5436,142 +6347,176 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*Command)(nil),                   // 19: catalog.v1.Command
 	(*SetClusterKey)(nil),             // 20: catalog.v1.SetClusterKey
 	(*ClusterKey)(nil),                // 21: catalog.v1.ClusterKey
-	(*UseFormat)(nil),                 // 22: catalog.v1.UseFormat
-	(*RegisterNode)(nil),              // 23: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),             // 24: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),                // 25: catalog.v1.RemoveNode
-	(*SetReplica)(nil),                // 26: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),             // 27: catalog.v1.RemoveReplica
-	(*Node)(nil),                      // 28: catalog.v1.Node
-	(*Replica)(nil),                   // 29: catalog.v1.Replica
-	(*Placement)(nil),                 // 30: catalog.v1.Placement
-	(*VerifyCatalog)(nil),             // 31: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),           // 32: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),             // 33: catalog.v1.DropNamespace
-	(*CreateTable)(nil),               // 34: catalog.v1.CreateTable
-	(*AlterTable)(nil),                // 35: catalog.v1.AlterTable
-	(*RenameColumn)(nil),              // 36: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 37: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 38: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 39: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 40: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 41: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 42: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 43: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 44: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 45: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 46: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 47: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 48: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 49: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 50: catalog.v1.UpdateJob
-	(*ApplyResponse)(nil),             // 51: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 52: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 53: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 54: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 55: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 56: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 57: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 58: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 59: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 60: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 61: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 62: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 63: catalog.v1.ListTableVersionsResponse
+	(*RecordBackup)(nil),              // 22: catalog.v1.RecordBackup
+	(*Backup)(nil),                    // 23: catalog.v1.Backup
+	(*RestoreTable)(nil),              // 24: catalog.v1.RestoreTable
+	(*RestoreVersions)(nil),           // 25: catalog.v1.RestoreVersions
+	(*FinishRestore)(nil),             // 26: catalog.v1.FinishRestore
+	(*AbandonRestore)(nil),            // 27: catalog.v1.AbandonRestore
+	(*RestoreAccounts)(nil),           // 28: catalog.v1.RestoreAccounts
+	(*CreateUserKeys)(nil),            // 29: catalog.v1.CreateUserKeys
+	(*UserKey)(nil),                   // 30: catalog.v1.UserKey
+	(*UseFormat)(nil),                 // 31: catalog.v1.UseFormat
+	(*RegisterNode)(nil),              // 32: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),             // 33: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),                // 34: catalog.v1.RemoveNode
+	(*SetReplica)(nil),                // 35: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),             // 36: catalog.v1.RemoveReplica
+	(*Node)(nil),                      // 37: catalog.v1.Node
+	(*Replica)(nil),                   // 38: catalog.v1.Replica
+	(*Placement)(nil),                 // 39: catalog.v1.Placement
+	(*VerifyCatalog)(nil),             // 40: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),           // 41: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),             // 42: catalog.v1.DropNamespace
+	(*CreateTable)(nil),               // 43: catalog.v1.CreateTable
+	(*AlterTable)(nil),                // 44: catalog.v1.AlterTable
+	(*RenameColumn)(nil),              // 45: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 46: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 47: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 48: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 49: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 50: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 51: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 52: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 53: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 54: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 55: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 56: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 57: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 58: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 59: catalog.v1.UpdateJob
+	(*ApplyResponse)(nil),             // 60: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 61: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 62: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 63: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 64: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 65: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 66: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 67: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 68: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 69: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 70: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 71: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 72: catalog.v1.ListTableVersionsResponse
+	(*ListUserKeysRequest)(nil),       // 73: catalog.v1.ListUserKeysRequest
+	(*ListUserKeysResponse)(nil),      // 74: catalog.v1.ListUserKeysResponse
+	(*ListBackupsRequest)(nil),        // 75: catalog.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),       // 76: catalog.v1.ListBackupsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
-	0,  // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
-	1,  // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
-	2,  // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
-	9,  // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
-	10, // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
-	3,  // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
-	11, // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
-	4,  // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
-	13, // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
-	0,  // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
-	5,  // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
-	17, // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
-	19, // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	32, // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	33, // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	34, // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	40, // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	41, // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	42, // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	43, // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	44, // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	45, // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	46, // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	47, // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	48, // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	23, // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	24, // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	25, // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	26, // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	27, // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	31, // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	22, // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	49, // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	50, // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	35, // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	20, // 35: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
-	21, // 36: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
-	28, // 37: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,  // 38: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	29, // 39: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,  // 40: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,  // 41: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	29, // 42: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12, // 43: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11, // 44: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	36, // 45: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	37, // 46: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	38, // 47: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	39, // 48: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,  // 49: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	9,  // 50: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10, // 51: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15, // 52: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,  // 53: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	28, // 54: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16, // 55: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,  // 56: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17, // 57: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	12, // 58: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15, // 59: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16, // 60: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	55, // 61: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14, // 62: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12, // 63: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	28, // 64: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	30, // 65: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	54, // 66: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	14, // 67: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12, // 68: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	28, // 69: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	30, // 70: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	15, // 71: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15, // 72: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16, // 73: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12, // 74: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18, // 75: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	52, // 76: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	56, // 77: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	58, // 78: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	60, // 79: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	62, // 80: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	51, // 81: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	53, // 82: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	57, // 83: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	59, // 84: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	61, // 85: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	63, // 86: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	81, // [81:87] is the sub-list for method output_type
-	75, // [75:81] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	0,   // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
+	1,   // 1: catalog.v1.Type.kind:type_name -> catalog.v1.TypeKind
+	2,   // 2: catalog.v1.Default.kind:type_name -> catalog.v1.DefaultKind
+	9,   // 3: catalog.v1.Column.type:type_name -> catalog.v1.Type
+	10,  // 4: catalog.v1.Column.default:type_name -> catalog.v1.Default
+	3,   // 5: catalog.v1.Table.kind:type_name -> catalog.v1.TableKind
+	11,  // 6: catalog.v1.Table.columns:type_name -> catalog.v1.Column
+	4,   // 7: catalog.v1.Table.access_level:type_name -> catalog.v1.AccessLevel
+	13,  // 8: catalog.v1.Table.options:type_name -> catalog.v1.TableOptions
+	0,   // 9: catalog.v1.User.role:type_name -> catalog.v1.Role
+	5,   // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
+	17,  // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
+	19,  // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
+	41,  // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	42,  // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	43,  // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	49,  // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	50,  // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	51,  // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	52,  // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	53,  // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	54,  // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	55,  // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	56,  // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	57,  // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	32,  // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	33,  // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	34,  // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	35,  // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	36,  // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	40,  // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	31,  // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	58,  // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	59,  // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	44,  // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	22,  // 35: catalog.v1.Command.record_backup:type_name -> catalog.v1.RecordBackup
+	24,  // 36: catalog.v1.Command.restore_table:type_name -> catalog.v1.RestoreTable
+	25,  // 37: catalog.v1.Command.restore_versions:type_name -> catalog.v1.RestoreVersions
+	26,  // 38: catalog.v1.Command.finish_restore:type_name -> catalog.v1.FinishRestore
+	27,  // 39: catalog.v1.Command.abandon_restore:type_name -> catalog.v1.AbandonRestore
+	28,  // 40: catalog.v1.Command.restore_accounts:type_name -> catalog.v1.RestoreAccounts
+	29,  // 41: catalog.v1.Command.create_user_keys:type_name -> catalog.v1.CreateUserKeys
+	20,  // 42: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
+	21,  // 43: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	23,  // 44: catalog.v1.RecordBackup.backup:type_name -> catalog.v1.Backup
+	12,  // 45: catalog.v1.RestoreTable.table:type_name -> catalog.v1.Table
+	12,  // 46: catalog.v1.RestoreVersions.versions:type_name -> catalog.v1.Table
+	14,  // 47: catalog.v1.FinishRestore.namespaces:type_name -> catalog.v1.Namespace
+	17,  // 48: catalog.v1.FinishRestore.progress:type_name -> catalog.v1.JobProgress
+	15,  // 49: catalog.v1.RestoreAccounts.users:type_name -> catalog.v1.User
+	30,  // 50: catalog.v1.CreateUserKeys.keys:type_name -> catalog.v1.UserKey
+	37,  // 51: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,   // 52: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	38,  // 53: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,   // 54: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,   // 55: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	38,  // 56: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12,  // 57: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11,  // 58: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	45,  // 59: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	46,  // 60: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	47,  // 61: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	48,  // 62: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,   // 63: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	9,   // 64: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10,  // 65: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15,  // 66: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,   // 67: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	37,  // 68: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16,  // 69: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,   // 70: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17,  // 71: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	12,  // 72: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15,  // 73: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16,  // 74: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	30,  // 75: catalog.v1.ApplyResponse.user_keys:type_name -> catalog.v1.UserKey
+	64,  // 76: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14,  // 77: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12,  // 78: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	37,  // 79: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	39,  // 80: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	63,  // 81: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	14,  // 82: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12,  // 83: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	37,  // 84: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	39,  // 85: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	15,  // 86: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15,  // 87: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16,  // 88: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12,  // 89: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	30,  // 90: catalog.v1.ListUserKeysResponse.keys:type_name -> catalog.v1.UserKey
+	23,  // 91: catalog.v1.ListBackupsResponse.backups:type_name -> catalog.v1.Backup
+	18,  // 92: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	61,  // 93: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	65,  // 94: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	67,  // 95: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	69,  // 96: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	71,  // 97: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	73,  // 98: catalog.v1.CatalogService.ListUserKeys:input_type -> catalog.v1.ListUserKeysRequest
+	75,  // 99: catalog.v1.CatalogService.ListBackups:input_type -> catalog.v1.ListBackupsRequest
+	60,  // 100: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	62,  // 101: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	66,  // 102: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	68,  // 103: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	70,  // 104: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	72,  // 105: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	74,  // 106: catalog.v1.CatalogService.ListUserKeys:output_type -> catalog.v1.ListUserKeysResponse
+	76,  // 107: catalog.v1.CatalogService.ListBackups:output_type -> catalog.v1.ListBackupsResponse
+	100, // [100:108] is the sub-list for method output_type
+	92,  // [92:100] is the sub-list for method input_type
+	92,  // [92:92] is the sub-list for extension type_name
+	92,  // [92:92] is the sub-list for extension extendee
+	0,   // [0:92] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -5602,9 +6547,16 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateJob)(nil),
 		(*Command_UpdateJob)(nil),
 		(*Command_AlterTable)(nil),
+		(*Command_RecordBackup)(nil),
+		(*Command_RestoreTable)(nil),
+		(*Command_RestoreVersions)(nil),
+		(*Command_FinishRestore)(nil),
+		(*Command_AbandonRestore)(nil),
+		(*Command_RestoreAccounts)(nil),
+		(*Command_CreateUserKeys)(nil),
 		(*Command_SetClusterKey)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[36].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
 		(*AlterTable_DropColumn)(nil),
 		(*AlterTable_RenameColumn)(nil),
@@ -5613,9 +6565,9 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetDefault)(nil),
 		(*AlterTable_SetAccessLevel)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[29].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[34].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[45].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[38].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[43].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[54].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -5633,7 +6585,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   56,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,8 @@ const (
 	CatalogService_ListUsers_FullMethodName         = "/catalog.v1.CatalogService/ListUsers"
 	CatalogService_ListJobs_FullMethodName          = "/catalog.v1.CatalogService/ListJobs"
 	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
+	CatalogService_ListUserKeys_FullMethodName      = "/catalog.v1.CatalogService/ListUserKeys"
+	CatalogService_ListBackups_FullMethodName       = "/catalog.v1.CatalogService/ListBackups"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -47,6 +49,10 @@ type CatalogServiceClient interface {
 	ListJobs(ctx context.Context, in *ListJobsRequest, opts ...grpc.CallOption) (*ListJobsResponse, error)
 	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
 	ListTableVersions(ctx context.Context, in *ListTableVersionsRequest, opts ...grpc.CallOption) (*ListTableVersionsResponse, error)
+	// ListUserKeys pages through the data keys of users.
+	ListUserKeys(ctx context.Context, in *ListUserKeysRequest, opts ...grpc.CallOption) (*ListUserKeysResponse, error)
+	// ListBackups lists the backups this cluster made, the oldest first.
+	ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -126,6 +132,26 @@ func (c *catalogServiceClient) ListTableVersions(ctx context.Context, in *ListTa
 	return out, nil
 }
 
+func (c *catalogServiceClient) ListUserKeys(ctx context.Context, in *ListUserKeysRequest, opts ...grpc.CallOption) (*ListUserKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUserKeysResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListUserKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBackupsResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListBackups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -144,6 +170,10 @@ type CatalogServiceServer interface {
 	ListJobs(context.Context, *ListJobsRequest) (*ListJobsResponse, error)
 	// ListTableVersions pages through the former versions of tables, by table and version. The newest ones are in Watch.
 	ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error)
+	// ListUserKeys pages through the data keys of users.
+	ListUserKeys(context.Context, *ListUserKeysRequest) (*ListUserKeysResponse, error)
+	// ListBackups lists the backups this cluster made, the oldest first.
+	ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -171,6 +201,12 @@ func (UnimplementedCatalogServiceServer) ListJobs(context.Context, *ListJobsRequ
 }
 func (UnimplementedCatalogServiceServer) ListTableVersions(context.Context, *ListTableVersionsRequest) (*ListTableVersionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTableVersions not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListUserKeys(context.Context, *ListUserKeysRequest) (*ListUserKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUserKeys not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBackups not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -294,6 +330,42 @@ func _CatalogService_ListTableVersions_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_ListUserKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUserKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListUserKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListUserKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListUserKeys(ctx, req.(*ListUserKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_ListBackups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBackupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListBackups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListBackups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListBackups(ctx, req.(*ListBackupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -320,6 +392,14 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTableVersions",
 			Handler:    _CatalogService_ListTableVersions_Handler,
+		},
+		{
+			MethodName: "ListUserKeys",
+			Handler:    _CatalogService_ListUserKeys_Handler,
+		},
+		{
+			MethodName: "ListBackups",
+			Handler:    _CatalogService_ListBackups_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

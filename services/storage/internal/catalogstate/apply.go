@@ -243,6 +243,20 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 		return t.createJob(k.CreateJob)
 	case *catalogv1.Command_UpdateJob:
 		return t.updateJob(k.UpdateJob)
+	case *catalogv1.Command_RecordBackup:
+		return t.recordBackup(k.RecordBackup)
+	case *catalogv1.Command_RestoreTable:
+		return t.restoreTable(k.RestoreTable)
+	case *catalogv1.Command_RestoreVersions:
+		return t.restoreVersions(k.RestoreVersions)
+	case *catalogv1.Command_FinishRestore:
+		return t.finishRestore(k.FinishRestore)
+	case *catalogv1.Command_AbandonRestore:
+		return t.abandonRestore(k.AbandonRestore.GetRestoreId())
+	case *catalogv1.Command_RestoreAccounts:
+		return t.restoreAccounts(k.RestoreAccounts)
+	case *catalogv1.Command_CreateUserKeys:
+		return t.createUserKeys(k.CreateUserKeys)
 	case *catalogv1.Command_UseFormat:
 		return unchanged() // noteFormat has noted it
 	case *catalogv1.Command_Verify:

@@ -26,7 +26,7 @@ const (
 	FormatJobs = 4
 	// FormatAlter brought AlterTable, in the same version as jobs.
 	FormatAlter = 4
-	// FormatKeys brought SetClusterKey.
+	// FormatKeys brought SetClusterKey, users' data keys, backups and restores.
 	FormatKeys = 5
 	// Format is the newest, for Node.format.
 	Format = FormatKeys
@@ -46,6 +46,9 @@ func formatOf(c *catalogv1.Command) uint32 {
 	case *catalogv1.Command_AlterTable:
 		return FormatAlter
 	case *catalogv1.Command_SetClusterKey:
+		return FormatKeys
+	case *catalogv1.Command_RecordBackup, *catalogv1.Command_RestoreTable, *catalogv1.Command_RestoreVersions, *catalogv1.Command_FinishRestore,
+		*catalogv1.Command_AbandonRestore, *catalogv1.Command_RestoreAccounts, *catalogv1.Command_CreateUserKeys:
 		return FormatKeys
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:

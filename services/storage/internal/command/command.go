@@ -10,6 +10,7 @@
 //	segments (version 4)  user (length, bytes), table, _seq u64 up to which rows are covered, number of segments removed,
 //	                    their ids u64, segments added (storage.v1.Segment)
 //	forget (version 4)  table, _seq u64, keys of rows
+//	import (version 5)  user (length, bytes), table, number of rows, rows: key, version (keycodec.Version), unique index keys set
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
 // delete old schema version, old _seq u64, old row; then the unique index keys dropped and set. Numbers
@@ -39,6 +40,8 @@ const (
 	Segments Kind = 4
 	// Forget removes deleted rows for good.
 	Forget Kind = 5
+	// Import writes rows with a _seq of their own into a partition that nobody reads yet.
+	Import Kind = 6
 )
 
 // The versions of the format. A leader writes an entry of a version only when every replica reads it.
@@ -48,8 +51,10 @@ const (
 	VersionRequests = 2
 	// VersionSegments brought Segments and Forget. Version 3, of the catalog, changed no entry of a shard.
 	VersionSegments = 4
+	// VersionImport brought Import.
+	VersionImport = 5
 	// Newest is the highest version this program reads.
-	Newest = VersionSegments
+	Newest = VersionImport
 )
 
 // RequestIDBytes is the length of a request's id.
@@ -84,11 +89,23 @@ type Command struct {
 	// Keys are rows of Table to Forget: those that are deleted still, with a _seq below BeforeSeq.
 	Keys      [][]byte
 	BeforeSeq uint64
+	// Imported are rows of User's partition of Table. Each has a _seq below FirstSeq.
+	Imported []ImportedRow
+}
+
+// ImportedRow is a row as it is stored.
+type ImportedRow struct {
+	// Key is the row's key in the hot store, Version its value there.
+	Key, Version []byte
+	// UniqueSet are keys of the unique index.
+	UniqueSet [][]byte
 }
 
 // version is the lowest that can carry c.
 func (c *Command) version() byte {
 	switch {
+	case c.Kind == Import:
+		return VersionImport
 	case c.Kind == Segments, c.Kind == Forget:
 		return VersionSegments
 	case c.Kind == Verify || len(c.RequestID) > 0:
@@ -128,6 +145,8 @@ const (
 
 	// rowBytesMin is the shortest row there is; it bounds what a wrong count makes Decode allocate.
 	rowBytesMin = 7
+	// importedBytesMin is the same of imported rows.
+	importedBytesMin = 3
 )
 
 // Append encodes c, in version 1 where that can carry it.
@@ -145,6 +164,8 @@ func Append(dst []byte, c *Command) []byte {
 	case Forget:
 		dst = binary.AppendUvarint(dst, uint64(c.Table))
 		return appendList(binary.BigEndian.AppendUint64(dst, c.BeforeSeq), c.Keys)
+	case Import:
+		return appendImport(dst, c)
 	}
 	if len(c.RequestID) > 0 {
 		dst = append(dst, c.RequestID...)
@@ -170,6 +191,16 @@ func appendSegments(dst []byte, c *Command) []byte {
 		dst = binary.BigEndian.AppendUint64(dst, id)
 	}
 	return appendList(dst, c.Added)
+}
+
+func appendImport(dst []byte, c *Command) []byte {
+	dst = binary.AppendUvarint(appendBytes(dst, []byte(c.User)), uint64(c.Table))
+	dst = binary.AppendUvarint(dst, uint64(len(c.Imported)))
+	for i := range c.Imported {
+		r := &c.Imported[i]
+		dst = appendList(appendBytes(appendBytes(dst, r.Key), r.Version), r.UniqueSet)
+	}
+	return dst
 }
 
 // SetFirstSeq puts the _seq into an encoded command: it is known last, under the lock that orders
@@ -235,6 +266,8 @@ func Decode(src []byte) (*Command, error) {
 	case src[0] == VersionSegments && c.Kind == Forget:
 		c.Table, c.BeforeSeq = r.uint32(), r.uint64()
 		c.Keys = r.list()
+	case src[0] == VersionImport && c.Kind == Import:
+		r.imported(c)
 	default:
 		return nil, corrupt("unknown kind")
 	}
@@ -332,6 +365,14 @@ func (r *reader) segments(c *Command) {
 		}
 	}
 	c.Added = r.list()
+}
+
+func (r *reader) imported(c *Command) {
+	c.User, c.Table = string(r.bytes()), r.uint32()
+	c.Imported = make([]ImportedRow, r.count(importedBytesMin))
+	for i := range c.Imported {
+		c.Imported[i] = ImportedRow{Key: r.bytes(), Version: r.bytes(), UniqueSet: r.list()}
+	}
 }
 
 func (r *reader) request(c *Command) {

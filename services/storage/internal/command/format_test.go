@@ -27,6 +27,11 @@ func forgotten() *Command {
 	return &Command{Kind: Forget, Term: 6, FirstSeq: 7, Table: 9, BeforeSeq: 1 << 40, Keys: [][]byte{[]byte("k1"), []byte("k2")}}
 }
 
+func imported() *Command {
+	return &Command{Kind: Import, Term: 7, FirstSeq: 1 << 41, User: "ann", Table: 12, Imported: []ImportedRow{
+		{Key: []byte("k1"), Version: []byte("v1"), UniqueSet: [][]byte{[]byte("u1"), []byte("u2")}}, {Key: []byte("k2"), Version: []byte("gone")}}}
+}
+
 // The fixtures are what earlier versions of this program wrote: a log on disk has them.
 func TestFixtures(t *testing.T) {
 	for name, want := range map[string]*Command{
@@ -36,6 +41,7 @@ func TestFixtures(t *testing.T) {
 		"verify-v2.bin":   {Kind: Verify, Term: 3, FirstSeq: 4, Bucket: 1 << 20},
 		"segments-v4.bin": segmented(),
 		"forget-v4.bin":   forgotten(),
+		"import-v5.bin":   imported(),
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -70,7 +76,7 @@ func TestOnlyWhatNeedsVersion2IsWrittenInIt(t *testing.T) {
 }
 
 func TestEveryTruncationOfLaterVersionsIsRefused(t *testing.T) {
-	for _, c := range []*Command{requested(), segmented(), forgotten(), {Kind: Verify, Bucket: 300}} {
+	for _, c := range []*Command{requested(), segmented(), forgotten(), imported(), {Kind: Verify, Bucket: 300}} {
 		b := Append(nil, c)
 		for n := range b {
 			if _, err := Decode(b[:n]); !dberr.Is(err, dberr.Corrupt) {

@@ -53,6 +53,8 @@ type Config struct {
 	Cold            *cold.Readers
 	SegmentRows     int
 	UseSegments     func(ctx context.Context) error
+	// UseFormat as in shard.Config.
+	UseFormat func(ctx context.Context, version uint32) error
 	SegmentsChanged func(shard uint32, changed []shard.ChangedSegments)
 	Log             *raftlog.DB
 	Mux             *raftgroup.Mux
@@ -179,7 +181,7 @@ func (m *Manager) placed() map[uint32]bool {
 
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
-	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
+	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, UseFormat: m.cfg.UseFormat, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
 		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})

@@ -121,6 +121,8 @@ func (a *application) entry(l *raft.Log, c *command.Command) error {
 		err = a.segments(c)
 	case c.Kind == command.Forget:
 		err = a.forget(c)
+	case c.Kind == command.Import:
+		err = a.imported(c)
 	default:
 		err = a.write(c)
 	}

@@ -74,6 +74,8 @@ type Config struct {
 	// UseSegments makes FormatVersion reach command.VersionSegments, if it can: nodes that do not read it are kept out from then on.
 	// It is called before the first such entry; nil means that there is nothing to do.
 	UseSegments func(ctx context.Context) error
+	// UseFormat does the same for a version above that.
+	UseFormat func(ctx context.Context, version uint32) error
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
@@ -115,6 +117,8 @@ type Shard struct {
 	highest   *highest
 	keys      *reservations
 	inFlight  *semaphore.Weighted
+	// freezes is what a cut is doing with the shard.
+	freezes freezes
 	bytes     *semaphore.Weighted
 
 	// propose orders _seq and log: both are taken under it. It guards closed. Lock order: propose, waiting.
