@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/google/uuid"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -89,7 +90,8 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 		OfflineAfter: time.Duration(s.cfg.OfflineAfter), Ask: s.ask, Logger: s.cfg.Logger})
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
-	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, NodeID: uint32(s.identity.NodeID),
+	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard,
+		Whole: map[string]job.Whole{catalog.JobBackup: s.backup, catalog.JobRestore: s.restore}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil

@@ -62,6 +62,8 @@ type Storage struct {
 	directory    *directory.Directory
 	controller   *placement.Controller
 	jobs         *job.Runner
+	// views are what backups read.
+	views views
 	leadership   leadership // of the catalog
 	keys         *keyring.Ring
 
@@ -160,6 +162,7 @@ func (s *Storage) Stop(ctx context.Context) error {
 	if s.router != nil {
 		s.router.Stop()
 	}
+	s.views.end()
 	if s.server != nil {
 		s.gate.close()
 		// Calls that wait for a majority that is gone get half of the time: the groups need the rest.

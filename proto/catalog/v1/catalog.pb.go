@@ -2608,8 +2608,10 @@ type FinishRestore struct {
 	RestoreId  string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
 	Namespaces []*Namespace           `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	// Of the job.
-	Message       string       `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Progress      *JobProgress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	Message  string       `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Progress *JobProgress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	// The tables; refused when they are not those that are being restored: a former attempt is late.
+	TableIds      []uint32 `protobuf:"varint,5,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2668,6 +2670,13 @@ func (x *FinishRestore) GetMessage() string {
 func (x *FinishRestore) GetProgress() *JobProgress {
 	if x != nil {
 		return x.Progress
+	}
+	return nil
+}
+
+func (x *FinishRestore) GetTableIds() []uint32 {
+	if x != nil {
+		return x.TableIds
 	}
 	return nil
 }
@@ -6005,7 +6014,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x19\n" +
 	"\btable_id\x18\x02 \x01(\rR\atableId\x12-\n" +
-	"\bversions\x18\x03 \x03(\v2\x11.catalog.v1.TableR\bversions\"\xb4\x01\n" +
+	"\bversions\x18\x03 \x03(\v2\x11.catalog.v1.TableR\bversions\"\xd1\x01\n" +
 	"\rFinishRestore\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\x125\n" +
@@ -6013,7 +6022,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"namespaces\x18\x02 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
 	"namespaces\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x123\n" +
-	"\bprogress\x18\x04 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"/\n" +
+	"\bprogress\x18\x04 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x1b\n" +
+	"\ttable_ids\x18\x05 \x03(\rR\btableIds\"/\n" +
 	"\x0eAbandonRestore\x12\x1d\n" +
 	"\n" +
 	"restore_id\x18\x01 \x01(\tR\trestoreId\"9\n" +

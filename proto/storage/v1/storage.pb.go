@@ -3323,9 +3323,9 @@ type WriteBackupRequest struct {
 	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
 	// Of the backup whose files are named and not copied; empty: none.
 	Parent string `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
-	// The tables to write, in ascending order, and a catalog version that has them.
-	TableIds       []uint32 `protobuf:"varint,5,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
-	CatalogVersion uint64   `protobuf:"varint,6,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	// The tables to write, in ascending order; of these, user_table_ids have a partition for each user.
+	TableIds     []uint32 `protobuf:"varint,5,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
+	UserTableIds []uint32 `protobuf:"varint,6,rep,packed,name=user_table_ids,json=userTableIds,proto3" json:"user_table_ids,omitempty"`
 	// The key of the backup itself, sealed by the cluster key for the purpose "backup-key/" and backup_id.
 	Key           []byte `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
 	BackupId      string `protobuf:"bytes,8,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
@@ -3398,11 +3398,11 @@ func (x *WriteBackupRequest) GetTableIds() []uint32 {
 	return nil
 }
 
-func (x *WriteBackupRequest) GetCatalogVersion() uint64 {
+func (x *WriteBackupRequest) GetUserTableIds() []uint32 {
 	if x != nil {
-		return x.CatalogVersion
+		return x.UserTableIds
 	}
-	return 0
+	return nil
 }
 
 func (x *WriteBackupRequest) GetKey() []byte {
@@ -4073,14 +4073,14 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x10ThawShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
 	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\"\x13\n" +
-	"\x11ThawShardResponse\"\xe2\x01\n" +
+	"\x11ThawShardResponse\"\xdf\x01\n" +
 	"\x12WriteBackupRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
 	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\x12\x12\n" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
 	"\x06parent\x18\x04 \x01(\tR\x06parent\x12\x1b\n" +
-	"\ttable_ids\x18\x05 \x03(\rR\btableIds\x12'\n" +
-	"\x0fcatalog_version\x18\x06 \x01(\x04R\x0ecatalogVersion\x12\x10\n" +
+	"\ttable_ids\x18\x05 \x03(\rR\btableIds\x12$\n" +
+	"\x0euser_table_ids\x18\x06 \x03(\rR\fuserTableIds\x12\x10\n" +
 	"\x03key\x18\a \x01(\fR\x03key\x12\x1b\n" +
 	"\tbackup_id\x18\b \x01(\tR\bbackupId\"\x95\x01\n" +
 	"\x13WriteBackupResponse\x12\x14\n" +

@@ -165,6 +165,9 @@ func (t *transaction) finishRestore(c *catalogv1.FinishRestore) (*catalogv1.Appl
 
 // checkFinish refuses what would end half done.
 func (t *transaction) checkFinish(c *catalogv1.FinishRestore, tables []*catalogv1.Table) error {
+	if !slices.EqualFunc(tables, c.GetTableIds(), func(p *catalogv1.Table, id uint32) bool { return p.GetId() == id }) {
+		return refuse(dberr.Conflict, "restore %s has begun anew: its tables are other ones", c.GetRestoreId())
+	}
 	there := map[string]bool{}
 	for _, n := range c.GetNamespaces() {
 		name := strings.ToLower(n.GetName())
