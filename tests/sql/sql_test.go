@@ -157,7 +157,7 @@ func errorText(err error) string {
 var subscriptionID = regexp.MustCompile(`sub-[0-9a-f]{8}`)
 
 // jobID is random.
-var jobID = regexp.MustCompile(`(FL|CO)-[0-9a-f]{12}`)
+var jobID = regexp.MustCompile(`(FL|CO|BK|RS)-[0-9a-f]{12}`)
 
 // resultText shows one result: rows as a header and a line each, or the message.
 func resultText(t *testing.T, r *queryv1.StatementResult) string {

@@ -42,6 +42,7 @@ const (
 	ManageCluster
 	FlushTables
 	KillJob
+	ManageBackups
 )
 
 // matrix is spec 5.5 for the statements that exist. A role may do what is marked in its column.
@@ -84,6 +85,7 @@ var matrix = map[Action]struct {
 	ManageCluster:         {"manage the cluster", row(no, no, no, yes, yes)},
 	FlushTables:           {"flush or compact tables", row(no, no, yes, yes, yes)},
 	KillJob:               {"kill jobs", row(no, no, no, yes, yes)},
+	ManageBackups:         {"back up, restore or list backups", row(no, no, no, yes, yes)},
 }
 
 const (

@@ -14,9 +14,9 @@ var later = [][]string{
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "storage"}, {"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"storage", "check"},
-	{"show", "backup"}, {"show", "backups"}, {"show", "export"},
+	{"show", "export"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
-	{"backup", "database"}, {"restore", "database"}, {"export", "user", "data"},
+	{"restore", "user"}, {"export", "user", "data"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
 
@@ -68,6 +68,14 @@ func (r *reader) statement() (Statement, error) {
 		}
 		if r.accept("storage", "compact") {
 			return r.compact()
+		}
+	case "backup", "restore":
+		src := r.source()
+		if r.accept("backup", "database") {
+			return r.backup(src)
+		}
+		if r.accept("restore", "database") {
+			return r.restore(src)
 		}
 	case "cluster":
 		return r.cluster()

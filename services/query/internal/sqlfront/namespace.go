@@ -55,6 +55,10 @@ func (r *reader) show() (Statement, error) {
 		return r.end(&ShowJobs{Source: src})
 	case r.accept("show", "manifest"):
 		return r.end(&ShowManifest{Source: src})
+	case r.accept("show", "backup"):
+		return r.showBackup(src, false)
+	case r.accept("show", "backups"):
+		return r.showBackup(src, true)
 	case r.accept("show", "tables"):
 		return r.showTables(&ShowTables{Source: src})
 	case r.accept("show", "stats"):
