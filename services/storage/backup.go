@@ -120,7 +120,9 @@ func (s *Storage) backupWriter(ctx context.Context, req *storagev1.WriteBackupRe
 		}
 		w.Tables = append(w.Tables, t)
 	}
-	w.OpenSegment = func(ctx context.Context, seg *storagev1.Segment) (io.ReadCloser, error) { return s.openSegment(ctx, req.GetShard(), seg) }
+	w.OpenSegment = func(ctx context.Context, seg *storagev1.Segment) (io.ReadCloser, error) {
+		return s.openSegment(ctx, req.GetShard(), seg)
+	}
 	var err error
 	if w.Key, err = s.keys.Open(ctx, backup.KeyPurpose(req.GetBackupId()), req.GetKey()); err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -311,5 +310,3 @@ func TestWithoutAMasterKeyNothingIsBackedUp(t *testing.T) {
 		t.Errorf("it left %q", names)
 	}
 }
-
-var _ = context.Background

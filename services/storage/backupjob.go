@@ -369,7 +369,9 @@ func (b *backingUp) record(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d row versions of %d tables backed up to %s (%d files, %d bytes)", sum.GetRows(), len(b.d.Tables), b.params.Path, sum.GetFiles(), sum.GetBytes()), err
 }
 
-func applied(c *catalogv1.Command) *catalogv1.ApplyRequest { return &catalogv1.ApplyRequest{Command: c} }
+func applied(c *catalogv1.Command) *catalogv1.ApplyRequest {
+	return &catalogv1.ApplyRequest{Command: c}
+}
 
 func hexBytes(text string) ([]byte, error) {
 	b, err := hex.DecodeString(text)
@@ -378,4 +380,3 @@ func hexBytes(text string) ([]byte, error) {
 	}
 	return b, nil
 }
-

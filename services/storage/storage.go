@@ -63,9 +63,9 @@ type Storage struct {
 	controller   *placement.Controller
 	jobs         *job.Runner
 	// views are what backups read.
-	views views
-	leadership   leadership // of the catalog
-	keys         *keyring.Ring
+	views      views
+	leadership leadership // of the catalog
+	keys       *keyring.Ring
 
 	// segments are the files of the cold tier, cold reads them, manifests lists them for others. segmentCheck asks for a look at
 	// what is missing.

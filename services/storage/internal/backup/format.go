@@ -264,7 +264,9 @@ func userKeyPurpose(user string) string { return "user-key/" + user }
 // KeyPurpose is what a backup's own key is sealed for.
 func KeyPurpose(backup string) string { return "backup-key/" + backup }
 
-func hotPurpose(table uint32, owner string) string { return fmt.Sprintf("backup-hot/%d/%s", table, owner) }
+func hotPurpose(table uint32, owner string) string {
+	return fmt.Sprintf("backup-hot/%d/%s", table, owner)
+}
 
 func userKeyID(user string) string     { return "user/" + user }
 func backupKeyID(backup string) string { return "backup/" + backup }

@@ -50,11 +50,11 @@ type Config struct {
 	Catalog Catalog
 	Hot     *pebble.DB
 	// Cold reads segments; SegmentRows, UseSegments and SegmentsChanged as in shard.Config.
-	Cold            *cold.Readers
-	SegmentRows     int
-	UseSegments     func(ctx context.Context) error
+	Cold        *cold.Readers
+	SegmentRows int
+	UseSegments func(ctx context.Context) error
 	// UseFormat as in shard.Config.
-	UseFormat func(ctx context.Context, version uint32) error
+	UseFormat       func(ctx context.Context, version uint32) error
 	SegmentsChanged func(shard uint32, changed []shard.ChangedSegments)
 	Log             *raftlog.DB
 	Mux             *raftgroup.Mux

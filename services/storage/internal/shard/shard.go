@@ -119,7 +119,7 @@ type Shard struct {
 	inFlight  *semaphore.Weighted
 	// freezes is what a cut is doing with the shard.
 	freezes freezes
-	bytes     *semaphore.Weighted
+	bytes   *semaphore.Weighted
 
 	// propose orders _seq and log: both are taken under it. It guards closed. Lock order: propose, waiting.
 	propose sync.Mutex
