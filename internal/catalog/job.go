@@ -30,6 +30,32 @@ func JobErases(kind string) bool { return kind == JobErase || kind == JobUserCle
 // EraseKey is the idempotency key of a user's erasure: there is one at a time.
 func EraseKey(user string) string { return JobErase + ":" + user }
 
+// JobBackup is the type of a job that backs up a database, JobRestore of one that restores it.
+const (
+	JobBackup        = "backup"
+	JobBackupPrefix  = "BK-"
+	JobRestore       = "restore"
+	JobRestorePrefix = "RS-"
+)
+
+// BackupJob are the parameters of a job that backs up or restores, as JSON.
+type BackupJob struct {
+	// Path is as the statement named it; Parent that of the backup to build upon, empty for none.
+	Path   string `json:"path"`
+	Parent string `json:"parent,omitempty"`
+	// Namespace is empty for the whole database. As is the name it gets when it is restored; empty: its own.
+	Namespace string `json:"namespace,omitempty"`
+	As        string `json:"as,omitempty"`
+	// IfNotExists leaves tables alone that exist.
+	IfNotExists bool `json:"if_not_exists,omitempty"`
+}
+
+// BackupKey is the idempotency key of a backup: there is one at a time to a path.
+func BackupKey(path string) string { return JobBackup + ":" + path }
+
+// RestoreKey is the idempotency key of a restore: there is one at a time, as two could make the same tables.
+const RestoreKey = JobRestore
+
 // FlushKey is the idempotency key of a table's flush: there is one at a time.
 func FlushKey(table uint32) string { return jobKey(JobFlush, table) }
 

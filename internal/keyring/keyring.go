@@ -116,6 +116,15 @@ func (r *Ring) OpenForeign(ctx context.Context, key WrappedKey, purpose string, 
 	return OpenWith(aead, purpose, sealed)
 }
 
+// Foreign unwraps the cluster key of another cluster once, to open much of what it has sealed.
+func (r *Ring) Foreign(ctx context.Context, key WrappedKey) (cipher.AEAD, error) {
+	if r.master == nil {
+		return nil, noMaster()
+	}
+	aead, _, err := r.unwrap(ctx, key)
+	return aead, err
+}
+
 // Rewrap has the master key wrap a cluster key that the previous one has wrapped. It reports whether that was necessary.
 func (r *Ring) Rewrap(ctx context.Context) (bool, error) {
 	key := r.store.ClusterKey()

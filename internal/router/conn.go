@@ -31,7 +31,8 @@ const clusterService = "/cluster.v1."
 // faster, and ending it would throw away what it has done. Its caller bounds it.
 func takesLong(method string) bool {
 	switch method {
-	case storagev1.StorageService_Flush_FullMethodName, storagev1.StorageService_Compact_FullMethodName:
+	case storagev1.StorageService_Flush_FullMethodName, storagev1.StorageService_Compact_FullMethodName,
+		storagev1.StorageService_DescribeBackup_FullMethodName:
 		return true
 	}
 	return strings.HasPrefix(method, clusterService)

@@ -120,7 +120,7 @@ func (q *Query) build() error {
 	q.executor, err = statement.New(statement.Config{Limits: limits, Gate: q.gate, Catalog: q.view, Live: live,
 		Runner: runner, DDL: &ddl.DDL{Catalog: q.view, Now: q.cfg.Now},
 		Accounts:      &account.Accounts{Catalog: q.view, Now: q.cfg.Now, PasswordCost: q.cfg.PasswordCost},
-		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner},
+		Listings:      &listing.Listings{Catalog: q.view, Storage: storage, Live: live, Tables: tables, Runner: runner, DescribeBackup: client.DescribeBackup},
 		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
 		Cluster:       &clusteradmin.Admin{Router: q.router},
 		Storages:      &storageddl.Storages{Catalog: q.view, Now: q.cfg.Now},

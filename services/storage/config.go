@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -97,6 +98,7 @@ type Config struct {
 	MasterKeyFile         string          `toml:"master_key_file" env:"KALAMDB_MASTER_KEY_FILE" fileof:"master_key" doc:"file that holds storage.master_key"`
 	PreviousMasterKey     string          `toml:"previous_master_key" env:"KALAMDB_PREVIOUS_MASTER_KEY" secret:"true" doc:"the master key before this one, while it is being changed"`
 	PreviousMasterKeyFile string          `toml:"previous_master_key_file" env:"KALAMDB_PREVIOUS_MASTER_KEY_FILE" fileof:"previous_master_key" doc:"file that holds storage.previous_master_key"`
+	BackupPaths           []string        `toml:"backup_paths" doc:"folders that backups may be in, the same on all storage nodes; a relative path of a statement lies in the first; empty: backups in the data directory"`
 	Shards                uint32          `toml:"shards" doc:"shards of a new cluster, 1 to 1024; fixed from then on"`
 	CacheBytes            int64           `toml:"cache_bytes" doc:"block cache of the hot store"`
 	MemTableBytes         uint64          `toml:"memtable_bytes" doc:"size of one memtable of the hot store, 64 KiB to 1 GiB; up to four exist"`
@@ -193,6 +195,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if len(c.Join) > 0 && c.NodeID == 0 {
 		return c, dberr.New(dberr.InvalidArgument, "a storage node that joins others (cluster.join) needs a node id of its own, 1 to %d (cluster.node_id)", nodeMax)
+	}
+	for _, p := range c.BackupPaths {
+		if !filepath.IsAbs(p) {
+			return c, dberr.New(dberr.InvalidArgument, "storage.backup_paths: %q is not absolute", p)
+		}
 	}
 	return c, nil
 }

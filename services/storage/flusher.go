@@ -35,30 +35,50 @@ func (s *Storage) flush(ctx context.Context, r *replica.Replica, t *catalog.Tabl
 	return f, nil
 }
 
-// useSegments has the catalog refuse nodes that do not read segments, before the first entry that changes any: such a node could
-// join otherwise, and would stop at the entry.
+// useSegments has the catalog refuse nodes that do not read segments, before the first entry that changes any.
 func (s *Storage) useSegments(ctx context.Context) error {
-	return s.useFormat(ctx, command.VersionSegments, "segments")
+	return s.useFormat(ctx, command.VersionSegments)
 }
 
 // useStorages is useSegments for segments that are in storages besides local.
 func (s *Storage) useStorages(ctx context.Context) error {
-	return s.useFormat(ctx, catalogstate.FormatStorages, "segments in storages")
+	return s.useFormat(ctx, catalogstate.FormatStorages)
 }
 
-func (s *Storage) useFormat(ctx context.Context, format uint32, what string) error {
-	if s.catalog.LogFormat() >= format {
+// useFormat has the catalog refuse nodes that do not read a version of shards' entries, before the first one of it: such a node could
+// join otherwise, and would stop at the entry.
+func (s *Storage) useFormat(ctx context.Context, version uint32) error {
+	if s.catalog.LogFormat() >= version {
 		return nil
 	}
-	if all := s.catalog.ReadByAll(entryFormat); all < format {
-		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, %s need %d: rows can be flushed when all run this version", all, what, format)
+	if all := s.catalog.ReadByAll(entryFormat); all < version {
+		return dberr.New(dberr.Unavailable, "a storage node reads only format %d, this needs %d: it can be done when all run this version", all, version)
 	}
 	resp, err := catalogv1.NewCatalogServiceClient(s.router.Catalog()).Apply(ctx, &catalogv1.ApplyRequest{Command: &catalogv1.Command{
-		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: format}}}})
+		Command: &catalogv1.Command_UseFormat{UseFormat: &catalogv1.UseFormat{Format: version}}}})
 	if err != nil {
 		return err
 	}
-	return s.catalog.WaitVersion(ctx, resp.GetVersion())
+	return s.awaitLogFormat(ctx, version, resp.GetVersion())
+}
+
+// awaitLogFormat returns when this node's catalog has the format. UseFormat moves no version, so that of the catalog is not enough.
+func (s *Storage) awaitLogFormat(ctx context.Context, format uint32, version uint64) error {
+	if err := s.catalog.WaitVersion(ctx, version); err != nil {
+		return err
+	}
+	for {
+		moved := s.catalog.Moved()
+		if s.catalog.LogFormat() >= format {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-time.After(catalogPollPause): // a snapshot moves nothing
+		case <-ctx.Done():
+			return dberr.New(dberr.CodeOf(dberr.FromStatus(ctx.Err())), "wait for format %d of the catalog: %w", format, ctx.Err())
+		}
+	}
 }
 
 // merge merges a table's segments: as far as levels ask for it, or (whole) as far as it goes.

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/google/uuid"
 
+	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/router"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
@@ -94,7 +95,8 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
 	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Move: s.moveShard,
-		Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser}, NodeID: uint32(s.identity.NodeID),
+		Whole: map[string]job.Whole{catalog.JobBackup: s.backup, catalog.JobRestore: s.restore},
+		Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser, Keys: backupKeys{s}}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}
 	return nil
@@ -216,7 +218,7 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	s.memory = stream.NewMemory(stream.MemoryConfig{BytesMax: s.cfg.StreamMemoryBytes})
 	s.metrics = newMetrics(s)
 	s.segments.Self = s.identity.ServerID
-	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Place: s.storages.Place, UseStorages: s.useStorages, Log: s.raftLog,
+	s.replicas, err = replica.New(replica.Config{NodeID: s.identity.NodeID, Catalog: s.catalog, Hot: s.hot, Cold: s.cold, SegmentRows: s.cfg.SegmentRows, SegmentsChanged: s.segmentsChanged, UseSegments: s.useSegments, Place: s.storages.Place, UseStorages: s.useStorages, UseFormat: s.useFormat, Log: s.raftLog,
 		Mux: s.mux, FS: s.dir.fs, SpoolDir: s.dir.join("spool"), Settings: s.cfg.raftSettings(), Memory: s.memory,
 		Erasing: s.catalog.Erasing, Found: s.identity.Founder, Confirm: s.confirmCatalog, ReadIndex: s.readIndex, FormatVersion: s.formatVersion,
 		Now: s.cfg.Now, Steady: s.cfg.Steady, Rand: s.cfg.Rand, Fail: s.failure.fail, Failed: s.failure.done, Observe: s.metrics.applied, Logger: s.cfg.Logger})
@@ -238,12 +240,12 @@ func (s *Storage) openReplicas(ctx context.Context) (err error) {
 	return s.metrics.register(s.cfg.Metrics)
 }
 
-// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. What came with and
-// since segments has to be announced first (useSegments, BeginErase), as only the catalog's own log refuses nodes that are too old for it.
+// formatVersion is the highest version of entries that may be written to shards' logs: what every storage node reads. Segments and what
+// came later have to be announced first (useFormat), as only the catalog's own log refuses nodes that are too old for it.
 func (s *Storage) formatVersion() uint32 {
 	f := s.catalog.ReadByAll(command.Newest)
 	if f >= command.VersionSegments {
-		return max(min(f, s.catalog.LogFormat()), command.VersionSegments-1)
+		f = min(f, max(s.catalog.LogFormat(), command.VersionSegments-1))
 	}
 	return f
 }

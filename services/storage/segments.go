@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/grpc"
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
@@ -277,6 +278,14 @@ func (s *Storage) sweepSegments(age time.Duration) (int, error) {
 			}
 		}
 		return true, nil
+	}); err != nil {
+		return 0, err
+	}
+	if err := s.views.each(func(shard uint32, snap *pebble.Snapshot) error { // backups read what their cuts had
+		return manifest.EachOf(snap, shard, func(e manifest.Entry) error {
+			named[maphash.String(seed, e.GetPath())] = struct{}{}
+			return nil
+		})
 	}); err != nil {
 		return 0, err
 	}

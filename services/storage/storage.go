@@ -67,8 +67,10 @@ type Storage struct {
 	directory    *directory.Directory
 	controller   *placement.Controller
 	jobs         *job.Runner
-	leadership   leadership // of the catalog
-	keys         *keyring.Ring
+	// views are what backups read.
+	views      views
+	leadership leadership // of the catalog
+	keys       *keyring.Ring
 
 	// segments are the files of the cold tier, cold reads them, manifests lists them for others. segmentCheck asks for a look at
 	// what is missing.
@@ -169,6 +171,7 @@ func (s *Storage) Stop(ctx context.Context) error {
 	if s.router != nil {
 		s.router.Stop()
 	}
+	s.views.end()
 	if s.server != nil {
 		s.gate.close()
 		// Calls that wait for a majority that is gone get half of the time: the groups need the rest.

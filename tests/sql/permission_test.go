@@ -42,6 +42,7 @@ func TestPermissions(t *testing.T) {
 		{"--++", "CREATE USER 'new%[1]s' WITH PASSWORD 'Secret123!'"}, {"---+", "CREATE USER 'sys%[1]s' WITH PASSWORD 'Secret123!' ROLE system"},
 		{"--++", "DROP USER IF EXISTS 'nobody'"}, {"--++", "SHOW USERS"}, {"++++", "SHOW TABLES"}, {"++++", "SHOW NAMESPACES"},
 		{"--++", "SELECT * FROM system.users"}, {"--++", "SELECT * FROM system.tables"}, {"++++", "SELECT * FROM information_schema.tables"},
+		{"--++", "SHOW BACKUPS"}, {"--++", "BACKUP DATABASE IF EXISTS nosuch TO 'x'"}, {"--++", "SHOW BACKUPS FOR DATABASE app"},
 		{"--++", "EXPLAIN SELECT 1"}, {"-+++", "EXECUTE AS USER 'stranger' (SELECT * FROM own)"},
 		{"----", "EXECUTE AS USER 'stranger' (SELECT * FROM public)"}, {"----", "DELETE FROM system.users WHERE user_id = 'x'"},
 	} {

@@ -158,7 +158,7 @@ func errorText(err error) string {
 var subscriptionID = regexp.MustCompile(`sub-[0-9a-f]{8}`)
 
 // jobID is random.
-var jobID = regexp.MustCompile(`(FL|CO|MV)-[0-9a-f]{12}`)
+var jobID = regexp.MustCompile(`(FL|CO|MV|BK|RS)-[0-9a-f]{12}`)
 
 // resultText shows one result: rows as a header and a line each, or the message.
 func resultText(t *testing.T, r *queryv1.StatementResult) string {

@@ -1727,6 +1727,14 @@ type Command struct {
 	//	*Command_CreateStorage
 	//	*Command_AlterStorage
 	//	*Command_DropStorage
+	//	*Command_RecordBackup
+	//	*Command_RestoreTable
+	//	*Command_RestoreVersions
+	//	*Command_FinishRestore
+	//	*Command_AbandonRestore
+	//	*Command_RestoreAccounts
+	//	*Command_CreateUserKeys
+	//	*Command_DestroyUserKey
 	//	*Command_SetClusterKey
 	//	*Command_BeginErase
 	//	*Command_UpdateErasure
@@ -2007,6 +2015,78 @@ func (x *Command) GetDropStorage() *DropStorage {
 	return nil
 }
 
+func (x *Command) GetRecordBackup() *RecordBackup {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RecordBackup); ok {
+			return x.RecordBackup
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreTable() *RestoreTable {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreTable); ok {
+			return x.RestoreTable
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreVersions() *RestoreVersions {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreVersions); ok {
+			return x.RestoreVersions
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetFinishRestore() *FinishRestore {
+	if x != nil {
+		if x, ok := x.Command.(*Command_FinishRestore); ok {
+			return x.FinishRestore
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAbandonRestore() *AbandonRestore {
+	if x != nil {
+		if x, ok := x.Command.(*Command_AbandonRestore); ok {
+			return x.AbandonRestore
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRestoreAccounts() *RestoreAccounts {
+	if x != nil {
+		if x, ok := x.Command.(*Command_RestoreAccounts); ok {
+			return x.RestoreAccounts
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCreateUserKeys() *CreateUserKeys {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CreateUserKeys); ok {
+			return x.CreateUserKeys
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDestroyUserKey() *DestroyUserKey {
+	if x != nil {
+		if x, ok := x.Command.(*Command_DestroyUserKey); ok {
+			return x.DestroyUserKey
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetSetClusterKey() *SetClusterKey {
 	if x != nil {
 		if x, ok := x.Command.(*Command_SetClusterKey); ok {
@@ -2154,6 +2234,38 @@ type Command_DropStorage struct {
 	DropStorage *DropStorage `protobuf:"bytes,33,opt,name=drop_storage,json=dropStorage,proto3,oneof"`
 }
 
+type Command_RecordBackup struct {
+	RecordBackup *RecordBackup `protobuf:"bytes,36,opt,name=record_backup,json=recordBackup,proto3,oneof"`
+}
+
+type Command_RestoreTable struct {
+	RestoreTable *RestoreTable `protobuf:"bytes,37,opt,name=restore_table,json=restoreTable,proto3,oneof"`
+}
+
+type Command_RestoreVersions struct {
+	RestoreVersions *RestoreVersions `protobuf:"bytes,38,opt,name=restore_versions,json=restoreVersions,proto3,oneof"`
+}
+
+type Command_FinishRestore struct {
+	FinishRestore *FinishRestore `protobuf:"bytes,39,opt,name=finish_restore,json=finishRestore,proto3,oneof"`
+}
+
+type Command_AbandonRestore struct {
+	AbandonRestore *AbandonRestore `protobuf:"bytes,40,opt,name=abandon_restore,json=abandonRestore,proto3,oneof"`
+}
+
+type Command_RestoreAccounts struct {
+	RestoreAccounts *RestoreAccounts `protobuf:"bytes,41,opt,name=restore_accounts,json=restoreAccounts,proto3,oneof"`
+}
+
+type Command_CreateUserKeys struct {
+	CreateUserKeys *CreateUserKeys `protobuf:"bytes,43,opt,name=create_user_keys,json=createUserKeys,proto3,oneof"`
+}
+
+type Command_DestroyUserKey struct {
+	DestroyUserKey *DestroyUserKey `protobuf:"bytes,47,opt,name=destroy_user_key,json=destroyUserKey,proto3,oneof"`
+}
+
 type Command_SetClusterKey struct {
 	SetClusterKey *SetClusterKey `protobuf:"bytes,51,opt,name=set_cluster_key,json=setClusterKey,proto3,oneof"`
 }
@@ -2220,6 +2332,22 @@ func (*Command_AlterStorage) isCommand_Command() {}
 
 func (*Command_DropStorage) isCommand_Command() {}
 
+func (*Command_RecordBackup) isCommand_Command() {}
+
+func (*Command_RestoreTable) isCommand_Command() {}
+
+func (*Command_RestoreVersions) isCommand_Command() {}
+
+func (*Command_FinishRestore) isCommand_Command() {}
+
+func (*Command_AbandonRestore) isCommand_Command() {}
+
+func (*Command_RestoreAccounts) isCommand_Command() {}
+
+func (*Command_CreateUserKeys) isCommand_Command() {}
+
+func (*Command_DestroyUserKey) isCommand_Command() {}
+
 func (*Command_SetClusterKey) isCommand_Command() {}
 
 func (*Command_BeginErase) isCommand_Command() {}
@@ -2227,6 +2355,51 @@ func (*Command_BeginErase) isCommand_Command() {}
 func (*Command_UpdateErasure) isCommand_Command() {}
 
 func (*Command_FinishErase) isCommand_Command() {}
+
+// DestroyUserKey removes the data key of a user who is erased: what was sealed with it cannot be read any more.
+type DestroyUserKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestroyUserKey) Reset() {
+	*x = DestroyUserKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestroyUserKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestroyUserKey) ProtoMessage() {}
+
+func (x *DestroyUserKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestroyUserKey.ProtoReflect.Descriptor instead.
+func (*DestroyUserKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DestroyUserKey) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
 
 // SetClusterKey stores the key that seals what must not be readable in a file.
 type SetClusterKey struct {
@@ -2241,7 +2414,7 @@ type SetClusterKey struct {
 
 func (x *SetClusterKey) Reset() {
 	*x = SetClusterKey{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2426,7 @@ func (x *SetClusterKey) String() string {
 func (*SetClusterKey) ProtoMessage() {}
 
 func (x *SetClusterKey) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[12]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2439,7 @@ func (x *SetClusterKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClusterKey.ProtoReflect.Descriptor instead.
 func (*SetClusterKey) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetClusterKey) GetKey() *ClusterKey {
@@ -2295,7 +2468,7 @@ type ClusterKey struct {
 
 func (x *ClusterKey) Reset() {
 	*x = ClusterKey{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2480,7 @@ func (x *ClusterKey) String() string {
 func (*ClusterKey) ProtoMessage() {}
 
 func (x *ClusterKey) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[13]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2493,7 @@ func (x *ClusterKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterKey.ProtoReflect.Descriptor instead.
 func (*ClusterKey) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ClusterKey) GetWrapped() []byte {
@@ -2337,6 +2510,549 @@ func (x *ClusterKey) GetMasterId() string {
 	return ""
 }
 
+// RecordBackup keeps what is known of a backup that this cluster made, in place of what was known of it before.
+type RecordBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backup        *Backup                `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordBackup) Reset() {
+	*x = RecordBackup{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordBackup) ProtoMessage() {}
+
+func (x *RecordBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordBackup.ProtoReflect.Descriptor instead.
+func (*RecordBackup) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RecordBackup) GetBackup() *Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+// Backup is a backup that this cluster made.
+type Backup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the job that made it.
+	BackupId string `protobuf:"bytes,1,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	// As the statement named it.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Empty: the whole database.
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The moment for which it has what was committed.
+	CutUs int64 `protobuf:"varint,4,opt,name=cut_us,json=cutUs,proto3" json:"cut_us,omitempty"`
+	// Path of the backup it builds upon; empty: none.
+	Parent        string `protobuf:"bytes,5,opt,name=parent,proto3" json:"parent,omitempty"`
+	Files         uint64 `protobuf:"varint,6,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes         uint64 `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Rows          uint64 `protobuf:"varint,8,opt,name=rows,proto3" json:"rows,omitempty"`
+	CompletedUs   int64  `protobuf:"varint,9,opt,name=completed_us,json=completedUs,proto3" json:"completed_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Backup) Reset() {
+	*x = Backup{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Backup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Backup) ProtoMessage() {}
+
+func (x *Backup) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Backup.ProtoReflect.Descriptor instead.
+func (*Backup) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Backup) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+func (x *Backup) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Backup) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Backup) GetCutUs() int64 {
+	if x != nil {
+		return x.CutUs
+	}
+	return 0
+}
+
+func (x *Backup) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *Backup) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *Backup) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Backup) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Backup) GetCompletedUs() int64 {
+	if x != nil {
+		return x.CompletedUs
+	}
+	return 0
+}
+
+// RestoreTable makes a table that nobody sees before its restore ends; it goes when the job ends otherwise. Its columns keep their ids; its own id is new. Done once
+// more for the same restore it answers with the table made before.
+type RestoreTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job that restores.
+	RestoreId string `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	// As it shall be: the newest version, under the name it gets.
+	Table         *Table `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreTable) Reset() {
+	*x = RestoreTable{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreTable) ProtoMessage() {}
+
+func (x *RestoreTable) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreTable.ProtoReflect.Descriptor instead.
+func (*RestoreTable) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RestoreTable) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreTable) GetTable() *Table {
+	if x != nil {
+		return x.Table
+	}
+	return nil
+}
+
+// RestoreVersions brings former versions of a table that is being restored.
+type RestoreVersions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId     string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	TableId       uint32                 `protobuf:"varint,2,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	Versions      []*Table               `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreVersions) Reset() {
+	*x = RestoreVersions{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreVersions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreVersions) ProtoMessage() {}
+
+func (x *RestoreVersions) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreVersions.ProtoReflect.Descriptor instead.
+func (*RestoreVersions) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RestoreVersions) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *RestoreVersions) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *RestoreVersions) GetVersions() []*Table {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+// FinishRestore makes all tables of a restore visible at once, and the namespaces that are missing. It completes the job.
+type FinishRestore struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId  string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	Namespaces []*Namespace           `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// Of the job.
+	Message  string       `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Progress *JobProgress `protobuf:"bytes,4,opt,name=progress,proto3" json:"progress,omitempty"`
+	// The tables; refused when they are not those that are being restored: a former attempt is late.
+	TableIds      []uint32 `protobuf:"varint,5,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRestore) Reset() {
+	*x = FinishRestore{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRestore) ProtoMessage() {}
+
+func (x *FinishRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRestore.ProtoReflect.Descriptor instead.
+func (*FinishRestore) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FinishRestore) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+func (x *FinishRestore) GetNamespaces() []*Namespace {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *FinishRestore) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *FinishRestore) GetProgress() *JobProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *FinishRestore) GetTableIds() []uint32 {
+	if x != nil {
+		return x.TableIds
+	}
+	return nil
+}
+
+// AbandonRestore drops the tables of a restore that nobody has seen: it begins anew. The end of the job does the same.
+type AbandonRestore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RestoreId     string                 `protobuf:"bytes,1,opt,name=restore_id,json=restoreId,proto3" json:"restore_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbandonRestore) Reset() {
+	*x = AbandonRestore{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbandonRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbandonRestore) ProtoMessage() {}
+
+func (x *AbandonRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbandonRestore.ProtoReflect.Descriptor instead.
+func (*AbandonRestore) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AbandonRestore) GetRestoreId() string {
+	if x != nil {
+		return x.RestoreId
+	}
+	return ""
+}
+
+// RestoreAccounts brings accounts as they were. Those that exist, dropped ones too, stay as they are.
+type RestoreAccounts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*User                `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreAccounts) Reset() {
+	*x = RestoreAccounts{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreAccounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreAccounts) ProtoMessage() {}
+
+func (x *RestoreAccounts) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreAccounts.ProtoReflect.Descriptor instead.
+func (*RestoreAccounts) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RestoreAccounts) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// CreateUserKeys gives users their data keys. A user that has one keeps it; the answer has those that are valid.
+type CreateUserKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*UserKey             `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateUserKeys) Reset() {
+	*x = CreateUserKeys{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateUserKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateUserKeys) ProtoMessage() {}
+
+func (x *CreateUserKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateUserKeys.ProtoReflect.Descriptor instead.
+func (*CreateUserKeys) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CreateUserKeys) GetKeys() []*UserKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// UserKey is a user's data key, sealed by the cluster key for the purpose "user-key/" and the user's id.
+type UserKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Wrapped       []byte                 `protobuf:"bytes,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserKey) Reset() {
+	*x = UserKey{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserKey) ProtoMessage() {}
+
+func (x *UserKey) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserKey.ProtoReflect.Descriptor instead.
+func (*UserKey) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UserKey) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *UserKey) GetWrapped() []byte {
+	if x != nil {
+		return x.Wrapped
+	}
+	return nil
+}
+
 // UseFormat says that entries of a format are about to be written, to whichever log: from then on storage nodes that do not read
 // it are refused.
 type UseFormat struct {
@@ -2348,7 +3064,7 @@ type UseFormat struct {
 
 func (x *UseFormat) Reset() {
 	*x = UseFormat{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +3076,7 @@ func (x *UseFormat) String() string {
 func (*UseFormat) ProtoMessage() {}
 
 func (x *UseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[14]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +3089,7 @@ func (x *UseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseFormat.ProtoReflect.Descriptor instead.
 func (*UseFormat) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UseFormat) GetFormat() uint32 {
@@ -2394,7 +3110,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2406,7 +3122,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[15]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2419,7 +3135,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegisterNode) GetNode() *Node {
@@ -2441,7 +3157,7 @@ type SetNodeStatus struct {
 
 func (x *SetNodeStatus) Reset() {
 	*x = SetNodeStatus{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +3169,7 @@ func (x *SetNodeStatus) String() string {
 func (*SetNodeStatus) ProtoMessage() {}
 
 func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[16]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +3182,7 @@ func (x *SetNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeStatus.ProtoReflect.Descriptor instead.
 func (*SetNodeStatus) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetNodeStatus) GetNodeId() uint32 {
@@ -2500,7 +3216,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +3228,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[17]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +3241,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveNode) GetNodeId() uint32 {
@@ -2553,7 +3269,7 @@ type SetReplica struct {
 
 func (x *SetReplica) Reset() {
 	*x = SetReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +3281,7 @@ func (x *SetReplica) String() string {
 func (*SetReplica) ProtoMessage() {}
 
 func (x *SetReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[18]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +3294,7 @@ func (x *SetReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplica.ProtoReflect.Descriptor instead.
 func (*SetReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetReplica) GetGroup() uint32 {
@@ -2605,7 +3321,7 @@ type RemoveReplica struct {
 
 func (x *RemoveReplica) Reset() {
 	*x = RemoveReplica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +3333,7 @@ func (x *RemoveReplica) String() string {
 func (*RemoveReplica) ProtoMessage() {}
 
 func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[19]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +3346,7 @@ func (x *RemoveReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplica.ProtoReflect.Descriptor instead.
 func (*RemoveReplica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveReplica) GetGroup() uint32 {
@@ -2680,7 +3396,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +3408,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[20]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +3421,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Node) GetNodeId() uint32 {
@@ -2810,7 +3526,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +3538,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[21]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +3551,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Replica) GetNodeId() uint32 {
@@ -2871,7 +3587,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3599,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[22]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3612,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Placement) GetGroup() uint32 {
@@ -2922,7 +3638,7 @@ type VerifyCatalog struct {
 
 func (x *VerifyCatalog) Reset() {
 	*x = VerifyCatalog{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2934,7 +3650,7 @@ func (x *VerifyCatalog) String() string {
 func (*VerifyCatalog) ProtoMessage() {}
 
 func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[23]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2947,7 +3663,7 @@ func (x *VerifyCatalog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCatalog.ProtoReflect.Descriptor instead.
 func (*VerifyCatalog) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
 }
 
 type CreateNamespace struct {
@@ -2961,7 +3677,7 @@ type CreateNamespace struct {
 
 func (x *CreateNamespace) Reset() {
 	*x = CreateNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3689,7 @@ func (x *CreateNamespace) String() string {
 func (*CreateNamespace) ProtoMessage() {}
 
 func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[24]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3702,7 @@ func (x *CreateNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNamespace.ProtoReflect.Descriptor instead.
 func (*CreateNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateNamespace) GetName() string {
@@ -3020,7 +3736,7 @@ type DropNamespace struct {
 
 func (x *DropNamespace) Reset() {
 	*x = DropNamespace{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3748,7 @@ func (x *DropNamespace) String() string {
 func (*DropNamespace) ProtoMessage() {}
 
 func (x *DropNamespace) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[25]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3761,7 @@ func (x *DropNamespace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropNamespace.ProtoReflect.Descriptor instead.
 func (*DropNamespace) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DropNamespace) GetName() string {
@@ -3073,7 +3789,7 @@ type CreateTable struct {
 
 func (x *CreateTable) Reset() {
 	*x = CreateTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3801,7 @@ func (x *CreateTable) String() string {
 func (*CreateTable) ProtoMessage() {}
 
 func (x *CreateTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[26]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3814,7 @@ func (x *CreateTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTable.ProtoReflect.Descriptor instead.
 func (*CreateTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateTable) GetTable() *Table {
@@ -3140,7 +3856,7 @@ type AlterTable struct {
 
 func (x *AlterTable) Reset() {
 	*x = AlterTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3152,7 +3868,7 @@ func (x *AlterTable) String() string {
 func (*AlterTable) ProtoMessage() {}
 
 func (x *AlterTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[27]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3165,7 +3881,7 @@ func (x *AlterTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterTable.ProtoReflect.Descriptor instead.
 func (*AlterTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AlterTable) GetNamespace() string {
@@ -3358,7 +4074,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +4086,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[28]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +4099,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Storage) GetStorageId() string {
@@ -3498,7 +4214,7 @@ type CreateStorage struct {
 
 func (x *CreateStorage) Reset() {
 	*x = CreateStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3510,7 +4226,7 @@ func (x *CreateStorage) String() string {
 func (*CreateStorage) ProtoMessage() {}
 
 func (x *CreateStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[29]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,7 +4239,7 @@ func (x *CreateStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStorage.ProtoReflect.Descriptor instead.
 func (*CreateStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateStorage) GetStorage() *Storage {
@@ -3567,7 +4283,7 @@ type AlterStorage struct {
 
 func (x *AlterStorage) Reset() {
 	*x = AlterStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3579,7 +4295,7 @@ func (x *AlterStorage) String() string {
 func (*AlterStorage) ProtoMessage() {}
 
 func (x *AlterStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[30]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3592,7 +4308,7 @@ func (x *AlterStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterStorage.ProtoReflect.Descriptor instead.
 func (*AlterStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{30}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AlterStorage) GetStorageId() string {
@@ -3669,7 +4385,7 @@ type DropStorage struct {
 
 func (x *DropStorage) Reset() {
 	*x = DropStorage{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +4397,7 @@ func (x *DropStorage) String() string {
 func (*DropStorage) ProtoMessage() {}
 
 func (x *DropStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[31]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +4410,7 @@ func (x *DropStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropStorage.ProtoReflect.Descriptor instead.
 func (*DropStorage) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{31}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropStorage) GetStorageId() string {
@@ -3722,7 +4438,7 @@ type CheckStorageRequest struct {
 
 func (x *CheckStorageRequest) Reset() {
 	*x = CheckStorageRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +4450,7 @@ func (x *CheckStorageRequest) String() string {
 func (*CheckStorageRequest) ProtoMessage() {}
 
 func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[32]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +4463,7 @@ func (x *CheckStorageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorageRequest.ProtoReflect.Descriptor instead.
 func (*CheckStorageRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{32}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CheckStorageRequest) GetStorageId() string {
@@ -3784,7 +4500,7 @@ type CheckStorageResponse struct {
 
 func (x *CheckStorageResponse) Reset() {
 	*x = CheckStorageResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +4512,7 @@ func (x *CheckStorageResponse) String() string {
 func (*CheckStorageResponse) ProtoMessage() {}
 
 func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[33]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +4525,7 @@ func (x *CheckStorageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorageResponse.ProtoReflect.Descriptor instead.
 func (*CheckStorageResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{33}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CheckStorageResponse) GetStorageId() string {
@@ -3892,7 +4608,7 @@ type RenameColumn struct {
 
 func (x *RenameColumn) Reset() {
 	*x = RenameColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +4620,7 @@ func (x *RenameColumn) String() string {
 func (*RenameColumn) ProtoMessage() {}
 
 func (x *RenameColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[34]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4633,7 @@ func (x *RenameColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameColumn.ProtoReflect.Descriptor instead.
 func (*RenameColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{34}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RenameColumn) GetColumn() string {
@@ -3946,7 +4662,7 @@ type ModifyColumn struct {
 
 func (x *ModifyColumn) Reset() {
 	*x = ModifyColumn{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +4674,7 @@ func (x *ModifyColumn) String() string {
 func (*ModifyColumn) ProtoMessage() {}
 
 func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[35]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +4687,7 @@ func (x *ModifyColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyColumn.ProtoReflect.Descriptor instead.
 func (*ModifyColumn) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{35}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ModifyColumn) GetColumn() string {
@@ -4005,7 +4721,7 @@ type SetNotNull struct {
 
 func (x *SetNotNull) Reset() {
 	*x = SetNotNull{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4017,7 +4733,7 @@ func (x *SetNotNull) String() string {
 func (*SetNotNull) ProtoMessage() {}
 
 func (x *SetNotNull) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[36]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4030,7 +4746,7 @@ func (x *SetNotNull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNotNull.ProtoReflect.Descriptor instead.
 func (*SetNotNull) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{36}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SetNotNull) GetColumn() string {
@@ -4058,7 +4774,7 @@ type SetDefault struct {
 
 func (x *SetDefault) Reset() {
 	*x = SetDefault{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4070,7 +4786,7 @@ func (x *SetDefault) String() string {
 func (*SetDefault) ProtoMessage() {}
 
 func (x *SetDefault) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[37]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4083,7 +4799,7 @@ func (x *SetDefault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDefault.ProtoReflect.Descriptor instead.
 func (*SetDefault) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{37}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SetDefault) GetColumn() string {
@@ -4111,7 +4827,7 @@ type DropTable struct {
 
 func (x *DropTable) Reset() {
 	*x = DropTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4123,7 +4839,7 @@ func (x *DropTable) String() string {
 func (*DropTable) ProtoMessage() {}
 
 func (x *DropTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[38]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4136,7 +4852,7 @@ func (x *DropTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTable.ProtoReflect.Descriptor instead.
 func (*DropTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{38}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DropTable) GetNamespace() string {
@@ -4170,7 +4886,7 @@ type CreateUser struct {
 
 func (x *CreateUser) Reset() {
 	*x = CreateUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4182,7 +4898,7 @@ func (x *CreateUser) String() string {
 func (*CreateUser) ProtoMessage() {}
 
 func (x *CreateUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[39]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4195,7 +4911,7 @@ func (x *CreateUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUser.ProtoReflect.Descriptor instead.
 func (*CreateUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{39}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateUser) GetUser() *User {
@@ -4229,7 +4945,7 @@ type AlterUser struct {
 
 func (x *AlterUser) Reset() {
 	*x = AlterUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4957,7 @@ func (x *AlterUser) String() string {
 func (*AlterUser) ProtoMessage() {}
 
 func (x *AlterUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[40]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4970,7 @@ func (x *AlterUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterUser.ProtoReflect.Descriptor instead.
 func (*AlterUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{40}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AlterUser) GetUserId() string {
@@ -4316,7 +5032,7 @@ type DropUser struct {
 
 func (x *DropUser) Reset() {
 	*x = DropUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4328,7 +5044,7 @@ func (x *DropUser) String() string {
 func (*DropUser) ProtoMessage() {}
 
 func (x *DropUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[41]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4341,7 +5057,7 @@ func (x *DropUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropUser.ProtoReflect.Descriptor instead.
 func (*DropUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{41}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DropUser) GetUserId() string {
@@ -4367,7 +5083,7 @@ type RestoreUser struct {
 
 func (x *RestoreUser) Reset() {
 	*x = RestoreUser{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +5095,7 @@ func (x *RestoreUser) String() string {
 func (*RestoreUser) ProtoMessage() {}
 
 func (x *RestoreUser) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[42]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +5108,7 @@ func (x *RestoreUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreUser.ProtoReflect.Descriptor instead.
 func (*RestoreUser) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{42}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RestoreUser) GetUserId() string {
@@ -4416,7 +5132,7 @@ type RecordLogin struct {
 
 func (x *RecordLogin) Reset() {
 	*x = RecordLogin{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4428,7 +5144,7 @@ func (x *RecordLogin) String() string {
 func (*RecordLogin) ProtoMessage() {}
 
 func (x *RecordLogin) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[43]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4441,7 +5157,7 @@ func (x *RecordLogin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordLogin.ProtoReflect.Descriptor instead.
 func (*RecordLogin) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{43}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RecordLogin) GetUserId() string {
@@ -4482,7 +5198,7 @@ type TablePurged struct {
 
 func (x *TablePurged) Reset() {
 	*x = TablePurged{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +5210,7 @@ func (x *TablePurged) String() string {
 func (*TablePurged) ProtoMessage() {}
 
 func (x *TablePurged) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[44]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +5223,7 @@ func (x *TablePurged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablePurged.ProtoReflect.Descriptor instead.
 func (*TablePurged) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{44}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TablePurged) GetTableId() uint32 {
@@ -4526,7 +5242,7 @@ type RevokeTokens struct {
 
 func (x *RevokeTokens) Reset() {
 	*x = RevokeTokens{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4538,7 +5254,7 @@ func (x *RevokeTokens) String() string {
 func (*RevokeTokens) ProtoMessage() {}
 
 func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[45]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4551,7 +5267,7 @@ func (x *RevokeTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokens.ProtoReflect.Descriptor instead.
 func (*RevokeTokens) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{45}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokeTokens) GetUserId() string {
@@ -4575,7 +5291,7 @@ type InitCluster struct {
 
 func (x *InitCluster) Reset() {
 	*x = InitCluster{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4587,7 +5303,7 @@ func (x *InitCluster) String() string {
 func (*InitCluster) ProtoMessage() {}
 
 func (x *InitCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[46]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4600,7 +5316,7 @@ func (x *InitCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitCluster.ProtoReflect.Descriptor instead.
 func (*InitCluster) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{46}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *InitCluster) GetClusterId() string {
@@ -4642,7 +5358,7 @@ type CreateJob struct {
 
 func (x *CreateJob) Reset() {
 	*x = CreateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4654,7 +5370,7 @@ func (x *CreateJob) String() string {
 func (*CreateJob) ProtoMessage() {}
 
 func (x *CreateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[47]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4667,7 +5383,7 @@ func (x *CreateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJob.ProtoReflect.Descriptor instead.
 func (*CreateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{47}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateJob) GetJob() *Job {
@@ -4694,7 +5410,7 @@ type UpdateJob struct {
 
 func (x *UpdateJob) Reset() {
 	*x = UpdateJob{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +5422,7 @@ func (x *UpdateJob) String() string {
 func (*UpdateJob) ProtoMessage() {}
 
 func (x *UpdateJob) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[48]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +5435,7 @@ func (x *UpdateJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateJob.ProtoReflect.Descriptor instead.
 func (*UpdateJob) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{48}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UpdateJob) GetJobId() string {
@@ -4779,7 +5495,7 @@ type BeginErase struct {
 
 func (x *BeginErase) Reset() {
 	*x = BeginErase{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4791,7 +5507,7 @@ func (x *BeginErase) String() string {
 func (*BeginErase) ProtoMessage() {}
 
 func (x *BeginErase) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[49]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4804,7 +5520,7 @@ func (x *BeginErase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginErase.ProtoReflect.Descriptor instead.
 func (*BeginErase) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{49}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *BeginErase) GetUserId() string {
@@ -4846,7 +5562,7 @@ type UpdateErasure struct {
 
 func (x *UpdateErasure) Reset() {
 	*x = UpdateErasure{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4858,7 +5574,7 @@ func (x *UpdateErasure) String() string {
 func (*UpdateErasure) ProtoMessage() {}
 
 func (x *UpdateErasure) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[50]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4871,7 +5587,7 @@ func (x *UpdateErasure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateErasure.ProtoReflect.Descriptor instead.
 func (*UpdateErasure) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{50}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *UpdateErasure) GetJobId() string {
@@ -4919,7 +5635,7 @@ type FinishErase struct {
 
 func (x *FinishErase) Reset() {
 	*x = FinishErase{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4931,7 +5647,7 @@ func (x *FinishErase) String() string {
 func (*FinishErase) ProtoMessage() {}
 
 func (x *FinishErase) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[51]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4944,7 +5660,7 @@ func (x *FinishErase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishErase.ProtoReflect.Descriptor instead.
 func (*FinishErase) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{51}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FinishErase) GetJobId() string {
@@ -4978,7 +5694,7 @@ type Erasure struct {
 
 func (x *Erasure) Reset() {
 	*x = Erasure{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4990,7 +5706,7 @@ func (x *Erasure) String() string {
 func (*Erasure) ProtoMessage() {}
 
 func (x *Erasure) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[52]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5003,7 +5719,7 @@ func (x *Erasure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Erasure.ProtoReflect.Descriptor instead.
 func (*Erasure) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{52}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Erasure) GetJobId() string {
@@ -5103,7 +5819,7 @@ type ErasureSurvey struct {
 
 func (x *ErasureSurvey) Reset() {
 	*x = ErasureSurvey{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5831,7 @@ func (x *ErasureSurvey) String() string {
 func (*ErasureSurvey) ProtoMessage() {}
 
 func (x *ErasureSurvey) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[53]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5844,7 @@ func (x *ErasureSurvey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasureSurvey.ProtoReflect.Descriptor instead.
 func (*ErasureSurvey) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{53}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ErasureSurvey) GetTables() []*ErasedTable {
@@ -5172,7 +5888,7 @@ type ErasedTable struct {
 
 func (x *ErasedTable) Reset() {
 	*x = ErasedTable{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5184,7 +5900,7 @@ func (x *ErasedTable) String() string {
 func (*ErasedTable) ProtoMessage() {}
 
 func (x *ErasedTable) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[54]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5197,7 +5913,7 @@ func (x *ErasedTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedTable.ProtoReflect.Descriptor instead.
 func (*ErasedTable) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{54}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ErasedTable) GetTableId() uint32 {
@@ -5276,7 +5992,7 @@ type ErasedFile struct {
 
 func (x *ErasedFile) Reset() {
 	*x = ErasedFile{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5288,7 +6004,7 @@ func (x *ErasedFile) String() string {
 func (*ErasedFile) ProtoMessage() {}
 
 func (x *ErasedFile) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[55]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5301,7 +6017,7 @@ func (x *ErasedFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedFile.ProtoReflect.Descriptor instead.
 func (*ErasedFile) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{55}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ErasedFile) GetPath() string {
@@ -5349,7 +6065,7 @@ type ErasedNode struct {
 
 func (x *ErasedNode) Reset() {
 	*x = ErasedNode{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +6077,7 @@ func (x *ErasedNode) String() string {
 func (*ErasedNode) ProtoMessage() {}
 
 func (x *ErasedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[56]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +6090,7 @@ func (x *ErasedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedNode.ProtoReflect.Descriptor instead.
 func (*ErasedNode) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{56}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ErasedNode) GetNodeId() uint32 {
@@ -5430,7 +6146,7 @@ type ErasedBackup struct {
 
 func (x *ErasedBackup) Reset() {
 	*x = ErasedBackup{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5442,7 +6158,7 @@ func (x *ErasedBackup) String() string {
 func (*ErasedBackup) ProtoMessage() {}
 
 func (x *ErasedBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[57]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5455,7 +6171,7 @@ func (x *ErasedBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasedBackup.ProtoReflect.Descriptor instead.
 func (*ErasedBackup) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{57}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ErasedBackup) GetBackupId() string {
@@ -5485,7 +6201,7 @@ type ListErasuresRequest struct {
 
 func (x *ListErasuresRequest) Reset() {
 	*x = ListErasuresRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5497,7 +6213,7 @@ func (x *ListErasuresRequest) String() string {
 func (*ListErasuresRequest) ProtoMessage() {}
 
 func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[58]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5510,7 +6226,7 @@ func (x *ListErasuresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresRequest.ProtoReflect.Descriptor instead.
 func (*ListErasuresRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{58}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListErasuresRequest) GetAfterJobId() string {
@@ -5544,7 +6260,7 @@ type ListErasuresResponse struct {
 
 func (x *ListErasuresResponse) Reset() {
 	*x = ListErasuresResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5556,7 +6272,7 @@ func (x *ListErasuresResponse) String() string {
 func (*ListErasuresResponse) ProtoMessage() {}
 
 func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[59]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5569,7 +6285,7 @@ func (x *ListErasuresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListErasuresResponse.ProtoReflect.Descriptor instead.
 func (*ListErasuresResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{59}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListErasuresResponse) GetErasures() []*Erasure {
@@ -5597,14 +6313,16 @@ type ApplyResponse struct {
 	User  *User  `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
 	Job   *Job   `protobuf:"bytes,5,opt,name=job,proto3" json:"job,omitempty"`
 	// Without credentials.
-	Storage       *Storage `protobuf:"bytes,31,opt,name=storage,proto3" json:"storage,omitempty"`
+	Storage *Storage `protobuf:"bytes,31,opt,name=storage,proto3" json:"storage,omitempty"`
+	// In order of the keys of CreateUserKeys.
+	UserKeys      []*UserKey `protobuf:"bytes,6,rep,name=user_keys,json=userKeys,proto3" json:"user_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5616,7 +6334,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[60]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5629,7 +6347,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{60}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ApplyResponse) GetChanged() bool {
@@ -5674,6 +6392,13 @@ func (x *ApplyResponse) GetStorage() *Storage {
 	return nil
 }
 
+func (x *ApplyResponse) GetUserKeys() []*UserKey {
+	if x != nil {
+		return x.UserKeys
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The watcher knows Alive, and wants one every second.
@@ -5684,7 +6409,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5696,7 +6421,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[61]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5709,7 +6434,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{61}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchRequest) GetAlive() bool {
@@ -5744,7 +6469,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5756,7 +6481,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[62]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5769,7 +6494,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{62}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *WatchResponse) GetVersion() uint64 {
@@ -5984,7 +6709,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5996,7 +6721,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[63]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6009,7 +6734,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{63}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{73}
 }
 
 type Snapshot struct {
@@ -6032,7 +6757,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6044,7 +6769,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[64]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6057,7 +6782,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{64}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Snapshot) GetNamespaces() []*Namespace {
@@ -6125,7 +6850,7 @@ type GetUserRequest struct {
 
 func (x *GetUserRequest) Reset() {
 	*x = GetUserRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6137,7 +6862,7 @@ func (x *GetUserRequest) String() string {
 func (*GetUserRequest) ProtoMessage() {}
 
 func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[65]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6150,7 +6875,7 @@ func (x *GetUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserRequest.ProtoReflect.Descriptor instead.
 func (*GetUserRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{65}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetUserRequest) GetUserId() string {
@@ -6172,7 +6897,7 @@ type GetUserResponse struct {
 
 func (x *GetUserResponse) Reset() {
 	*x = GetUserResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6184,7 +6909,7 @@ func (x *GetUserResponse) String() string {
 func (*GetUserResponse) ProtoMessage() {}
 
 func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[66]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6197,7 +6922,7 @@ func (x *GetUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUserResponse.ProtoReflect.Descriptor instead.
 func (*GetUserResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{66}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetUserResponse) GetUser() *User {
@@ -6225,7 +6950,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6237,7 +6962,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[67]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6250,7 +6975,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{67}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListUsersRequest) GetAfterUserId() string {
@@ -6277,7 +7002,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6289,7 +7014,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[68]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6302,7 +7027,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{68}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -6330,7 +7055,7 @@ type ListJobsRequest struct {
 
 func (x *ListJobsRequest) Reset() {
 	*x = ListJobsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6342,7 +7067,7 @@ func (x *ListJobsRequest) String() string {
 func (*ListJobsRequest) ProtoMessage() {}
 
 func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[69]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6355,7 +7080,7 @@ func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
 func (*ListJobsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{69}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListJobsRequest) GetAfterJobId() string {
@@ -6382,7 +7107,7 @@ type ListJobsResponse struct {
 
 func (x *ListJobsResponse) Reset() {
 	*x = ListJobsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6394,7 +7119,7 @@ func (x *ListJobsResponse) String() string {
 func (*ListJobsResponse) ProtoMessage() {}
 
 func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[70]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6407,7 +7132,7 @@ func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
 func (*ListJobsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{70}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListJobsResponse) GetJobs() []*Job {
@@ -6437,7 +7162,7 @@ type ListTableVersionsRequest struct {
 
 func (x *ListTableVersionsRequest) Reset() {
 	*x = ListTableVersionsRequest{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6449,7 +7174,7 @@ func (x *ListTableVersionsRequest) String() string {
 func (*ListTableVersionsRequest) ProtoMessage() {}
 
 func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[71]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6462,7 +7187,7 @@ func (x *ListTableVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{71}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListTableVersionsRequest) GetTableId() uint32 {
@@ -6496,7 +7221,7 @@ type ListTableVersionsResponse struct {
 
 func (x *ListTableVersionsResponse) Reset() {
 	*x = ListTableVersionsResponse{}
-	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6508,7 +7233,7 @@ func (x *ListTableVersionsResponse) String() string {
 func (*ListTableVersionsResponse) ProtoMessage() {}
 
 func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_catalog_v1_catalog_proto_msgTypes[72]
+	mi := &file_catalog_v1_catalog_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6521,7 +7246,7 @@ func (x *ListTableVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTableVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListTableVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{72}
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListTableVersionsResponse) GetTables() []*Table {
@@ -6536,6 +7261,203 @@ func (x *ListTableVersionsResponse) GetHasMore() bool {
 		return x.HasMore
 	}
 	return false
+}
+
+// ListUserKeysRequest names users, or asks for all of a slot (see shardmap) in order of their ids.
+type ListUserKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	UserIds []string `protobuf:"bytes,1,rep,name=user_ids,json=userIds,proto3" json:"user_ids,omitempty"`
+	// Without user_ids.
+	Slot          uint32 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	AfterUserId   string `protobuf:"bytes,3,opt,name=after_user_id,json=afterUserId,proto3" json:"after_user_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserKeysRequest) Reset() {
+	*x = ListUserKeysRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserKeysRequest) ProtoMessage() {}
+
+func (x *ListUserKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListUserKeysRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *ListUserKeysRequest) GetUserIds() []string {
+	if x != nil {
+		return x.UserIds
+	}
+	return nil
+}
+
+func (x *ListUserKeysRequest) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *ListUserKeysRequest) GetAfterUserId() string {
+	if x != nil {
+		return x.AfterUserId
+	}
+	return ""
+}
+
+type ListUserKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of users who have one.
+	Keys          []*UserKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	HasMore       bool       `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUserKeysResponse) Reset() {
+	*x = ListUserKeysResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUserKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUserKeysResponse) ProtoMessage() {}
+
+func (x *ListUserKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUserKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListUserKeysResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *ListUserKeysResponse) GetKeys() []*UserKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ListUserKeysResponse) GetHasMore() bool {
+	if x != nil {
+		return x.HasMore
+	}
+	return false
+}
+
+type ListBackupsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsRequest) Reset() {
+	*x = ListBackupsRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsRequest) ProtoMessage() {}
+
+func (x *ListBackupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsRequest.ProtoReflect.Descriptor instead.
+func (*ListBackupsRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{85}
+}
+
+type ListBackupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	Backups       []*Backup `protobuf:"bytes,1,rep,name=backups,proto3" json:"backups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBackupsResponse) Reset() {
+	*x = ListBackupsResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBackupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBackupsResponse) ProtoMessage() {}
+
+func (x *ListBackupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBackupsResponse.ProtoReflect.Descriptor instead.
+func (*ListBackupsResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *ListBackupsResponse) GetBackups() []*Backup {
+	if x != nil {
+		return x.Backups
+	}
+	return nil
 }
 
 var File_catalog_v1_catalog_proto protoreflect.FileDescriptor
@@ -6667,7 +7589,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
 	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
 	"\fApplyRequest\x12-\n" +
-	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xce\x0e\n" +
+	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xff\x12\n" +
 	"\aCommand\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12H\n" +
 	"\x10create_namespace\x18\x02 \x01(\v2\x1b.catalog.v1.CreateNamespaceH\x00R\x0fcreateNamespace\x12B\n" +
@@ -6704,7 +7626,15 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"alterTable\x12B\n" +
 	"\x0ecreate_storage\x18\x1f \x01(\v2\x19.catalog.v1.CreateStorageH\x00R\rcreateStorage\x12?\n" +
 	"\ralter_storage\x18  \x01(\v2\x18.catalog.v1.AlterStorageH\x00R\falterStorage\x12<\n" +
-	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12C\n" +
+	"\fdrop_storage\x18! \x01(\v2\x17.catalog.v1.DropStorageH\x00R\vdropStorage\x12?\n" +
+	"\rrecord_backup\x18$ \x01(\v2\x18.catalog.v1.RecordBackupH\x00R\frecordBackup\x12?\n" +
+	"\rrestore_table\x18% \x01(\v2\x18.catalog.v1.RestoreTableH\x00R\frestoreTable\x12H\n" +
+	"\x10restore_versions\x18& \x01(\v2\x1b.catalog.v1.RestoreVersionsH\x00R\x0frestoreVersions\x12B\n" +
+	"\x0efinish_restore\x18' \x01(\v2\x19.catalog.v1.FinishRestoreH\x00R\rfinishRestore\x12E\n" +
+	"\x0fabandon_restore\x18( \x01(\v2\x1a.catalog.v1.AbandonRestoreH\x00R\x0eabandonRestore\x12H\n" +
+	"\x10restore_accounts\x18) \x01(\v2\x1b.catalog.v1.RestoreAccountsH\x00R\x0frestoreAccounts\x12F\n" +
+	"\x10create_user_keys\x18+ \x01(\v2\x1a.catalog.v1.CreateUserKeysH\x00R\x0ecreateUserKeys\x12F\n" +
+	"\x10destroy_user_key\x18/ \x01(\v2\x1a.catalog.v1.DestroyUserKeyH\x00R\x0edestroyUserKey\x12C\n" +
 	"\x0fset_cluster_key\x183 \x01(\v2\x19.catalog.v1.SetClusterKeyH\x00R\rsetClusterKey\x129\n" +
 	"\vbegin_erase\x18, \x01(\v2\x16.catalog.v1.BeginEraseH\x00R\n" +
 	"beginErase\x12B\n" +
@@ -6712,14 +7642,56 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\ffinish_erase\x18. \x01(\v2\x17.catalog.v1.FinishEraseH\x00R\vfinishErase\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x0e \x01(\fR\trequestIdB\t\n" +
-	"\acommand\"U\n" +
+	"\acommand\")\n" +
+	"\x0eDestroyUserKey\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\"U\n" +
 	"\rSetClusterKey\x12(\n" +
 	"\x03key\x18\x01 \x01(\v2\x16.catalog.v1.ClusterKeyR\x03key\x12\x1a\n" +
 	"\breplaced\x18\x02 \x01(\fR\breplaced\"C\n" +
 	"\n" +
 	"ClusterKey\x12\x18\n" +
 	"\awrapped\x18\x01 \x01(\fR\awrapped\x12\x1b\n" +
-	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\"#\n" +
+	"\tmaster_id\x18\x02 \x01(\tR\bmasterId\":\n" +
+	"\fRecordBackup\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x12.catalog.v1.BackupR\x06backup\"\xe9\x01\n" +
+	"\x06Backup\x12\x1b\n" +
+	"\tbackup_id\x18\x01 \x01(\tR\bbackupId\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x15\n" +
+	"\x06cut_us\x18\x04 \x01(\x03R\x05cutUs\x12\x16\n" +
+	"\x06parent\x18\x05 \x01(\tR\x06parent\x12\x14\n" +
+	"\x05files\x18\x06 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04rows\x18\b \x01(\x04R\x04rows\x12!\n" +
+	"\fcompleted_us\x18\t \x01(\x03R\vcompletedUs\"V\n" +
+	"\fRestoreTable\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12'\n" +
+	"\x05table\x18\x02 \x01(\v2\x11.catalog.v1.TableR\x05table\"z\n" +
+	"\x0fRestoreVersions\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x12\x19\n" +
+	"\btable_id\x18\x02 \x01(\rR\atableId\x12-\n" +
+	"\bversions\x18\x03 \x03(\v2\x11.catalog.v1.TableR\bversions\"\xd1\x01\n" +
+	"\rFinishRestore\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\x125\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2\x15.catalog.v1.NamespaceR\n" +
+	"namespaces\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x123\n" +
+	"\bprogress\x18\x04 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\x12\x1b\n" +
+	"\ttable_ids\x18\x05 \x03(\rR\btableIds\"/\n" +
+	"\x0eAbandonRestore\x12\x1d\n" +
+	"\n" +
+	"restore_id\x18\x01 \x01(\tR\trestoreId\"9\n" +
+	"\x0fRestoreAccounts\x12&\n" +
+	"\x05users\x18\x01 \x03(\v2\x10.catalog.v1.UserR\x05users\"9\n" +
+	"\x0eCreateUserKeys\x12'\n" +
+	"\x04keys\x18\x01 \x03(\v2\x13.catalog.v1.UserKeyR\x04keys\"<\n" +
+	"\aUserKey\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x18\n" +
+	"\awrapped\x18\x02 \x01(\fR\awrapped\"#\n" +
 	"\tUseFormat\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\"4\n" +
 	"\fRegisterNode\x12$\n" +
@@ -6999,14 +7971,15 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06job_id\x18\x03 \x01(\tR\x05jobId\"b\n" +
 	"\x14ListErasuresResponse\x12/\n" +
 	"\berasures\x18\x01 \x03(\v2\x13.catalog.v1.ErasureR\berasures\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\xe4\x01\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x96\x02\n" +
 	"\rApplyResponse\x12\x18\n" +
 	"\achanged\x18\x01 \x01(\bR\achanged\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12'\n" +
 	"\x05table\x18\x03 \x01(\v2\x11.catalog.v1.TableR\x05table\x12$\n" +
 	"\x04user\x18\x04 \x01(\v2\x10.catalog.v1.UserR\x04user\x12!\n" +
 	"\x03job\x18\x05 \x01(\v2\x0f.catalog.v1.JobR\x03job\x12-\n" +
-	"\astorage\x18\x1f \x01(\v2\x13.catalog.v1.StorageR\astorage\"$\n" +
+	"\astorage\x18\x1f \x01(\v2\x13.catalog.v1.StorageR\astorage\x120\n" +
+	"\tuser_keys\x18\x06 \x03(\v2\x13.catalog.v1.UserKeyR\buserKeys\"$\n" +
 	"\fWatchRequest\x12\x14\n" +
 	"\x05alive\x18\x01 \x01(\bR\x05alive\"\x99\x05\n" +
 	"\rWatchResponse\x12\x18\n" +
@@ -7064,7 +8037,17 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x14after_schema_version\x18\x03 \x01(\rR\x12afterSchemaVersion\"a\n" +
 	"\x19ListTableVersionsResponse\x12)\n" +
 	"\x06tables\x18\x01 \x03(\v2\x11.catalog.v1.TableR\x06tables\x12\x19\n" +
-	"\bhas_more\x18\x02 \x01(\bR\ahasMore*p\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"h\n" +
+	"\x13ListUserKeysRequest\x12\x19\n" +
+	"\buser_ids\x18\x01 \x03(\tR\auserIds\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slot\x12\"\n" +
+	"\rafter_user_id\x18\x03 \x01(\tR\vafterUserId\"Z\n" +
+	"\x14ListUserKeysResponse\x12'\n" +
+	"\x04keys\x18\x01 \x03(\v2\x13.catalog.v1.UserKeyR\x04keys\x12\x19\n" +
+	"\bhas_more\x18\x02 \x01(\bR\ahasMore\"\x14\n" +
+	"\x12ListBackupsRequest\"C\n" +
+	"\x13ListBackupsResponse\x12,\n" +
+	"\abackups\x18\x01 \x03(\v2\x12.catalog.v1.BackupR\abackups*p\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eROLE_ANONYMOUS\x10\x01\x12\r\n" +
@@ -7133,7 +8116,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15REPLICA_STATE_LEARNER\x10\x01\x12\x17\n" +
 	"\x13REPLICA_STATE_VOTER\x10\x02\x12\x19\n" +
-	"\x15REPLICA_STATE_LEAVING\x10\x032\xeb\x04\n" +
+	"\x15REPLICA_STATE_LEAVING\x10\x032\x8e\x06\n" +
 	"\x0eCatalogService\x12<\n" +
 	"\x05Apply\x12\x18.catalog.v1.ApplyRequest\x1a\x19.catalog.v1.ApplyResponse\x12>\n" +
 	"\x05Watch\x12\x18.catalog.v1.WatchRequest\x1a\x19.catalog.v1.WatchResponse0\x01\x12B\n" +
@@ -7142,7 +8125,9 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\bListJobs\x12\x1b.catalog.v1.ListJobsRequest\x1a\x1c.catalog.v1.ListJobsResponse\x12`\n" +
 	"\x11ListTableVersions\x12$.catalog.v1.ListTableVersionsRequest\x1a%.catalog.v1.ListTableVersionsResponse\x12Q\n" +
 	"\fListErasures\x12\x1f.catalog.v1.ListErasuresRequest\x1a .catalog.v1.ListErasuresResponse\x12Q\n" +
-	"\fCheckStorage\x12\x1f.catalog.v1.CheckStorageRequest\x1a .catalog.v1.CheckStorageResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
+	"\fCheckStorage\x12\x1f.catalog.v1.CheckStorageRequest\x1a .catalog.v1.CheckStorageResponse\x12Q\n" +
+	"\fListUserKeys\x12\x1f.catalog.v1.ListUserKeysRequest\x1a .catalog.v1.ListUserKeysResponse\x12N\n" +
+	"\vListBackups\x12\x1e.catalog.v1.ListBackupsRequest\x1a\x1f.catalog.v1.ListBackupsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -7157,7 +8142,7 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 }
 
 var file_catalog_v1_catalog_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_catalog_v1_catalog_proto_goTypes = []any{
 	(Role)(0),                         // 0: catalog.v1.Role
 	(TypeKind)(0),                     // 1: catalog.v1.TypeKind
@@ -7179,67 +8164,81 @@ var file_catalog_v1_catalog_proto_goTypes = []any{
 	(*JobProgress)(nil),               // 17: catalog.v1.JobProgress
 	(*ApplyRequest)(nil),              // 18: catalog.v1.ApplyRequest
 	(*Command)(nil),                   // 19: catalog.v1.Command
-	(*SetClusterKey)(nil),             // 20: catalog.v1.SetClusterKey
-	(*ClusterKey)(nil),                // 21: catalog.v1.ClusterKey
-	(*UseFormat)(nil),                 // 22: catalog.v1.UseFormat
-	(*RegisterNode)(nil),              // 23: catalog.v1.RegisterNode
-	(*SetNodeStatus)(nil),             // 24: catalog.v1.SetNodeStatus
-	(*RemoveNode)(nil),                // 25: catalog.v1.RemoveNode
-	(*SetReplica)(nil),                // 26: catalog.v1.SetReplica
-	(*RemoveReplica)(nil),             // 27: catalog.v1.RemoveReplica
-	(*Node)(nil),                      // 28: catalog.v1.Node
-	(*Replica)(nil),                   // 29: catalog.v1.Replica
-	(*Placement)(nil),                 // 30: catalog.v1.Placement
-	(*VerifyCatalog)(nil),             // 31: catalog.v1.VerifyCatalog
-	(*CreateNamespace)(nil),           // 32: catalog.v1.CreateNamespace
-	(*DropNamespace)(nil),             // 33: catalog.v1.DropNamespace
-	(*CreateTable)(nil),               // 34: catalog.v1.CreateTable
-	(*AlterTable)(nil),                // 35: catalog.v1.AlterTable
-	(*Storage)(nil),                   // 36: catalog.v1.Storage
-	(*CreateStorage)(nil),             // 37: catalog.v1.CreateStorage
-	(*AlterStorage)(nil),              // 38: catalog.v1.AlterStorage
-	(*DropStorage)(nil),               // 39: catalog.v1.DropStorage
-	(*CheckStorageRequest)(nil),       // 40: catalog.v1.CheckStorageRequest
-	(*CheckStorageResponse)(nil),      // 41: catalog.v1.CheckStorageResponse
-	(*RenameColumn)(nil),              // 42: catalog.v1.RenameColumn
-	(*ModifyColumn)(nil),              // 43: catalog.v1.ModifyColumn
-	(*SetNotNull)(nil),                // 44: catalog.v1.SetNotNull
-	(*SetDefault)(nil),                // 45: catalog.v1.SetDefault
-	(*DropTable)(nil),                 // 46: catalog.v1.DropTable
-	(*CreateUser)(nil),                // 47: catalog.v1.CreateUser
-	(*AlterUser)(nil),                 // 48: catalog.v1.AlterUser
-	(*DropUser)(nil),                  // 49: catalog.v1.DropUser
-	(*RestoreUser)(nil),               // 50: catalog.v1.RestoreUser
-	(*RecordLogin)(nil),               // 51: catalog.v1.RecordLogin
-	(*TablePurged)(nil),               // 52: catalog.v1.TablePurged
-	(*RevokeTokens)(nil),              // 53: catalog.v1.RevokeTokens
-	(*InitCluster)(nil),               // 54: catalog.v1.InitCluster
-	(*CreateJob)(nil),                 // 55: catalog.v1.CreateJob
-	(*UpdateJob)(nil),                 // 56: catalog.v1.UpdateJob
-	(*BeginErase)(nil),                // 57: catalog.v1.BeginErase
-	(*UpdateErasure)(nil),             // 58: catalog.v1.UpdateErasure
-	(*FinishErase)(nil),               // 59: catalog.v1.FinishErase
-	(*Erasure)(nil),                   // 60: catalog.v1.Erasure
-	(*ErasureSurvey)(nil),             // 61: catalog.v1.ErasureSurvey
-	(*ErasedTable)(nil),               // 62: catalog.v1.ErasedTable
-	(*ErasedFile)(nil),                // 63: catalog.v1.ErasedFile
-	(*ErasedNode)(nil),                // 64: catalog.v1.ErasedNode
-	(*ErasedBackup)(nil),              // 65: catalog.v1.ErasedBackup
-	(*ListErasuresRequest)(nil),       // 66: catalog.v1.ListErasuresRequest
-	(*ListErasuresResponse)(nil),      // 67: catalog.v1.ListErasuresResponse
-	(*ApplyResponse)(nil),             // 68: catalog.v1.ApplyResponse
-	(*WatchRequest)(nil),              // 69: catalog.v1.WatchRequest
-	(*WatchResponse)(nil),             // 70: catalog.v1.WatchResponse
-	(*Alive)(nil),                     // 71: catalog.v1.Alive
-	(*Snapshot)(nil),                  // 72: catalog.v1.Snapshot
-	(*GetUserRequest)(nil),            // 73: catalog.v1.GetUserRequest
-	(*GetUserResponse)(nil),           // 74: catalog.v1.GetUserResponse
-	(*ListUsersRequest)(nil),          // 75: catalog.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),         // 76: catalog.v1.ListUsersResponse
-	(*ListJobsRequest)(nil),           // 77: catalog.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 78: catalog.v1.ListJobsResponse
-	(*ListTableVersionsRequest)(nil),  // 79: catalog.v1.ListTableVersionsRequest
-	(*ListTableVersionsResponse)(nil), // 80: catalog.v1.ListTableVersionsResponse
+	(*DestroyUserKey)(nil),            // 20: catalog.v1.DestroyUserKey
+	(*SetClusterKey)(nil),             // 21: catalog.v1.SetClusterKey
+	(*ClusterKey)(nil),                // 22: catalog.v1.ClusterKey
+	(*RecordBackup)(nil),              // 23: catalog.v1.RecordBackup
+	(*Backup)(nil),                    // 24: catalog.v1.Backup
+	(*RestoreTable)(nil),              // 25: catalog.v1.RestoreTable
+	(*RestoreVersions)(nil),           // 26: catalog.v1.RestoreVersions
+	(*FinishRestore)(nil),             // 27: catalog.v1.FinishRestore
+	(*AbandonRestore)(nil),            // 28: catalog.v1.AbandonRestore
+	(*RestoreAccounts)(nil),           // 29: catalog.v1.RestoreAccounts
+	(*CreateUserKeys)(nil),            // 30: catalog.v1.CreateUserKeys
+	(*UserKey)(nil),                   // 31: catalog.v1.UserKey
+	(*UseFormat)(nil),                 // 32: catalog.v1.UseFormat
+	(*RegisterNode)(nil),              // 33: catalog.v1.RegisterNode
+	(*SetNodeStatus)(nil),             // 34: catalog.v1.SetNodeStatus
+	(*RemoveNode)(nil),                // 35: catalog.v1.RemoveNode
+	(*SetReplica)(nil),                // 36: catalog.v1.SetReplica
+	(*RemoveReplica)(nil),             // 37: catalog.v1.RemoveReplica
+	(*Node)(nil),                      // 38: catalog.v1.Node
+	(*Replica)(nil),                   // 39: catalog.v1.Replica
+	(*Placement)(nil),                 // 40: catalog.v1.Placement
+	(*VerifyCatalog)(nil),             // 41: catalog.v1.VerifyCatalog
+	(*CreateNamespace)(nil),           // 42: catalog.v1.CreateNamespace
+	(*DropNamespace)(nil),             // 43: catalog.v1.DropNamespace
+	(*CreateTable)(nil),               // 44: catalog.v1.CreateTable
+	(*AlterTable)(nil),                // 45: catalog.v1.AlterTable
+	(*Storage)(nil),                   // 46: catalog.v1.Storage
+	(*CreateStorage)(nil),             // 47: catalog.v1.CreateStorage
+	(*AlterStorage)(nil),              // 48: catalog.v1.AlterStorage
+	(*DropStorage)(nil),               // 49: catalog.v1.DropStorage
+	(*CheckStorageRequest)(nil),       // 50: catalog.v1.CheckStorageRequest
+	(*CheckStorageResponse)(nil),      // 51: catalog.v1.CheckStorageResponse
+	(*RenameColumn)(nil),              // 52: catalog.v1.RenameColumn
+	(*ModifyColumn)(nil),              // 53: catalog.v1.ModifyColumn
+	(*SetNotNull)(nil),                // 54: catalog.v1.SetNotNull
+	(*SetDefault)(nil),                // 55: catalog.v1.SetDefault
+	(*DropTable)(nil),                 // 56: catalog.v1.DropTable
+	(*CreateUser)(nil),                // 57: catalog.v1.CreateUser
+	(*AlterUser)(nil),                 // 58: catalog.v1.AlterUser
+	(*DropUser)(nil),                  // 59: catalog.v1.DropUser
+	(*RestoreUser)(nil),               // 60: catalog.v1.RestoreUser
+	(*RecordLogin)(nil),               // 61: catalog.v1.RecordLogin
+	(*TablePurged)(nil),               // 62: catalog.v1.TablePurged
+	(*RevokeTokens)(nil),              // 63: catalog.v1.RevokeTokens
+	(*InitCluster)(nil),               // 64: catalog.v1.InitCluster
+	(*CreateJob)(nil),                 // 65: catalog.v1.CreateJob
+	(*UpdateJob)(nil),                 // 66: catalog.v1.UpdateJob
+	(*BeginErase)(nil),                // 67: catalog.v1.BeginErase
+	(*UpdateErasure)(nil),             // 68: catalog.v1.UpdateErasure
+	(*FinishErase)(nil),               // 69: catalog.v1.FinishErase
+	(*Erasure)(nil),                   // 70: catalog.v1.Erasure
+	(*ErasureSurvey)(nil),             // 71: catalog.v1.ErasureSurvey
+	(*ErasedTable)(nil),               // 72: catalog.v1.ErasedTable
+	(*ErasedFile)(nil),                // 73: catalog.v1.ErasedFile
+	(*ErasedNode)(nil),                // 74: catalog.v1.ErasedNode
+	(*ErasedBackup)(nil),              // 75: catalog.v1.ErasedBackup
+	(*ListErasuresRequest)(nil),       // 76: catalog.v1.ListErasuresRequest
+	(*ListErasuresResponse)(nil),      // 77: catalog.v1.ListErasuresResponse
+	(*ApplyResponse)(nil),             // 78: catalog.v1.ApplyResponse
+	(*WatchRequest)(nil),              // 79: catalog.v1.WatchRequest
+	(*WatchResponse)(nil),             // 80: catalog.v1.WatchResponse
+	(*Alive)(nil),                     // 81: catalog.v1.Alive
+	(*Snapshot)(nil),                  // 82: catalog.v1.Snapshot
+	(*GetUserRequest)(nil),            // 83: catalog.v1.GetUserRequest
+	(*GetUserResponse)(nil),           // 84: catalog.v1.GetUserResponse
+	(*ListUsersRequest)(nil),          // 85: catalog.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 86: catalog.v1.ListUsersResponse
+	(*ListJobsRequest)(nil),           // 87: catalog.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 88: catalog.v1.ListJobsResponse
+	(*ListTableVersionsRequest)(nil),  // 89: catalog.v1.ListTableVersionsRequest
+	(*ListTableVersionsResponse)(nil), // 90: catalog.v1.ListTableVersionsResponse
+	(*ListUserKeysRequest)(nil),       // 91: catalog.v1.ListUserKeysRequest
+	(*ListUserKeysResponse)(nil),      // 92: catalog.v1.ListUserKeysResponse
+	(*ListBackupsRequest)(nil),        // 93: catalog.v1.ListBackupsRequest
+	(*ListBackupsResponse)(nil),       // 94: catalog.v1.ListBackupsResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0,   // 0: catalog.v1.Identity.role:type_name -> catalog.v1.Role
@@ -7255,109 +8254,131 @@ var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	5,   // 10: catalog.v1.Job.status:type_name -> catalog.v1.JobStatus
 	17,  // 11: catalog.v1.Job.progress:type_name -> catalog.v1.JobProgress
 	19,  // 12: catalog.v1.ApplyRequest.command:type_name -> catalog.v1.Command
-	32,  // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
-	33,  // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
-	34,  // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
-	46,  // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
-	47,  // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
-	48,  // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
-	49,  // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
-	50,  // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
-	51,  // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
-	52,  // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
-	53,  // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
-	54,  // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
-	23,  // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
-	24,  // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
-	25,  // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
-	26,  // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
-	27,  // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
-	31,  // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
-	22,  // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
-	55,  // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
-	56,  // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
-	35,  // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
-	37,  // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
-	38,  // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
-	39,  // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
-	20,  // 38: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
-	57,  // 39: catalog.v1.Command.begin_erase:type_name -> catalog.v1.BeginErase
-	58,  // 40: catalog.v1.Command.update_erasure:type_name -> catalog.v1.UpdateErasure
-	59,  // 41: catalog.v1.Command.finish_erase:type_name -> catalog.v1.FinishErase
-	21,  // 42: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
-	28,  // 43: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
-	6,   // 44: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
-	29,  // 45: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
-	6,   // 46: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
-	7,   // 47: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
-	29,  // 48: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
-	12,  // 49: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
-	11,  // 50: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
-	42,  // 51: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
-	43,  // 52: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
-	44,  // 53: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
-	45,  // 54: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
-	4,   // 55: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
-	36,  // 56: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
-	9,   // 57: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
-	10,  // 58: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
-	15,  // 59: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
-	0,   // 60: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
-	28,  // 61: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
-	16,  // 62: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
-	5,   // 63: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
-	17,  // 64: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
-	16,  // 65: catalog.v1.BeginErase.job:type_name -> catalog.v1.Job
-	61,  // 66: catalog.v1.UpdateErasure.survey:type_name -> catalog.v1.ErasureSurvey
-	64,  // 67: catalog.v1.UpdateErasure.nodes:type_name -> catalog.v1.ErasedNode
-	65,  // 68: catalog.v1.UpdateErasure.backups:type_name -> catalog.v1.ErasedBackup
-	61,  // 69: catalog.v1.Erasure.survey:type_name -> catalog.v1.ErasureSurvey
-	64,  // 70: catalog.v1.Erasure.nodes:type_name -> catalog.v1.ErasedNode
-	65,  // 71: catalog.v1.Erasure.backups:type_name -> catalog.v1.ErasedBackup
-	62,  // 72: catalog.v1.ErasureSurvey.tables:type_name -> catalog.v1.ErasedTable
-	63,  // 73: catalog.v1.ErasureSurvey.files:type_name -> catalog.v1.ErasedFile
-	60,  // 74: catalog.v1.ListErasuresResponse.erasures:type_name -> catalog.v1.Erasure
-	12,  // 75: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
-	15,  // 76: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
-	16,  // 77: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
-	36,  // 78: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
-	72,  // 79: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
-	14,  // 80: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
-	12,  // 81: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
-	28,  // 82: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
-	30,  // 83: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
-	71,  // 84: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
-	36,  // 85: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
-	14,  // 86: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
-	12,  // 87: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
-	28,  // 88: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
-	30,  // 89: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
-	36,  // 90: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
-	15,  // 91: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
-	15,  // 92: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
-	16,  // 93: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
-	12,  // 94: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
-	18,  // 95: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
-	69,  // 96: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
-	73,  // 97: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
-	75,  // 98: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
-	77,  // 99: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
-	79,  // 100: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
-	66,  // 101: catalog.v1.CatalogService.ListErasures:input_type -> catalog.v1.ListErasuresRequest
-	40,  // 102: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
-	68,  // 103: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
-	70,  // 104: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
-	74,  // 105: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
-	76,  // 106: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
-	78,  // 107: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
-	80,  // 108: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
-	67,  // 109: catalog.v1.CatalogService.ListErasures:output_type -> catalog.v1.ListErasuresResponse
-	41,  // 110: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
-	103, // [103:111] is the sub-list for method output_type
-	95,  // [95:103] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	95,  // [95:95] is the sub-list for extension extendee
-	0,   // [0:95] is the sub-list for field type_name
+	42,  // 13: catalog.v1.Command.create_namespace:type_name -> catalog.v1.CreateNamespace
+	43,  // 14: catalog.v1.Command.drop_namespace:type_name -> catalog.v1.DropNamespace
+	44,  // 15: catalog.v1.Command.create_table:type_name -> catalog.v1.CreateTable
+	56,  // 16: catalog.v1.Command.drop_table:type_name -> catalog.v1.DropTable
+	57,  // 17: catalog.v1.Command.create_user:type_name -> catalog.v1.CreateUser
+	58,  // 18: catalog.v1.Command.alter_user:type_name -> catalog.v1.AlterUser
+	59,  // 19: catalog.v1.Command.drop_user:type_name -> catalog.v1.DropUser
+	60,  // 20: catalog.v1.Command.restore_user:type_name -> catalog.v1.RestoreUser
+	61,  // 21: catalog.v1.Command.record_login:type_name -> catalog.v1.RecordLogin
+	62,  // 22: catalog.v1.Command.table_purged:type_name -> catalog.v1.TablePurged
+	63,  // 23: catalog.v1.Command.revoke_tokens:type_name -> catalog.v1.RevokeTokens
+	64,  // 24: catalog.v1.Command.init_cluster:type_name -> catalog.v1.InitCluster
+	33,  // 25: catalog.v1.Command.register_node:type_name -> catalog.v1.RegisterNode
+	34,  // 26: catalog.v1.Command.set_node_status:type_name -> catalog.v1.SetNodeStatus
+	35,  // 27: catalog.v1.Command.remove_node:type_name -> catalog.v1.RemoveNode
+	36,  // 28: catalog.v1.Command.set_replica:type_name -> catalog.v1.SetReplica
+	37,  // 29: catalog.v1.Command.remove_replica:type_name -> catalog.v1.RemoveReplica
+	41,  // 30: catalog.v1.Command.verify:type_name -> catalog.v1.VerifyCatalog
+	32,  // 31: catalog.v1.Command.use_format:type_name -> catalog.v1.UseFormat
+	65,  // 32: catalog.v1.Command.create_job:type_name -> catalog.v1.CreateJob
+	66,  // 33: catalog.v1.Command.update_job:type_name -> catalog.v1.UpdateJob
+	45,  // 34: catalog.v1.Command.alter_table:type_name -> catalog.v1.AlterTable
+	47,  // 35: catalog.v1.Command.create_storage:type_name -> catalog.v1.CreateStorage
+	48,  // 36: catalog.v1.Command.alter_storage:type_name -> catalog.v1.AlterStorage
+	49,  // 37: catalog.v1.Command.drop_storage:type_name -> catalog.v1.DropStorage
+	23,  // 38: catalog.v1.Command.record_backup:type_name -> catalog.v1.RecordBackup
+	25,  // 39: catalog.v1.Command.restore_table:type_name -> catalog.v1.RestoreTable
+	26,  // 40: catalog.v1.Command.restore_versions:type_name -> catalog.v1.RestoreVersions
+	27,  // 41: catalog.v1.Command.finish_restore:type_name -> catalog.v1.FinishRestore
+	28,  // 42: catalog.v1.Command.abandon_restore:type_name -> catalog.v1.AbandonRestore
+	29,  // 43: catalog.v1.Command.restore_accounts:type_name -> catalog.v1.RestoreAccounts
+	30,  // 44: catalog.v1.Command.create_user_keys:type_name -> catalog.v1.CreateUserKeys
+	20,  // 45: catalog.v1.Command.destroy_user_key:type_name -> catalog.v1.DestroyUserKey
+	21,  // 46: catalog.v1.Command.set_cluster_key:type_name -> catalog.v1.SetClusterKey
+	67,  // 47: catalog.v1.Command.begin_erase:type_name -> catalog.v1.BeginErase
+	68,  // 48: catalog.v1.Command.update_erasure:type_name -> catalog.v1.UpdateErasure
+	69,  // 49: catalog.v1.Command.finish_erase:type_name -> catalog.v1.FinishErase
+	22,  // 50: catalog.v1.SetClusterKey.key:type_name -> catalog.v1.ClusterKey
+	24,  // 51: catalog.v1.RecordBackup.backup:type_name -> catalog.v1.Backup
+	12,  // 52: catalog.v1.RestoreTable.table:type_name -> catalog.v1.Table
+	12,  // 53: catalog.v1.RestoreVersions.versions:type_name -> catalog.v1.Table
+	14,  // 54: catalog.v1.FinishRestore.namespaces:type_name -> catalog.v1.Namespace
+	17,  // 55: catalog.v1.FinishRestore.progress:type_name -> catalog.v1.JobProgress
+	15,  // 56: catalog.v1.RestoreAccounts.users:type_name -> catalog.v1.User
+	31,  // 57: catalog.v1.CreateUserKeys.keys:type_name -> catalog.v1.UserKey
+	38,  // 58: catalog.v1.RegisterNode.node:type_name -> catalog.v1.Node
+	6,   // 59: catalog.v1.SetNodeStatus.status:type_name -> catalog.v1.NodeStatus
+	39,  // 60: catalog.v1.SetReplica.replica:type_name -> catalog.v1.Replica
+	6,   // 61: catalog.v1.Node.status:type_name -> catalog.v1.NodeStatus
+	7,   // 62: catalog.v1.Replica.state:type_name -> catalog.v1.ReplicaState
+	39,  // 63: catalog.v1.Placement.replicas:type_name -> catalog.v1.Replica
+	12,  // 64: catalog.v1.CreateTable.table:type_name -> catalog.v1.Table
+	11,  // 65: catalog.v1.AlterTable.add_column:type_name -> catalog.v1.Column
+	52,  // 66: catalog.v1.AlterTable.rename_column:type_name -> catalog.v1.RenameColumn
+	53,  // 67: catalog.v1.AlterTable.modify_column:type_name -> catalog.v1.ModifyColumn
+	54,  // 68: catalog.v1.AlterTable.set_not_null:type_name -> catalog.v1.SetNotNull
+	55,  // 69: catalog.v1.AlterTable.set_default:type_name -> catalog.v1.SetDefault
+	4,   // 70: catalog.v1.AlterTable.set_access_level:type_name -> catalog.v1.AccessLevel
+	46,  // 71: catalog.v1.CreateStorage.storage:type_name -> catalog.v1.Storage
+	9,   // 72: catalog.v1.ModifyColumn.type:type_name -> catalog.v1.Type
+	10,  // 73: catalog.v1.SetDefault.default:type_name -> catalog.v1.Default
+	15,  // 74: catalog.v1.CreateUser.user:type_name -> catalog.v1.User
+	0,   // 75: catalog.v1.AlterUser.role:type_name -> catalog.v1.Role
+	38,  // 76: catalog.v1.InitCluster.node:type_name -> catalog.v1.Node
+	16,  // 77: catalog.v1.CreateJob.job:type_name -> catalog.v1.Job
+	5,   // 78: catalog.v1.UpdateJob.status:type_name -> catalog.v1.JobStatus
+	17,  // 79: catalog.v1.UpdateJob.progress:type_name -> catalog.v1.JobProgress
+	16,  // 80: catalog.v1.BeginErase.job:type_name -> catalog.v1.Job
+	71,  // 81: catalog.v1.UpdateErasure.survey:type_name -> catalog.v1.ErasureSurvey
+	74,  // 82: catalog.v1.UpdateErasure.nodes:type_name -> catalog.v1.ErasedNode
+	75,  // 83: catalog.v1.UpdateErasure.backups:type_name -> catalog.v1.ErasedBackup
+	71,  // 84: catalog.v1.Erasure.survey:type_name -> catalog.v1.ErasureSurvey
+	74,  // 85: catalog.v1.Erasure.nodes:type_name -> catalog.v1.ErasedNode
+	75,  // 86: catalog.v1.Erasure.backups:type_name -> catalog.v1.ErasedBackup
+	72,  // 87: catalog.v1.ErasureSurvey.tables:type_name -> catalog.v1.ErasedTable
+	73,  // 88: catalog.v1.ErasureSurvey.files:type_name -> catalog.v1.ErasedFile
+	70,  // 89: catalog.v1.ListErasuresResponse.erasures:type_name -> catalog.v1.Erasure
+	12,  // 90: catalog.v1.ApplyResponse.table:type_name -> catalog.v1.Table
+	15,  // 91: catalog.v1.ApplyResponse.user:type_name -> catalog.v1.User
+	16,  // 92: catalog.v1.ApplyResponse.job:type_name -> catalog.v1.Job
+	46,  // 93: catalog.v1.ApplyResponse.storage:type_name -> catalog.v1.Storage
+	31,  // 94: catalog.v1.ApplyResponse.user_keys:type_name -> catalog.v1.UserKey
+	82,  // 95: catalog.v1.WatchResponse.snapshot:type_name -> catalog.v1.Snapshot
+	14,  // 96: catalog.v1.WatchResponse.namespace_created:type_name -> catalog.v1.Namespace
+	12,  // 97: catalog.v1.WatchResponse.table_changed:type_name -> catalog.v1.Table
+	38,  // 98: catalog.v1.WatchResponse.node_changed:type_name -> catalog.v1.Node
+	40,  // 99: catalog.v1.WatchResponse.placement_changed:type_name -> catalog.v1.Placement
+	81,  // 100: catalog.v1.WatchResponse.alive:type_name -> catalog.v1.Alive
+	46,  // 101: catalog.v1.WatchResponse.storage_changed:type_name -> catalog.v1.Storage
+	14,  // 102: catalog.v1.Snapshot.namespaces:type_name -> catalog.v1.Namespace
+	12,  // 103: catalog.v1.Snapshot.tables:type_name -> catalog.v1.Table
+	38,  // 104: catalog.v1.Snapshot.nodes:type_name -> catalog.v1.Node
+	40,  // 105: catalog.v1.Snapshot.placements:type_name -> catalog.v1.Placement
+	46,  // 106: catalog.v1.Snapshot.storages:type_name -> catalog.v1.Storage
+	15,  // 107: catalog.v1.GetUserResponse.user:type_name -> catalog.v1.User
+	15,  // 108: catalog.v1.ListUsersResponse.users:type_name -> catalog.v1.User
+	16,  // 109: catalog.v1.ListJobsResponse.jobs:type_name -> catalog.v1.Job
+	12,  // 110: catalog.v1.ListTableVersionsResponse.tables:type_name -> catalog.v1.Table
+	31,  // 111: catalog.v1.ListUserKeysResponse.keys:type_name -> catalog.v1.UserKey
+	24,  // 112: catalog.v1.ListBackupsResponse.backups:type_name -> catalog.v1.Backup
+	18,  // 113: catalog.v1.CatalogService.Apply:input_type -> catalog.v1.ApplyRequest
+	79,  // 114: catalog.v1.CatalogService.Watch:input_type -> catalog.v1.WatchRequest
+	83,  // 115: catalog.v1.CatalogService.GetUser:input_type -> catalog.v1.GetUserRequest
+	85,  // 116: catalog.v1.CatalogService.ListUsers:input_type -> catalog.v1.ListUsersRequest
+	87,  // 117: catalog.v1.CatalogService.ListJobs:input_type -> catalog.v1.ListJobsRequest
+	89,  // 118: catalog.v1.CatalogService.ListTableVersions:input_type -> catalog.v1.ListTableVersionsRequest
+	76,  // 119: catalog.v1.CatalogService.ListErasures:input_type -> catalog.v1.ListErasuresRequest
+	50,  // 120: catalog.v1.CatalogService.CheckStorage:input_type -> catalog.v1.CheckStorageRequest
+	91,  // 121: catalog.v1.CatalogService.ListUserKeys:input_type -> catalog.v1.ListUserKeysRequest
+	93,  // 122: catalog.v1.CatalogService.ListBackups:input_type -> catalog.v1.ListBackupsRequest
+	78,  // 123: catalog.v1.CatalogService.Apply:output_type -> catalog.v1.ApplyResponse
+	80,  // 124: catalog.v1.CatalogService.Watch:output_type -> catalog.v1.WatchResponse
+	84,  // 125: catalog.v1.CatalogService.GetUser:output_type -> catalog.v1.GetUserResponse
+	86,  // 126: catalog.v1.CatalogService.ListUsers:output_type -> catalog.v1.ListUsersResponse
+	88,  // 127: catalog.v1.CatalogService.ListJobs:output_type -> catalog.v1.ListJobsResponse
+	90,  // 128: catalog.v1.CatalogService.ListTableVersions:output_type -> catalog.v1.ListTableVersionsResponse
+	77,  // 129: catalog.v1.CatalogService.ListErasures:output_type -> catalog.v1.ListErasuresResponse
+	51,  // 130: catalog.v1.CatalogService.CheckStorage:output_type -> catalog.v1.CheckStorageResponse
+	92,  // 131: catalog.v1.CatalogService.ListUserKeys:output_type -> catalog.v1.ListUserKeysResponse
+	94,  // 132: catalog.v1.CatalogService.ListBackups:output_type -> catalog.v1.ListBackupsResponse
+	123, // [123:133] is the sub-list for method output_type
+	113, // [113:123] is the sub-list for method input_type
+	113, // [113:113] is the sub-list for extension type_name
+	113, // [113:113] is the sub-list for extension extendee
+	0,   // [0:113] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -7391,12 +8412,20 @@ func file_catalog_v1_catalog_proto_init() {
 		(*Command_CreateStorage)(nil),
 		(*Command_AlterStorage)(nil),
 		(*Command_DropStorage)(nil),
+		(*Command_RecordBackup)(nil),
+		(*Command_RestoreTable)(nil),
+		(*Command_RestoreVersions)(nil),
+		(*Command_FinishRestore)(nil),
+		(*Command_AbandonRestore)(nil),
+		(*Command_RestoreAccounts)(nil),
+		(*Command_CreateUserKeys)(nil),
+		(*Command_DestroyUserKey)(nil),
 		(*Command_SetClusterKey)(nil),
 		(*Command_BeginErase)(nil),
 		(*Command_UpdateErasure)(nil),
 		(*Command_FinishErase)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[37].OneofWrappers = []any{
 		(*AlterTable_AddColumn)(nil),
 		(*AlterTable_DropColumn)(nil),
 		(*AlterTable_RenameColumn)(nil),
@@ -7406,11 +8435,11 @@ func file_catalog_v1_catalog_proto_init() {
 		(*AlterTable_SetAccessLevel)(nil),
 		(*AlterTable_SetStorage)(nil),
 	}
-	file_catalog_v1_catalog_proto_msgTypes[30].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[33].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[35].OneofWrappers = []any{}
 	file_catalog_v1_catalog_proto_msgTypes[40].OneofWrappers = []any{}
-	file_catalog_v1_catalog_proto_msgTypes[62].OneofWrappers = []any{
+	file_catalog_v1_catalog_proto_msgTypes[43].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[45].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[50].OneofWrappers = []any{}
+	file_catalog_v1_catalog_proto_msgTypes[72].OneofWrappers = []any{
 		(*WatchResponse_Snapshot)(nil),
 		(*WatchResponse_NamespaceCreated)(nil),
 		(*WatchResponse_NamespaceDropped)(nil),
@@ -7430,7 +8459,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   73,
+			NumMessages:   87,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,8 @@ const (
 	CatalogService_ListTableVersions_FullMethodName = "/catalog.v1.CatalogService/ListTableVersions"
 	CatalogService_ListErasures_FullMethodName      = "/catalog.v1.CatalogService/ListErasures"
 	CatalogService_CheckStorage_FullMethodName      = "/catalog.v1.CatalogService/CheckStorage"
+	CatalogService_ListUserKeys_FullMethodName      = "/catalog.v1.CatalogService/ListUserKeys"
+	CatalogService_ListBackups_FullMethodName       = "/catalog.v1.CatalogService/ListBackups"
 )
 
 // CatalogServiceClient is the client API for CatalogService service.
@@ -53,6 +55,10 @@ type CatalogServiceClient interface {
 	ListErasures(ctx context.Context, in *ListErasuresRequest, opts ...grpc.CallOption) (*ListErasuresResponse, error)
 	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
 	CheckStorage(ctx context.Context, in *CheckStorageRequest, opts ...grpc.CallOption) (*CheckStorageResponse, error)
+	// ListUserKeys pages through the data keys of users.
+	ListUserKeys(ctx context.Context, in *ListUserKeysRequest, opts ...grpc.CallOption) (*ListUserKeysResponse, error)
+	// ListBackups lists the backups this cluster made, the oldest first.
+	ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error)
 }
 
 type catalogServiceClient struct {
@@ -152,6 +158,26 @@ func (c *catalogServiceClient) CheckStorage(ctx context.Context, in *CheckStorag
 	return out, nil
 }
 
+func (c *catalogServiceClient) ListUserKeys(ctx context.Context, in *ListUserKeysRequest, opts ...grpc.CallOption) (*ListUserKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListUserKeysResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListUserKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *catalogServiceClient) ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBackupsResponse)
+	err := c.cc.Invoke(ctx, CatalogService_ListBackups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CatalogServiceServer is the server API for CatalogService service.
 // All implementations must embed UnimplementedCatalogServiceServer
 // for forward compatibility.
@@ -174,6 +200,10 @@ type CatalogServiceServer interface {
 	ListErasures(context.Context, *ListErasuresRequest) (*ListErasuresResponse, error)
 	// CheckStorage writes, reads, lists and deletes a file in a storage, and has the other storage nodes read it.
 	CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error)
+	// ListUserKeys pages through the data keys of users.
+	ListUserKeys(context.Context, *ListUserKeysRequest) (*ListUserKeysResponse, error)
+	// ListBackups lists the backups this cluster made, the oldest first.
+	ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error)
 	mustEmbedUnimplementedCatalogServiceServer()
 }
 
@@ -207,6 +237,12 @@ func (UnimplementedCatalogServiceServer) ListErasures(context.Context, *ListEras
 }
 func (UnimplementedCatalogServiceServer) CheckStorage(context.Context, *CheckStorageRequest) (*CheckStorageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckStorage not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListUserKeys(context.Context, *ListUserKeysRequest) (*ListUserKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListUserKeys not implemented")
+}
+func (UnimplementedCatalogServiceServer) ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBackups not implemented")
 }
 func (UnimplementedCatalogServiceServer) mustEmbedUnimplementedCatalogServiceServer() {}
 func (UnimplementedCatalogServiceServer) testEmbeddedByValue()                        {}
@@ -366,6 +402,42 @@ func _CatalogService_CheckStorage_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CatalogService_ListUserKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListUserKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListUserKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListUserKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListUserKeys(ctx, req.(*ListUserKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CatalogService_ListBackups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBackupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CatalogServiceServer).ListBackups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CatalogService_ListBackups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CatalogServiceServer).ListBackups(ctx, req.(*ListBackupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CatalogService_ServiceDesc is the grpc.ServiceDesc for CatalogService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -400,6 +472,14 @@ var CatalogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CheckStorage",
 			Handler:    _CatalogService_CheckStorage_Handler,
+		},
+		{
+			MethodName: "ListUserKeys",
+			Handler:    _CatalogService_ListUserKeys_Handler,
+		},
+		{
+			MethodName: "ListBackups",
+			Handler:    _CatalogService_ListBackups_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

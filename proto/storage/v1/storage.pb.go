@@ -3747,6 +3747,805 @@ func (x *ScrubUserResponse) GetCatalogLogCut() uint64 {
 	return 0
 }
 
+type FreezeShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Names the cut: that of the job, with a number for each attempt.
+	CutId         string `protobuf:"bytes,2,opt,name=cut_id,json=cutId,proto3" json:"cut_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeShardRequest) Reset() {
+	*x = FreezeShardRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeShardRequest) ProtoMessage() {}
+
+func (x *FreezeShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeShardRequest.ProtoReflect.Descriptor instead.
+func (*FreezeShardRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *FreezeShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *FreezeShardRequest) GetCutId() string {
+	if x != nil {
+		return x.CutId
+	}
+	return ""
+}
+
+type FreezeShardResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server that is frozen: it alone can be viewed.
+	ServerId      string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeShardResponse) Reset() {
+	*x = FreezeShardResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeShardResponse) ProtoMessage() {}
+
+func (x *FreezeShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeShardResponse.ProtoReflect.Descriptor instead.
+func (*FreezeShardResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *FreezeShardResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+type ViewShardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	CutId         string                 `protobuf:"bytes,2,opt,name=cut_id,json=cutId,proto3" json:"cut_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewShardRequest) Reset() {
+	*x = ViewShardRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewShardRequest) ProtoMessage() {}
+
+func (x *ViewShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewShardRequest.ProtoReflect.Descriptor instead.
+func (*ViewShardRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ViewShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ViewShardRequest) GetCutId() string {
+	if x != nil {
+		return x.CutId
+	}
+	return ""
+}
+
+type ViewShardResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The highest _seq in the view.
+	Position      uint64 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewShardResponse) Reset() {
+	*x = ViewShardResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewShardResponse) ProtoMessage() {}
+
+func (x *ViewShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewShardResponse.ProtoReflect.Descriptor instead.
+func (*ViewShardResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ViewShardResponse) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type ThawShardRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	CutId         string                 `protobuf:"bytes,2,opt,name=cut_id,json=cutId,proto3" json:"cut_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThawShardRequest) Reset() {
+	*x = ThawShardRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThawShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThawShardRequest) ProtoMessage() {}
+
+func (x *ThawShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThawShardRequest.ProtoReflect.Descriptor instead.
+func (*ThawShardRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ThawShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ThawShardRequest) GetCutId() string {
+	if x != nil {
+		return x.CutId
+	}
+	return ""
+}
+
+type ThawShardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ThawShardResponse) Reset() {
+	*x = ThawShardResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ThawShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ThawShardResponse) ProtoMessage() {}
+
+func (x *ThawShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ThawShardResponse.ProtoReflect.Descriptor instead.
+func (*ThawShardResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{56}
+}
+
+type WriteBackupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	CutId string                 `protobuf:"bytes,2,opt,name=cut_id,json=cutId,proto3" json:"cut_id,omitempty"`
+	// As the statement named it.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// Of the backup whose files are named and not copied; empty: none.
+	Parent string `protobuf:"bytes,4,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The tables to write, in ascending order; of these, user_table_ids have a partition for each user.
+	TableIds     []uint32 `protobuf:"varint,5,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
+	UserTableIds []uint32 `protobuf:"varint,6,rep,packed,name=user_table_ids,json=userTableIds,proto3" json:"user_table_ids,omitempty"`
+	// The key of the backup itself, sealed by the cluster key for the purpose "backup-key/" and backup_id.
+	Key           []byte `protobuf:"bytes,7,opt,name=key,proto3" json:"key,omitempty"`
+	BackupId      string `protobuf:"bytes,8,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteBackupRequest) Reset() {
+	*x = WriteBackupRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteBackupRequest) ProtoMessage() {}
+
+func (x *WriteBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteBackupRequest.ProtoReflect.Descriptor instead.
+func (*WriteBackupRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *WriteBackupRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *WriteBackupRequest) GetCutId() string {
+	if x != nil {
+		return x.CutId
+	}
+	return ""
+}
+
+func (x *WriteBackupRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *WriteBackupRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *WriteBackupRequest) GetTableIds() []uint32 {
+	if x != nil {
+		return x.TableIds
+	}
+	return nil
+}
+
+func (x *WriteBackupRequest) GetUserTableIds() []uint32 {
+	if x != nil {
+		return x.UserTableIds
+	}
+	return nil
+}
+
+func (x *WriteBackupRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *WriteBackupRequest) GetBackupId() string {
+	if x != nil {
+		return x.BackupId
+	}
+	return ""
+}
+
+type WriteBackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So far.
+	Files uint64 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Rows  uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Of the list; only the last message has it.
+	ListSha256    []byte `protobuf:"bytes,4,opt,name=list_sha256,json=listSha256,proto3" json:"list_sha256,omitempty"`
+	ListBytes     uint64 `protobuf:"varint,5,opt,name=list_bytes,json=listBytes,proto3" json:"list_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteBackupResponse) Reset() {
+	*x = WriteBackupResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteBackupResponse) ProtoMessage() {}
+
+func (x *WriteBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteBackupResponse.ProtoReflect.Descriptor instead.
+func (*WriteBackupResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *WriteBackupResponse) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *WriteBackupResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *WriteBackupResponse) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *WriteBackupResponse) GetListSha256() []byte {
+	if x != nil {
+		return x.ListSha256
+	}
+	return nil
+}
+
+func (x *WriteBackupResponse) GetListBytes() uint64 {
+	if x != nil {
+		return x.ListBytes
+	}
+	return 0
+}
+
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// As it is being restored; the catalog of the shard's node may not have it yet.
+	Table *v1.Table `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
+	// The partition, as in keys.
+	Owner         string       `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Rows          []*ImportRow `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ImportRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ImportRequest) GetTable() *v1.Table {
+	if x != nil {
+		return x.Table
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ImportRequest) GetRows() []*ImportRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type ImportRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The primary key, encoded as in row keys, without their prefix.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The row's version as it is stored: _seq, whether it is deleted, schema version, row.
+	Version       []byte `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRow) Reset() {
+	*x = ImportRow{}
+	mi := &file_storage_v1_storage_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRow) ProtoMessage() {}
+
+func (x *ImportRow) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRow.ProtoReflect.Descriptor instead.
+func (*ImportRow) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ImportRow) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ImportRow) GetVersion() []byte {
+	if x != nil {
+		return x.Version
+	}
+	return nil
+}
+
+type ImportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{61}
+}
+
+type DescribeBackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Verify        bool                   `protobuf:"varint,2,opt,name=verify,proto3" json:"verify,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeBackupRequest) Reset() {
+	*x = DescribeBackupRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeBackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeBackupRequest) ProtoMessage() {}
+
+func (x *DescribeBackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeBackupRequest.ProtoReflect.Descriptor instead.
+func (*DescribeBackupRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *DescribeBackupRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DescribeBackupRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
+}
+
+type DescribeBackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backup        *v1.Backup             `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
+	Tables        []*BackupTable         `protobuf:"bytes,2,rep,name=tables,proto3" json:"tables,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeBackupResponse) Reset() {
+	*x = DescribeBackupResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeBackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeBackupResponse) ProtoMessage() {}
+
+func (x *DescribeBackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeBackupResponse.ProtoReflect.Descriptor instead.
+func (*DescribeBackupResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *DescribeBackupResponse) GetBackup() *v1.Backup {
+	if x != nil {
+		return x.Backup
+	}
+	return nil
+}
+
+func (x *DescribeBackupResponse) GetTables() []*BackupTable {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+// BackupTable is a table in a backup.
+type BackupTable struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Kind      string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Versions of rows, deleted ones too; a row that was moved and not yet merged counts more than once. Without verify not known.
+	Rows          uint64 `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupTable) Reset() {
+	*x = BackupTable{}
+	mi := &file_storage_v1_storage_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupTable) ProtoMessage() {}
+
+func (x *BackupTable) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupTable.ProtoReflect.Descriptor instead.
+func (*BackupTable) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *BackupTable) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *BackupTable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BackupTable) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *BackupTable) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
 var File_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_storage_v1_storage_proto_rawDesc = "" +
@@ -4025,7 +4824,58 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x11ScrubUserResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\x04R\x05files\x12\"\n" +
 	"\rshard_log_cut\x18\x02 \x01(\x04R\vshardLogCut\x12&\n" +
-	"\x0fcatalog_log_cut\x18\x03 \x01(\x04R\rcatalogLogCut*V\n" +
+	"\x0fcatalog_log_cut\x18\x03 \x01(\x04R\rcatalogLogCut\"A\n" +
+	"\x12FreezeShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
+	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\"2\n" +
+	"\x13FreezeShardResponse\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\"?\n" +
+	"\x10ViewShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
+	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\"/\n" +
+	"\x11ViewShardResponse\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x06R\bposition\"?\n" +
+	"\x10ThawShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
+	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\"\x13\n" +
+	"\x11ThawShardResponse\"\xdf\x01\n" +
+	"\x12WriteBackupRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x15\n" +
+	"\x06cut_id\x18\x02 \x01(\tR\x05cutId\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06parent\x18\x04 \x01(\tR\x06parent\x12\x1b\n" +
+	"\ttable_ids\x18\x05 \x03(\rR\btableIds\x12$\n" +
+	"\x0euser_table_ids\x18\x06 \x03(\rR\fuserTableIds\x12\x10\n" +
+	"\x03key\x18\a \x01(\fR\x03key\x12\x1b\n" +
+	"\tbackup_id\x18\b \x01(\tR\bbackupId\"\x95\x01\n" +
+	"\x13WriteBackupResponse\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x1f\n" +
+	"\vlist_sha256\x18\x04 \x01(\fR\n" +
+	"listSha256\x12\x1d\n" +
+	"\n" +
+	"list_bytes\x18\x05 \x01(\x04R\tlistBytes\"\x8f\x01\n" +
+	"\rImportRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12'\n" +
+	"\x05table\x18\x02 \x01(\v2\x11.catalog.v1.TableR\x05table\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12)\n" +
+	"\x04rows\x18\x04 \x03(\v2\x15.storage.v1.ImportRowR\x04rows\"7\n" +
+	"\tImportRow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\fR\aversion\"\x10\n" +
+	"\x0eImportResponse\"C\n" +
+	"\x15DescribeBackupRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06verify\x18\x02 \x01(\bR\x06verify\"u\n" +
+	"\x16DescribeBackupResponse\x12*\n" +
+	"\x06backup\x18\x01 \x01(\v2\x12.catalog.v1.BackupR\x06backup\x12/\n" +
+	"\x06tables\x18\x02 \x03(\v2\x17.storage.v1.BackupTableR\x06tables\"g\n" +
+	"\vBackupTable\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x04R\x04rows*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -4050,8 +4900,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\xcb\n" +
-	"\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\x9b\x0e\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -4072,7 +4921,13 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\tScrubUser\x12\x1c.storage.v1.ScrubUserRequest\x1a\x1d.storage.v1.ScrubUserResponse\x12Q\n" +
 	"\fMoveSegments\x12\x1f.storage.v1.MoveSegmentsRequest\x1a .storage.v1.MoveSegmentsResponse\x12Q\n" +
 	"\fCountStorage\x12\x1f.storage.v1.CountStorageRequest\x1a .storage.v1.CountStorageResponse\x12H\n" +
-	"\tReadProbe\x12\x1c.storage.v1.ReadProbeRequest\x1a\x1d.storage.v1.ReadProbeResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\tReadProbe\x12\x1c.storage.v1.ReadProbeRequest\x1a\x1d.storage.v1.ReadProbeResponse\x12N\n" +
+	"\vFreezeShard\x12\x1e.storage.v1.FreezeShardRequest\x1a\x1f.storage.v1.FreezeShardResponse\x12H\n" +
+	"\tViewShard\x12\x1c.storage.v1.ViewShardRequest\x1a\x1d.storage.v1.ViewShardResponse\x12H\n" +
+	"\tThawShard\x12\x1c.storage.v1.ThawShardRequest\x1a\x1d.storage.v1.ThawShardResponse\x12P\n" +
+	"\vWriteBackup\x12\x1e.storage.v1.WriteBackupRequest\x1a\x1f.storage.v1.WriteBackupResponse0\x01\x12?\n" +
+	"\x06Import\x12\x19.storage.v1.ImportRequest\x1a\x1a.storage.v1.ImportResponse\x12W\n" +
+	"\x0eDescribeBackup\x12!.storage.v1.DescribeBackupRequest\x1a\".storage.v1.DescribeBackupResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -4087,76 +4942,92 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_storage_v1_storage_proto_goTypes = []any{
-	(Durability)(0),               // 0: storage.v1.Durability
-	(Operation)(0),                // 1: storage.v1.Operation
-	(OnConflict)(0),               // 2: storage.v1.OnConflict
-	(Consistency)(0),              // 3: storage.v1.Consistency
-	(ChangeKind)(0),               // 4: storage.v1.ChangeKind
-	(*MoveSegmentsRequest)(nil),   // 5: storage.v1.MoveSegmentsRequest
-	(*MoveSegmentsResponse)(nil),  // 6: storage.v1.MoveSegmentsResponse
-	(*CountStorageRequest)(nil),   // 7: storage.v1.CountStorageRequest
-	(*CountStorageResponse)(nil),  // 8: storage.v1.CountStorageResponse
-	(*ReadProbeRequest)(nil),      // 9: storage.v1.ReadProbeRequest
-	(*ReadProbeResponse)(nil),     // 10: storage.v1.ReadProbeResponse
-	(*WriteRequest)(nil),          // 11: storage.v1.WriteRequest
-	(*TableWrite)(nil),            // 12: storage.v1.TableWrite
-	(*WriteResponse)(nil),         // 13: storage.v1.WriteResponse
-	(*CommitRequest)(nil),         // 14: storage.v1.CommitRequest
-	(*TableRead)(nil),             // 15: storage.v1.TableRead
-	(*CommitResponse)(nil),        // 16: storage.v1.CommitResponse
-	(*TableWriteResult)(nil),      // 17: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),    // 18: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil),   // 19: storage.v1.WriteStreamResponse
-	(*Error)(nil),                 // 20: storage.v1.Error
-	(*ScanRequest)(nil),           // 21: storage.v1.ScanRequest
-	(*ScanHeader)(nil),            // 22: storage.v1.ScanHeader
-	(*Change)(nil),                // 23: storage.v1.Change
-	(*WatchRequest)(nil),          // 24: storage.v1.WatchRequest
-	(*WatchAdd)(nil),              // 25: storage.v1.WatchAdd
-	(*WatchResponse)(nil),         // 26: storage.v1.WatchResponse
-	(*WatchStarted)(nil),          // 27: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),           // 28: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),            // 29: storage.v1.WatchEnded
-	(*Progress)(nil),              // 30: storage.v1.Progress
-	(*TableStatsRequest)(nil),     // 31: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),    // 32: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),      // 33: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),     // 34: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),          // 35: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),         // 36: storage.v1.PurgeResponse
-	(*FlushRequest)(nil),          // 37: storage.v1.FlushRequest
-	(*FlushResponse)(nil),         // 38: storage.v1.FlushResponse
-	(*CompactRequest)(nil),        // 39: storage.v1.CompactRequest
-	(*CompactResponse)(nil),       // 40: storage.v1.CompactResponse
-	(*ListManifestsRequest)(nil),  // 41: storage.v1.ListManifestsRequest
-	(*ListManifestsResponse)(nil), // 42: storage.v1.ListManifestsResponse
-	(*Manifest)(nil),              // 43: storage.v1.Manifest
-	(*Segment)(nil),               // 44: storage.v1.Segment
-	(*SegmentColumn)(nil),         // 45: storage.v1.SegmentColumn
-	(*FetchSegmentRequest)(nil),   // 46: storage.v1.FetchSegmentRequest
-	(*FetchSegmentResponse)(nil),  // 47: storage.v1.FetchSegmentResponse
-	(*HoldSegmentsRequest)(nil),   // 48: storage.v1.HoldSegmentsRequest
-	(*HoldSegmentsResponse)(nil),  // 49: storage.v1.HoldSegmentsResponse
-	(*SurveyUserRequest)(nil),     // 50: storage.v1.SurveyUserRequest
-	(*SurveyUserResponse)(nil),    // 51: storage.v1.SurveyUserResponse
-	(*EraseUserRequest)(nil),      // 52: storage.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),     // 53: storage.v1.EraseUserResponse
-	(*ScrubUserRequest)(nil),      // 54: storage.v1.ScrubUserRequest
-	(*ScrubUserResponse)(nil),     // 55: storage.v1.ScrubUserResponse
-	nil,                           // 56: storage.v1.Error.FieldsEntry
-	nil,                           // 57: storage.v1.WatchEnded.FieldsEntry
-	nil,                           // 58: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Storage)(nil),            // 59: catalog.v1.Storage
-	(*v1.Identity)(nil),           // 60: catalog.v1.Identity
-	(*v11.Expr)(nil),              // 61: expr.v1.Expr
-	(*v11.OrderBy)(nil),           // 62: expr.v1.OrderBy
-	(*v1.ErasureSurvey)(nil),      // 63: catalog.v1.ErasureSurvey
+	(Durability)(0),                // 0: storage.v1.Durability
+	(Operation)(0),                 // 1: storage.v1.Operation
+	(OnConflict)(0),                // 2: storage.v1.OnConflict
+	(Consistency)(0),               // 3: storage.v1.Consistency
+	(ChangeKind)(0),                // 4: storage.v1.ChangeKind
+	(*MoveSegmentsRequest)(nil),    // 5: storage.v1.MoveSegmentsRequest
+	(*MoveSegmentsResponse)(nil),   // 6: storage.v1.MoveSegmentsResponse
+	(*CountStorageRequest)(nil),    // 7: storage.v1.CountStorageRequest
+	(*CountStorageResponse)(nil),   // 8: storage.v1.CountStorageResponse
+	(*ReadProbeRequest)(nil),       // 9: storage.v1.ReadProbeRequest
+	(*ReadProbeResponse)(nil),      // 10: storage.v1.ReadProbeResponse
+	(*WriteRequest)(nil),           // 11: storage.v1.WriteRequest
+	(*TableWrite)(nil),             // 12: storage.v1.TableWrite
+	(*WriteResponse)(nil),          // 13: storage.v1.WriteResponse
+	(*CommitRequest)(nil),          // 14: storage.v1.CommitRequest
+	(*TableRead)(nil),              // 15: storage.v1.TableRead
+	(*CommitResponse)(nil),         // 16: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),       // 17: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),     // 18: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),    // 19: storage.v1.WriteStreamResponse
+	(*Error)(nil),                  // 20: storage.v1.Error
+	(*ScanRequest)(nil),            // 21: storage.v1.ScanRequest
+	(*ScanHeader)(nil),             // 22: storage.v1.ScanHeader
+	(*Change)(nil),                 // 23: storage.v1.Change
+	(*WatchRequest)(nil),           // 24: storage.v1.WatchRequest
+	(*WatchAdd)(nil),               // 25: storage.v1.WatchAdd
+	(*WatchResponse)(nil),          // 26: storage.v1.WatchResponse
+	(*WatchStarted)(nil),           // 27: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),            // 28: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),             // 29: storage.v1.WatchEnded
+	(*Progress)(nil),               // 30: storage.v1.Progress
+	(*TableStatsRequest)(nil),      // 31: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),     // 32: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),       // 33: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),      // 34: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),           // 35: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),          // 36: storage.v1.PurgeResponse
+	(*FlushRequest)(nil),           // 37: storage.v1.FlushRequest
+	(*FlushResponse)(nil),          // 38: storage.v1.FlushResponse
+	(*CompactRequest)(nil),         // 39: storage.v1.CompactRequest
+	(*CompactResponse)(nil),        // 40: storage.v1.CompactResponse
+	(*ListManifestsRequest)(nil),   // 41: storage.v1.ListManifestsRequest
+	(*ListManifestsResponse)(nil),  // 42: storage.v1.ListManifestsResponse
+	(*Manifest)(nil),               // 43: storage.v1.Manifest
+	(*Segment)(nil),                // 44: storage.v1.Segment
+	(*SegmentColumn)(nil),          // 45: storage.v1.SegmentColumn
+	(*FetchSegmentRequest)(nil),    // 46: storage.v1.FetchSegmentRequest
+	(*FetchSegmentResponse)(nil),   // 47: storage.v1.FetchSegmentResponse
+	(*HoldSegmentsRequest)(nil),    // 48: storage.v1.HoldSegmentsRequest
+	(*HoldSegmentsResponse)(nil),   // 49: storage.v1.HoldSegmentsResponse
+	(*SurveyUserRequest)(nil),      // 50: storage.v1.SurveyUserRequest
+	(*SurveyUserResponse)(nil),     // 51: storage.v1.SurveyUserResponse
+	(*EraseUserRequest)(nil),       // 52: storage.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),      // 53: storage.v1.EraseUserResponse
+	(*ScrubUserRequest)(nil),       // 54: storage.v1.ScrubUserRequest
+	(*ScrubUserResponse)(nil),      // 55: storage.v1.ScrubUserResponse
+	(*FreezeShardRequest)(nil),     // 56: storage.v1.FreezeShardRequest
+	(*FreezeShardResponse)(nil),    // 57: storage.v1.FreezeShardResponse
+	(*ViewShardRequest)(nil),       // 58: storage.v1.ViewShardRequest
+	(*ViewShardResponse)(nil),      // 59: storage.v1.ViewShardResponse
+	(*ThawShardRequest)(nil),       // 60: storage.v1.ThawShardRequest
+	(*ThawShardResponse)(nil),      // 61: storage.v1.ThawShardResponse
+	(*WriteBackupRequest)(nil),     // 62: storage.v1.WriteBackupRequest
+	(*WriteBackupResponse)(nil),    // 63: storage.v1.WriteBackupResponse
+	(*ImportRequest)(nil),          // 64: storage.v1.ImportRequest
+	(*ImportRow)(nil),              // 65: storage.v1.ImportRow
+	(*ImportResponse)(nil),         // 66: storage.v1.ImportResponse
+	(*DescribeBackupRequest)(nil),  // 67: storage.v1.DescribeBackupRequest
+	(*DescribeBackupResponse)(nil), // 68: storage.v1.DescribeBackupResponse
+	(*BackupTable)(nil),            // 69: storage.v1.BackupTable
+	nil,                            // 70: storage.v1.Error.FieldsEntry
+	nil,                            // 71: storage.v1.WatchEnded.FieldsEntry
+	nil,                            // 72: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Storage)(nil),             // 73: catalog.v1.Storage
+	(*v1.Identity)(nil),            // 74: catalog.v1.Identity
+	(*v11.Expr)(nil),               // 75: expr.v1.Expr
+	(*v11.OrderBy)(nil),            // 76: expr.v1.OrderBy
+	(*v1.ErasureSurvey)(nil),       // 77: catalog.v1.ErasureSurvey
+	(*v1.Table)(nil),               // 78: catalog.v1.Table
+	(*v1.Backup)(nil),              // 79: catalog.v1.Backup
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	59, // 0: storage.v1.ReadProbeRequest.storage:type_name -> catalog.v1.Storage
-	60, // 1: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	73, // 0: storage.v1.ReadProbeRequest.storage:type_name -> catalog.v1.Storage
+	74, // 1: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
 	12, // 2: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
 	1,  // 3: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
 	2,  // 4: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
@@ -4168,66 +5039,82 @@ var file_storage_v1_storage_proto_depIdxs = []int32{
 	11, // 10: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
 	13, // 11: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
 	20, // 12: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	56, // 13: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	60, // 14: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	61, // 15: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	62, // 16: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	70, // 13: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	74, // 14: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	75, // 15: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	76, // 16: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
 	3,  // 17: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
 	4,  // 18: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
 	25, // 19: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	60, // 20: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	74, // 20: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
 	27, // 21: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
 	28, // 22: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
 	29, // 23: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
 	30, // 24: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
 	23, // 25: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	57, // 26: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	58, // 27: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	71, // 26: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	72, // 27: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
 	43, // 28: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
 	45, // 29: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
 	44, // 30: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
-	63, // 31: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
-	11, // 32: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	18, // 33: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	14, // 34: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	24, // 35: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	31, // 36: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	33, // 37: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	35, // 38: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	37, // 39: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
-	39, // 40: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
-	41, // 41: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
-	46, // 42: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
-	48, // 43: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
-	50, // 44: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
-	52, // 45: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
-	54, // 46: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
-	5,  // 47: storage.v1.StorageService.MoveSegments:input_type -> storage.v1.MoveSegmentsRequest
-	7,  // 48: storage.v1.StorageService.CountStorage:input_type -> storage.v1.CountStorageRequest
-	9,  // 49: storage.v1.StorageService.ReadProbe:input_type -> storage.v1.ReadProbeRequest
-	13, // 50: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	19, // 51: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	16, // 52: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	26, // 53: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	32, // 54: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	34, // 55: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	36, // 56: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	38, // 57: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
-	40, // 58: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
-	42, // 59: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
-	47, // 60: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
-	49, // 61: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
-	51, // 62: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
-	53, // 63: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
-	55, // 64: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
-	6,  // 65: storage.v1.StorageService.MoveSegments:output_type -> storage.v1.MoveSegmentsResponse
-	8,  // 66: storage.v1.StorageService.CountStorage:output_type -> storage.v1.CountStorageResponse
-	10, // 67: storage.v1.StorageService.ReadProbe:output_type -> storage.v1.ReadProbeResponse
-	50, // [50:68] is the sub-list for method output_type
-	32, // [32:50] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	77, // 31: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
+	78, // 32: storage.v1.ImportRequest.table:type_name -> catalog.v1.Table
+	65, // 33: storage.v1.ImportRequest.rows:type_name -> storage.v1.ImportRow
+	79, // 34: storage.v1.DescribeBackupResponse.backup:type_name -> catalog.v1.Backup
+	69, // 35: storage.v1.DescribeBackupResponse.tables:type_name -> storage.v1.BackupTable
+	11, // 36: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	18, // 37: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	14, // 38: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	24, // 39: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	31, // 40: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	33, // 41: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	35, // 42: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	37, // 43: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	39, // 44: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
+	41, // 45: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
+	46, // 46: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	48, // 47: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	50, // 48: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
+	52, // 49: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
+	54, // 50: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
+	5,  // 51: storage.v1.StorageService.MoveSegments:input_type -> storage.v1.MoveSegmentsRequest
+	7,  // 52: storage.v1.StorageService.CountStorage:input_type -> storage.v1.CountStorageRequest
+	9,  // 53: storage.v1.StorageService.ReadProbe:input_type -> storage.v1.ReadProbeRequest
+	56, // 54: storage.v1.StorageService.FreezeShard:input_type -> storage.v1.FreezeShardRequest
+	58, // 55: storage.v1.StorageService.ViewShard:input_type -> storage.v1.ViewShardRequest
+	60, // 56: storage.v1.StorageService.ThawShard:input_type -> storage.v1.ThawShardRequest
+	62, // 57: storage.v1.StorageService.WriteBackup:input_type -> storage.v1.WriteBackupRequest
+	64, // 58: storage.v1.StorageService.Import:input_type -> storage.v1.ImportRequest
+	67, // 59: storage.v1.StorageService.DescribeBackup:input_type -> storage.v1.DescribeBackupRequest
+	13, // 60: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	19, // 61: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	16, // 62: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	26, // 63: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	32, // 64: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	34, // 65: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	36, // 66: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	38, // 67: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	40, // 68: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
+	42, // 69: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
+	47, // 70: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	49, // 71: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	51, // 72: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
+	53, // 73: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
+	55, // 74: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
+	6,  // 75: storage.v1.StorageService.MoveSegments:output_type -> storage.v1.MoveSegmentsResponse
+	8,  // 76: storage.v1.StorageService.CountStorage:output_type -> storage.v1.CountStorageResponse
+	10, // 77: storage.v1.StorageService.ReadProbe:output_type -> storage.v1.ReadProbeResponse
+	57, // 78: storage.v1.StorageService.FreezeShard:output_type -> storage.v1.FreezeShardResponse
+	59, // 79: storage.v1.StorageService.ViewShard:output_type -> storage.v1.ViewShardResponse
+	61, // 80: storage.v1.StorageService.ThawShard:output_type -> storage.v1.ThawShardResponse
+	63, // 81: storage.v1.StorageService.WriteBackup:output_type -> storage.v1.WriteBackupResponse
+	66, // 82: storage.v1.StorageService.Import:output_type -> storage.v1.ImportResponse
+	68, // 83: storage.v1.StorageService.DescribeBackup:output_type -> storage.v1.DescribeBackupResponse
+	60, // [60:84] is the sub-list for method output_type
+	36, // [36:60] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -4252,7 +5139,7 @@ func file_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   54,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,24 +23,30 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_Write_FullMethodName         = "/storage.v1.StorageService/Write"
-	StorageService_WriteStream_FullMethodName   = "/storage.v1.StorageService/WriteStream"
-	StorageService_Commit_FullMethodName        = "/storage.v1.StorageService/Commit"
-	StorageService_Watch_FullMethodName         = "/storage.v1.StorageService/Watch"
-	StorageService_TableStats_FullMethodName    = "/storage.v1.StorageService/TableStats"
-	StorageService_NodeStats_FullMethodName     = "/storage.v1.StorageService/NodeStats"
-	StorageService_Purge_FullMethodName         = "/storage.v1.StorageService/Purge"
-	StorageService_Flush_FullMethodName         = "/storage.v1.StorageService/Flush"
-	StorageService_Compact_FullMethodName       = "/storage.v1.StorageService/Compact"
-	StorageService_ListManifests_FullMethodName = "/storage.v1.StorageService/ListManifests"
-	StorageService_FetchSegment_FullMethodName  = "/storage.v1.StorageService/FetchSegment"
-	StorageService_HoldSegments_FullMethodName  = "/storage.v1.StorageService/HoldSegments"
-	StorageService_SurveyUser_FullMethodName    = "/storage.v1.StorageService/SurveyUser"
-	StorageService_EraseUser_FullMethodName     = "/storage.v1.StorageService/EraseUser"
-	StorageService_ScrubUser_FullMethodName     = "/storage.v1.StorageService/ScrubUser"
-	StorageService_MoveSegments_FullMethodName  = "/storage.v1.StorageService/MoveSegments"
-	StorageService_CountStorage_FullMethodName  = "/storage.v1.StorageService/CountStorage"
-	StorageService_ReadProbe_FullMethodName     = "/storage.v1.StorageService/ReadProbe"
+	StorageService_Write_FullMethodName          = "/storage.v1.StorageService/Write"
+	StorageService_WriteStream_FullMethodName    = "/storage.v1.StorageService/WriteStream"
+	StorageService_Commit_FullMethodName         = "/storage.v1.StorageService/Commit"
+	StorageService_Watch_FullMethodName          = "/storage.v1.StorageService/Watch"
+	StorageService_TableStats_FullMethodName     = "/storage.v1.StorageService/TableStats"
+	StorageService_NodeStats_FullMethodName      = "/storage.v1.StorageService/NodeStats"
+	StorageService_Purge_FullMethodName          = "/storage.v1.StorageService/Purge"
+	StorageService_Flush_FullMethodName          = "/storage.v1.StorageService/Flush"
+	StorageService_Compact_FullMethodName        = "/storage.v1.StorageService/Compact"
+	StorageService_ListManifests_FullMethodName  = "/storage.v1.StorageService/ListManifests"
+	StorageService_FetchSegment_FullMethodName   = "/storage.v1.StorageService/FetchSegment"
+	StorageService_HoldSegments_FullMethodName   = "/storage.v1.StorageService/HoldSegments"
+	StorageService_SurveyUser_FullMethodName     = "/storage.v1.StorageService/SurveyUser"
+	StorageService_EraseUser_FullMethodName      = "/storage.v1.StorageService/EraseUser"
+	StorageService_ScrubUser_FullMethodName      = "/storage.v1.StorageService/ScrubUser"
+	StorageService_MoveSegments_FullMethodName   = "/storage.v1.StorageService/MoveSegments"
+	StorageService_CountStorage_FullMethodName   = "/storage.v1.StorageService/CountStorage"
+	StorageService_ReadProbe_FullMethodName      = "/storage.v1.StorageService/ReadProbe"
+	StorageService_FreezeShard_FullMethodName    = "/storage.v1.StorageService/FreezeShard"
+	StorageService_ViewShard_FullMethodName      = "/storage.v1.StorageService/ViewShard"
+	StorageService_ThawShard_FullMethodName      = "/storage.v1.StorageService/ThawShard"
+	StorageService_WriteBackup_FullMethodName    = "/storage.v1.StorageService/WriteBackup"
+	StorageService_Import_FullMethodName         = "/storage.v1.StorageService/Import"
+	StorageService_DescribeBackup_FullMethodName = "/storage.v1.StorageService/DescribeBackup"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -88,6 +94,18 @@ type StorageServiceClient interface {
 	CountStorage(ctx context.Context, in *CountStorageRequest, opts ...grpc.CallOption) (*CountStorageResponse, error)
 	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
 	ReadProbe(ctx context.Context, in *ReadProbeRequest, opts ...grpc.CallOption) (*ReadProbeResponse, error)
+	// FreezeShard makes the shard's leader decide no writes, which wait, until it is viewed or thawed, or a second is over.
+	FreezeShard(ctx context.Context, in *FreezeShardRequest, opts ...grpc.CallOption) (*FreezeShardResponse, error)
+	// ViewShard keeps the state of a frozen shard and lets its writes go on. Refused when the shard has thawed meanwhile, or others may lead it.
+	ViewShard(ctx context.Context, in *ViewShardRequest, opts ...grpc.CallOption) (*ViewShardResponse, error)
+	// ThawShard ends a freeze, and lets go of a view.
+	ThawShard(ctx context.Context, in *ThawShardRequest, opts ...grpc.CallOption) (*ThawShardResponse, error)
+	// WriteBackup writes what a view has to the target. It tells how far it is, and last of the list it has written.
+	WriteBackup(ctx context.Context, in *WriteBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WriteBackupResponse], error)
+	// Import writes rows with their own _seq into a table that nobody sees yet.
+	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
+	// DescribeBackup reads a backup: what it is, and (verify) whether every byte is as it was written.
+	DescribeBackup(ctx context.Context, in *DescribeBackupRequest, opts ...grpc.CallOption) (*DescribeBackupResponse, error)
 }
 
 type storageServiceClient struct {
@@ -293,6 +311,75 @@ func (c *storageServiceClient) ReadProbe(ctx context.Context, in *ReadProbeReque
 	return out, nil
 }
 
+func (c *storageServiceClient) FreezeShard(ctx context.Context, in *FreezeShardRequest, opts ...grpc.CallOption) (*FreezeShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FreezeShardResponse)
+	err := c.cc.Invoke(ctx, StorageService_FreezeShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ViewShard(ctx context.Context, in *ViewShardRequest, opts ...grpc.CallOption) (*ViewShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ViewShardResponse)
+	err := c.cc.Invoke(ctx, StorageService_ViewShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) ThawShard(ctx context.Context, in *ThawShardRequest, opts ...grpc.CallOption) (*ThawShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ThawShardResponse)
+	err := c.cc.Invoke(ctx, StorageService_ThawShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) WriteBackup(ctx context.Context, in *WriteBackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WriteBackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[3], StorageService_WriteBackup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WriteBackupRequest, WriteBackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_WriteBackupClient = grpc.ServerStreamingClient[WriteBackupResponse]
+
+func (c *storageServiceClient) Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportResponse)
+	err := c.cc.Invoke(ctx, StorageService_Import_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) DescribeBackup(ctx context.Context, in *DescribeBackupRequest, opts ...grpc.CallOption) (*DescribeBackupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeBackupResponse)
+	err := c.cc.Invoke(ctx, StorageService_DescribeBackup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -338,6 +425,18 @@ type StorageServiceServer interface {
 	CountStorage(context.Context, *CountStorageRequest) (*CountStorageResponse, error)
 	// ReadProbe reads a file that another storage node has just written to a storage, which may not be in the catalog yet.
 	ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error)
+	// FreezeShard makes the shard's leader decide no writes, which wait, until it is viewed or thawed, or a second is over.
+	FreezeShard(context.Context, *FreezeShardRequest) (*FreezeShardResponse, error)
+	// ViewShard keeps the state of a frozen shard and lets its writes go on. Refused when the shard has thawed meanwhile, or others may lead it.
+	ViewShard(context.Context, *ViewShardRequest) (*ViewShardResponse, error)
+	// ThawShard ends a freeze, and lets go of a view.
+	ThawShard(context.Context, *ThawShardRequest) (*ThawShardResponse, error)
+	// WriteBackup writes what a view has to the target. It tells how far it is, and last of the list it has written.
+	WriteBackup(*WriteBackupRequest, grpc.ServerStreamingServer[WriteBackupResponse]) error
+	// Import writes rows with their own _seq into a table that nobody sees yet.
+	Import(context.Context, *ImportRequest) (*ImportResponse, error)
+	// DescribeBackup reads a backup: what it is, and (verify) whether every byte is as it was written.
+	DescribeBackup(context.Context, *DescribeBackupRequest) (*DescribeBackupResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -401,6 +500,24 @@ func (UnimplementedStorageServiceServer) CountStorage(context.Context, *CountSto
 }
 func (UnimplementedStorageServiceServer) ReadProbe(context.Context, *ReadProbeRequest) (*ReadProbeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadProbe not implemented")
+}
+func (UnimplementedStorageServiceServer) FreezeShard(context.Context, *FreezeShardRequest) (*FreezeShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FreezeShard not implemented")
+}
+func (UnimplementedStorageServiceServer) ViewShard(context.Context, *ViewShardRequest) (*ViewShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ViewShard not implemented")
+}
+func (UnimplementedStorageServiceServer) ThawShard(context.Context, *ThawShardRequest) (*ThawShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ThawShard not implemented")
+}
+func (UnimplementedStorageServiceServer) WriteBackup(*WriteBackupRequest, grpc.ServerStreamingServer[WriteBackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method WriteBackup not implemented")
+}
+func (UnimplementedStorageServiceServer) Import(context.Context, *ImportRequest) (*ImportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Import not implemented")
+}
+func (UnimplementedStorageServiceServer) DescribeBackup(context.Context, *DescribeBackupRequest) (*DescribeBackupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeBackup not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -718,6 +835,107 @@ func _StorageService_ReadProbe_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_FreezeShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FreezeShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).FreezeShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_FreezeShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).FreezeShard(ctx, req.(*FreezeShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ViewShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ViewShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ViewShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ViewShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ViewShard(ctx, req.(*ViewShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_ThawShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ThawShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).ThawShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_ThawShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).ThawShard(ctx, req.(*ThawShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_WriteBackup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WriteBackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StorageServiceServer).WriteBackup(m, &grpc.GenericServerStream[WriteBackupRequest, WriteBackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_WriteBackupServer = grpc.ServerStreamingServer[WriteBackupResponse]
+
+func _StorageService_Import_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).Import(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_Import_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).Import(ctx, req.(*ImportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_DescribeBackup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeBackupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).DescribeBackup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_DescribeBackup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).DescribeBackup(ctx, req.(*DescribeBackupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -785,6 +1003,26 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ReadProbe",
 			Handler:    _StorageService_ReadProbe_Handler,
 		},
+		{
+			MethodName: "FreezeShard",
+			Handler:    _StorageService_FreezeShard_Handler,
+		},
+		{
+			MethodName: "ViewShard",
+			Handler:    _StorageService_ViewShard_Handler,
+		},
+		{
+			MethodName: "ThawShard",
+			Handler:    _StorageService_ThawShard_Handler,
+		},
+		{
+			MethodName: "Import",
+			Handler:    _StorageService_Import_Handler,
+		},
+		{
+			MethodName: "DescribeBackup",
+			Handler:    _StorageService_DescribeBackup_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -802,6 +1040,11 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "FetchSegment",
 			Handler:       _StorageService_FetchSegment_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WriteBackup",
+			Handler:       _StorageService_WriteBackup_Handler,
 			ServerStreams: true,
 		},
 	},

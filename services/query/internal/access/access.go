@@ -43,6 +43,7 @@ const (
 	FlushTables
 	KillJob
 	ManageStorages
+	ManageBackups
 )
 
 // matrix is spec 5.5 for the statements that exist. A role may do what is marked in its column.
@@ -86,6 +87,7 @@ var matrix = map[Action]struct {
 	FlushTables:           {"flush or compact tables", row(no, no, yes, yes, yes)},
 	KillJob:               {"kill jobs", row(no, no, no, yes, yes)},
 	ManageStorages:        {"create, alter, drop or check storages", row(no, no, no, yes, yes)},
+	ManageBackups:         {"back up, restore or list backups", row(no, no, no, yes, yes)},
 }
 
 const (

@@ -40,7 +40,7 @@ func TestActions(t *testing.T) {
 		GrantSystem: "-----+-", KillLiveQuery: "----++-", ReadSystemTables: "----++-", Explain: "----++-",
 		ShowCatalog: "--++++-", ShowUsers: "----++-", ReadInformationSchema: "--++++-", Subscribe: "--++++-",
 		ExecuteAs: "--++++-", AcrossUsers: "---+++-", ManageCluster: "----++-",
-		FlushTables: "---+++-", KillJob: "----++-", ManageStorages: "----++-", ManageStorages + 1: "-------",
+		FlushTables: "---+++-", KillJob: "----++-", ManageStorages: "----++-", ManageBackups: "----++-", ManageBackups + 1: "-------",
 	}
 	for a, w := range want {
 		check(t, matrix[a].name, w, func(r catalog.Role) error { return Can(r, a) })

@@ -29,6 +29,8 @@ type Listings struct {
 	Live    *fleet.Nodes
 	Tables  *systemtable.Tables
 	Runner  *exec.Runner
+	// DescribeBackup asks a storage node to read a backup.
+	DescribeBackup func(ctx context.Context, req *storagev1.DescribeBackupRequest) (*storagev1.DescribeBackupResponse, error)
 }
 
 // Namespaces answers SHOW NAMESPACES with the columns of system.namespaces.

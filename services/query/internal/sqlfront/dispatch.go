@@ -13,9 +13,8 @@ var later = [][]string{
 	{"create", "topic"}, {"create", "view"}, {"create", "or", "replace", "view"},
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
-	{"show", "backup"}, {"show", "backups"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
-	{"backup", "database"}, {"restore", "database"},
+	{"restore", "user"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
 
@@ -58,6 +57,8 @@ func (r *reader) statement() (Statement, error) {
 		return r.flush(false)
 	case "storage":
 		return r.storage()
+	case "backup", "restore":
+		return r.backupOrRestore()
 	case "cluster":
 		return r.cluster()
 	case "erase":
@@ -102,6 +103,17 @@ func (r *reader) storage() (Statement, error) {
 		return r.compact()
 	case r.accept("storage", "check"):
 		return r.checkStorage()
+	}
+	return r.other()
+}
+
+func (r *reader) backupOrRestore() (Statement, error) {
+	src := r.source()
+	switch {
+	case r.accept("backup", "database"):
+		return r.backup(src)
+	case r.accept("restore", "database"):
+		return r.restore(src)
 	}
 	return r.other()
 }

@@ -59,6 +59,10 @@ func (r *reader) show() (Statement, error) {
 		return r.end(&Export{Source: src, Show: true})
 	case r.accept("show", "receipt"):
 		return r.showReceipt()
+	case r.accept("show", "backup"):
+		return r.showBackup(src, false)
+	case r.accept("show", "backups"):
+		return r.showBackup(src, true)
 	case r.accept("show", "tables"):
 		return r.showTables(&ShowTables{Source: src})
 	case r.accept("show", "stats"):

@@ -58,6 +58,10 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return message(e.Jobs.Flush(ctx, c.id, c.namespace, s))
 	case *sqlfront.Compact:
 		return message(e.Jobs.Compact(ctx, c.id, c.namespace, s))
+	case *sqlfront.Backup:
+		return message(e.Jobs.Backup(ctx, c.id, s))
+	case *sqlfront.Restore:
+		return message(e.Jobs.Restore(ctx, c.id, s))
 	case *sqlfront.KillJob:
 		return message(e.Jobs.Kill(ctx, c.id, s))
 	case *sqlfront.Begin:

@@ -146,6 +146,10 @@ func (e *Executor) listing(ctx context.Context, c *call, s sqlfront.Statement) (
 		return e.Storages.Check(c.id, s)
 	case *sqlfront.ShowJobs:
 		return e.Listings.Jobs(c.id)
+	case *sqlfront.ShowBackup:
+		return e.Listings.Backup(ctx, c.id, s.Path)
+	case *sqlfront.ShowBackups:
+		return e.Listings.Backups(ctx, c.id, s.Namespace)
 	case *sqlfront.ShowManifest:
 		return e.Listings.Manifest(c.id)
 	case *sqlfront.Export:

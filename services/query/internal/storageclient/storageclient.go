@@ -69,6 +69,11 @@ func (c *Client) ListManifests(ctx context.Context, req *storagev1.ListManifests
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).ListManifests(ctx, req)
 }
 
+// DescribeBackup has a storage node read a backup: all see the same folders.
+func (c *Client) DescribeBackup(ctx context.Context, req *storagev1.DescribeBackupRequest) (*storagev1.DescribeBackupResponse, error) {
+	return storagev1.NewStorageServiceClient(c.shards.Shard(0)).DescribeBackup(ctx, req)
+}
+
 // Commit commits a transaction; see Write.
 func (c *Client) Commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetWrite().GetShard())).Commit(ctx, req)

@@ -269,6 +269,29 @@ func (t *transaction) command(c *catalogv1.Command) (*catalogv1.ApplyResponse, e
 	case *catalogv1.Command_Verify:
 		return unchanged() // what it is for happens after its transaction
 	}
+	return t.backupCommand(c)
+}
+
+// backupCommand applies what backups and restores tell.
+func (t *transaction) backupCommand(c *catalogv1.Command) (*catalogv1.ApplyResponse, error) {
+	switch k := c.GetCommand().(type) {
+	case *catalogv1.Command_RecordBackup:
+		return t.recordBackup(k.RecordBackup)
+	case *catalogv1.Command_RestoreTable:
+		return t.restoreTable(k.RestoreTable)
+	case *catalogv1.Command_RestoreVersions:
+		return t.restoreVersions(k.RestoreVersions)
+	case *catalogv1.Command_FinishRestore:
+		return t.finishRestore(k.FinishRestore)
+	case *catalogv1.Command_AbandonRestore:
+		return t.abandonRestore(k.AbandonRestore.GetRestoreId())
+	case *catalogv1.Command_RestoreAccounts:
+		return t.restoreAccounts(k.RestoreAccounts)
+	case *catalogv1.Command_DestroyUserKey:
+		return t.destroyUserKey(k.DestroyUserKey)
+	case *catalogv1.Command_CreateUserKeys:
+		return t.createUserKeys(k.CreateUserKeys)
+	}
 	// An entry of a newer version: this replica cannot know what it leaves out.
 	return nil, dberr.New(dberr.Corrupt, "a catalog command this version does not know")
 }

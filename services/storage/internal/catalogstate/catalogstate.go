@@ -392,6 +392,8 @@ func putNumber(b *bbolt.Bucket, key []byte, v uint64) error {
 	return b.Put(key, binary.BigEndian.AppendUint64(nil, v))
 }
 
+func numberKey(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
 func idKey(id uint32) []byte { return binary.BigEndian.AppendUint32(nil, id) }
 
 // stored is how messages are written: replicas compare their bytes.

@@ -26,7 +26,7 @@ const (
 	FormatJobs = 4
 	// FormatAlter brought AlterTable, in the same version as jobs.
 	FormatAlter = 4
-	// FormatKeys brought SetClusterKey, FormatErase erasures, FormatStorages storages besides local.
+	// FormatKeys brought SetClusterKey, users' data keys, backups and restores, FormatErase erasures, FormatStorages storages besides local.
 	FormatKeys     = 5
 	FormatErase    = 5
 	FormatStorages = 5
@@ -64,6 +64,10 @@ func formatOf(c *catalogv1.Command) uint32 {
 		return FormatKeys
 	case *catalogv1.Command_BeginErase, *catalogv1.Command_UpdateErasure, *catalogv1.Command_FinishErase:
 		return FormatErase
+	case *catalogv1.Command_RecordBackup, *catalogv1.Command_RestoreTable, *catalogv1.Command_RestoreVersions, *catalogv1.Command_FinishRestore,
+		*catalogv1.Command_AbandonRestore, *catalogv1.Command_RestoreAccounts, *catalogv1.Command_CreateUserKeys,
+		*catalogv1.Command_DestroyUserKey:
+		return FormatKeys
 	case *catalogv1.Command_RegisterNode, *catalogv1.Command_SetNodeStatus, *catalogv1.Command_RemoveNode,
 		*catalogv1.Command_SetReplica, *catalogv1.Command_RemoveReplica, *catalogv1.Command_Verify:
 		return FormatNodes

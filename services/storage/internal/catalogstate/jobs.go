@@ -271,6 +271,11 @@ func (t *transaction) storeJob(j *catalogv1.Job) (*catalogv1.ApplyResponse, erro
 // endJob writes a job that has ended and forgets the oldest one above jobsEndedMax: here, where every replica does it.
 func (t *transaction) endJob(j *catalogv1.Job) (*catalogv1.ApplyResponse, error) {
 	j.FinishedAtUs = t.now
+	if j.GetType() == catalog.JobRestore { // what it has not made visible, nobody will
+		if _, err := t.abandonRestore(j.GetJobId()); err != nil {
+			return nil, err
+		}
+	}
 	open, ended, meta := t.bucket(bucketJobsOpen), t.bucket(bucketJobsEnded), t.bucket(bucketMeta)
 	if err := open.Delete([]byte(j.GetIdempotencyKey())); err != nil {
 		return nil, err

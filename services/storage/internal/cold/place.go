@@ -76,7 +76,7 @@ func (o *Output) Copy(ctx context.Context, readers *Readers, p Partition, seg *s
 	}
 	moved = proto.CloneOf(seg)
 	moved.StorageId, moved.Location, moved.Path = place.Storage, place.Location, o.nameIn(place, p.Shard)
-	from, err := readers.file(ctx, p.Shard, seg)
+	from, err := readers.OpenFile(ctx, p.Shard, seg)
 	if err != nil {
 		return nil, unreadable(seg, err)
 	}

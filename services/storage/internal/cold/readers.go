@@ -153,7 +153,7 @@ func (r *Readers) release(path string, o *opened) {
 
 // load opens a segment's file; one that is missing or damaged is fetched first.
 func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, *segment.Reader, error) {
-	file, err := r.file(ctx, shard, seg)
+	file, err := r.OpenFile(ctx, shard, seg)
 	if err != nil {
 		return nil, nil, unreadable(seg, err)
 	}
@@ -164,8 +164,8 @@ func (r *Readers) load(ctx context.Context, shard uint32, seg *storagev1.Segment
 	return file, reader, nil
 }
 
-// file opens a segment's file, which is what the segment says.
-func (r *Readers) file(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, error) {
+// OpenFile opens a segment's file, which is what the segment says: it is fetched first when it is not here.
+func (r *Readers) OpenFile(ctx context.Context, shard uint32, seg *storagev1.Segment) (vfs.File, error) {
 	if seg.GetStorageId() != "" {
 		if r.Remote == nil {
 			return nil, dberr.New(dberr.Unsupported, "segment %s is in storage '%s', which is not read here", seg.GetPath(), seg.GetStorageId())

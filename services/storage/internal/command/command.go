@@ -10,6 +10,7 @@
 //	segments (version 4)  user (length, bytes), table, _seq u64 up to which rows are covered, number of segments removed,
 //	                    their ids u64, segments added (storage.v1.Segment)
 //	forget (version 4)  table, _seq u64, keys of rows
+//	import (version 5)  user (length, bytes), table, number of rows, rows: key, version (keycodec.Version), unique index keys set
 //	erase (version 5)   user (length, bytes), id of the job (length, bytes)
 //
 // A row: flags u8 (kind in the low bits, shared, old here), table, schema version, key, row; for update and
@@ -40,7 +41,9 @@ const (
 	Segments Kind = 4
 	// Forget removes deleted rows for good.
 	Forget Kind = 5
-	// Erase removes everything a user has. Kind 6 is Import.
+	// Import writes rows with a _seq of their own into a partition that nobody reads yet.
+	Import Kind = 6
+	// Erase removes everything a user has.
 	Erase Kind = 7
 )
 
@@ -51,8 +54,9 @@ const (
 	VersionRequests = 2
 	// VersionSegments brought Segments and Forget. Version 3, of the catalog, changed no entry of a shard.
 	VersionSegments = 4
-	// VersionErase brought Erase.
-	VersionErase = 5
+	// VersionImport brought Import, VersionErase Erase.
+	VersionImport = 5
+	VersionErase  = 5
 	// Newest is the highest version this program reads.
 	Newest = VersionErase
 )
@@ -91,6 +95,16 @@ type Command struct {
 	BeforeSeq uint64
 	// Job is the one that an Erase is part of.
 	Job string
+	// Imported are rows of User's partition of Table. Each has a _seq below FirstSeq.
+	Imported []ImportedRow
+}
+
+// ImportedRow is a row as it is stored.
+type ImportedRow struct {
+	// Key is the row's key in the hot store, Version its value there.
+	Key, Version []byte
+	// UniqueSet are keys of the unique index.
+	UniqueSet [][]byte
 }
 
 // version is the lowest that can carry c.
@@ -98,6 +112,8 @@ func (c *Command) version() byte {
 	switch {
 	case c.Kind == Erase:
 		return VersionErase
+	case c.Kind == Import:
+		return VersionImport
 	case c.Kind == Segments, c.Kind == Forget:
 		return VersionSegments
 	case c.Kind == Verify || len(c.RequestID) > 0:
@@ -137,6 +153,8 @@ const (
 
 	// rowBytesMin is the shortest row there is; it bounds what a wrong count makes Decode allocate.
 	rowBytesMin = 7
+	// importedBytesMin is the same of imported rows.
+	importedBytesMin = 3
 )
 
 // Append encodes c, in version 1 where that can carry it.
@@ -156,6 +174,8 @@ func Append(dst []byte, c *Command) []byte {
 		return appendList(binary.BigEndian.AppendUint64(dst, c.BeforeSeq), c.Keys)
 	case Erase:
 		return appendBytes(appendBytes(dst, []byte(c.User)), []byte(c.Job))
+	case Import:
+		return appendImport(dst, c)
 	}
 	if len(c.RequestID) > 0 {
 		dst = append(dst, c.RequestID...)
@@ -181,6 +201,16 @@ func appendSegments(dst []byte, c *Command) []byte {
 		dst = binary.BigEndian.AppendUint64(dst, id)
 	}
 	return appendList(dst, c.Added)
+}
+
+func appendImport(dst []byte, c *Command) []byte {
+	dst = binary.AppendUvarint(appendBytes(dst, []byte(c.User)), uint64(c.Table))
+	dst = binary.AppendUvarint(dst, uint64(len(c.Imported)))
+	for i := range c.Imported {
+		r := &c.Imported[i]
+		dst = appendList(appendBytes(appendBytes(dst, r.Key), r.Version), r.UniqueSet)
+	}
+	return dst
 }
 
 // SetFirstSeq puts the _seq into an encoded command: it is known last, under the lock that orders
@@ -248,6 +278,8 @@ func Decode(src []byte) (*Command, error) {
 		c.Keys = r.list()
 	case src[0] == VersionErase && c.Kind == Erase:
 		c.User, c.Job = string(r.bytes()), string(r.bytes())
+	case src[0] == VersionImport && c.Kind == Import:
+		r.imported(c)
 	default:
 		return nil, corrupt("unknown kind")
 	}
@@ -345,6 +377,14 @@ func (r *reader) segments(c *Command) {
 		}
 	}
 	c.Added = r.list()
+}
+
+func (r *reader) imported(c *Command) {
+	c.User, c.Table = string(r.bytes()), r.uint32()
+	c.Imported = make([]ImportedRow, r.count(importedBytesMin))
+	for i := range c.Imported {
+		c.Imported[i] = ImportedRow{Key: r.bytes(), Version: r.bytes(), UniqueSet: r.list()}
+	}
 }
 
 func (r *reader) request(c *Command) {

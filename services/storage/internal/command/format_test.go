@@ -31,6 +31,11 @@ func erased() *Command {
 	return &Command{Kind: Erase, Term: 7, FirstSeq: 8, User: "ann", Job: "ER-0123456789ab"}
 }
 
+func imported() *Command {
+	return &Command{Kind: Import, Term: 7, FirstSeq: 1 << 41, User: "ann", Table: 12, Imported: []ImportedRow{
+		{Key: []byte("k1"), Version: []byte("v1"), UniqueSet: [][]byte{[]byte("u1"), []byte("u2")}}, {Key: []byte("k2"), Version: []byte("gone")}}}
+}
+
 // The fixtures are what earlier versions of this program wrote: a log on disk has them.
 func TestFixtures(t *testing.T) {
 	for name, want := range map[string]*Command{
@@ -41,6 +46,7 @@ func TestFixtures(t *testing.T) {
 		"segments-v4.bin": segmented(),
 		"forget-v4.bin":   forgotten(),
 		"erase-v5.bin":    erased(),
+		"import-v5.bin":   imported(),
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -75,7 +81,7 @@ func TestOnlyWhatNeedsVersion2IsWrittenInIt(t *testing.T) {
 }
 
 func TestEveryTruncationOfLaterVersionsIsRefused(t *testing.T) {
-	for _, c := range []*Command{requested(), segmented(), forgotten(), erased(), {Kind: Verify, Bucket: 300}} {
+	for _, c := range []*Command{requested(), segmented(), forgotten(), erased(), imported(), {Kind: Verify, Bucket: 300}} {
 		b := Append(nil, c)
 		for n := range b {
 			if _, err := Decode(b[:n]); !dberr.Is(err, dberr.Corrupt) {

@@ -104,6 +104,9 @@ func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgres
 	if catalog.JobErases(j.GetType()) {
 		return t.erase(ctx, j, p)
 	}
+	if w, ok := t.cfg.Whole[j.GetType()]; ok {
+		return t.whole(ctx, w, j, p)
+	}
 	k, ok := kinds[j.GetType()]
 	if !ok {
 		return nil, dberr.New(dberr.Unsupported, "node %d, which leads the catalog, knows no jobs of type %q", t.cfg.NodeID, j.GetType())
@@ -115,14 +118,9 @@ func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgres
 	_, n := t.cfg.Catalog.Cluster()
 	shards := partition.Shards(shardmap.Even(n), table)
 	p.UnitsTotal = uint32(len(shards))
-	told := t.cfg.Now()
+	tell := t.teller(ctx, j, p)
 	for _, shard := range shards {
-		if now := t.cfg.Now(); now.Sub(told) >= progressEvery {
-			told = now
-			// What it cannot record now it records with the next shard, or at the end.
-			_ = t.record(ctx, &catalogv1.UpdateJob{JobId: j.GetJobId(), Status: catalogv1.JobStatus_JOB_STATUS_RUNNING,
-				NodeId: t.cfg.NodeID, Progress: proto.CloneOf(p)})
-		}
+		tell()
 		if err := t.ask(ctx, k, shard, table.ID, p); err != nil {
 			return nil, dberr.New(dberr.CodeOf(err), "%s shard %d: %w", j.GetType(), shard, err)
 		}
@@ -131,6 +129,27 @@ func (t *term) do(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgres
 		return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_SKIPPED, Message: k.idle}, nil
 	}
 	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_COMPLETED, Message: k.result(p)}, nil
+}
+
+// teller records progress, at most every progressEvery. What it cannot record now it records the next time, or at the end.
+func (t *term) teller(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress) func() {
+	told := t.cfg.Now()
+	return func() {
+		if now := t.cfg.Now(); now.Sub(told) >= progressEvery {
+			told = now
+			_ = t.record(ctx, &catalogv1.UpdateJob{JobId: j.GetJobId(), Status: catalogv1.JobStatus_JOB_STATUS_RUNNING,
+				NodeId: t.cfg.NodeID, Progress: proto.CloneOf(p)})
+		}
+	}
+}
+
+// whole does the work of a job that knows by itself whom to ask.
+func (t *term) whole(ctx context.Context, w Whole, j *catalogv1.Job, p *catalogv1.JobProgress) (*catalogv1.UpdateJob, error) {
+	message, err := w(ctx, j, p, t.teller(ctx, j, p))
+	if err != nil {
+		return nil, err
+	}
+	return &catalogv1.UpdateJob{Status: catalogv1.JobStatus_JOB_STATUS_COMPLETED, Message: message}, nil
 }
 
 // ask asks one shard and adds what it did.

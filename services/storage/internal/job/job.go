@@ -48,11 +48,17 @@ type Config struct {
 	Move    func(ctx context.Context, req *storagev1.MoveSegmentsRequest) (*storagev1.MoveSegmentsResponse, error)
 	// Users erases users.
 	Users Users
+	// Whole are the jobs that are not asked of one shard of a table after the other, by their types.
+	Whole map[string]Whole
 	// NodeID is this node's.
 	NodeID uint32
 	Now    func() time.Time
 	Logger *slog.Logger
 }
+
+// Whole does the work of a job. It changes p and calls tell, which never waits long, when there is something to see; message says what was
+// done. It may have recorded the end of the job itself.
+type Whole func(ctx context.Context, j *catalogv1.Job, p *catalogv1.JobProgress, tell func()) (message string, err error)
 
 // Runner runs jobs while this node leads group 0.
 type Runner struct {

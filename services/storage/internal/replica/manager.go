@@ -55,8 +55,10 @@ type Config struct {
 	SegmentRows int
 	UseSegments func(ctx context.Context) error
 	// Place and UseStorages as in shard.Config.
-	Place           func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
-	UseStorages     func(ctx context.Context) error
+	Place       func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
+	UseStorages func(ctx context.Context) error
+	// UseFormat as in shard.Config.
+	UseFormat       func(ctx context.Context, version uint32) error
 	SegmentsChanged func(shard uint32, changed []shard.ChangedSegments)
 	Log             *raftlog.DB
 	Mux             *raftgroup.Mux
@@ -185,7 +187,7 @@ func (m *Manager) placed() map[uint32]bool {
 
 func (m *Manager) open(ctx context.Context, id uint32) error {
 	_, n := m.cfg.Catalog.Cluster()
-	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, Place: m.cfg.Place, UseStorages: m.cfg.UseStorages, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
+	sh, err := shard.New(shard.Config{ID: id, Shards: shardmap.Even(n), DB: m.cfg.Hot, Cold: m.cfg.Cold, SegmentRows: m.cfg.SegmentRows, UseSegments: m.cfg.UseSegments, Place: m.cfg.Place, UseStorages: m.cfg.UseStorages, UseFormat: m.cfg.UseFormat, ServerID: m.cfg.Mux.ServerID(), SegmentsChanged: m.cfg.SegmentsChanged, Tables: m.cfg.Catalog, Node: m.cfg.NodeID,
 		IDs: m.ids, Now: m.cfg.Now, Steady: m.cfg.Steady, Rand: m.cfg.Rand, Fail: m.cfg.Fail, Failed: m.cfg.Failed, FormatVersion: m.cfg.FormatVersion, Erasing: m.cfg.Erasing,
 		WaitVersion: m.cfg.Catalog.WaitVersion, Observe: m.cfg.Observe, Logger: m.cfg.Logger,
 		ReadIndex: func(ctx context.Context) (uint64, error) { return m.cfg.ReadIndex(ctx, id) }})

@@ -124,6 +124,8 @@ func (a *application) entry(l *raft.Log, c *command.Command) error {
 		err = a.forget(c)
 	case c.Kind == command.Erase:
 		err = a.erase(c)
+	case c.Kind == command.Import:
+		err = a.imported(c)
 	default:
 		err = a.write(c)
 	}

@@ -45,7 +45,7 @@ func CheckOpen(user, job string) error {
 // not come behind the Erase, and an Erase must not come when the name is somebody else's.
 func (s *Shard) checkErasing(cmd *command.Command) error {
 	switch cmd.Kind {
-	case command.Write, command.Segments:
+	case command.Write, command.Segments, command.Import:
 		if cmd.User != "" {
 			return s.checkOpen(cmd.User)
 		}

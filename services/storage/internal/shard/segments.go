@@ -66,6 +66,19 @@ func (s *Shard) useStorages(ctx context.Context, added []*storagev1.Segment) err
 	return s.cfg.UseStorages(ctx)
 }
 
+// useFormat returns once entries of a version above that of segments may be written; what says what they are for.
+func (s *Shard) useFormat(ctx context.Context, version uint32, what string) error {
+	if s.cfg.UseFormat != nil {
+		if err := s.cfg.UseFormat(ctx, version); err != nil {
+			return err
+		}
+	}
+	if f := s.format(); f < version {
+		return dberr.New(dberr.Unavailable, "a storage node of an earlier version, which does not know %s, is part of the cluster (format %d)", what, f)
+	}
+	return nil
+}
+
 // ChangeSegments logs a change that was decided in a term, and returns when it is applied. It fails with Conflict when a segment to
 // be removed is not there any more.
 func (s *Shard) ChangeSegments(ctx context.Context, term uint64, c SegmentsChange) error {

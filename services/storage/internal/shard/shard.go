@@ -80,6 +80,8 @@ type Config struct {
 	// segments of storages; it is called before the first.
 	Place       func(shard uint32, t *catalog.Table, owner string) (cold.Place, error)
 	UseStorages func(ctx context.Context) error
+	// UseFormat does the same for a version above that.
+	UseFormat func(ctx context.Context, version uint32) error
 	// WaitVersion returns once Tables has a version of the catalog; nil means that it always has.
 	WaitVersion func(ctx context.Context, version uint64) error
 	// ReadIndex asks the shard's leader, wherever it is, what Shard.ReadIndex answers there; nil means that
@@ -121,7 +123,9 @@ type Shard struct {
 	highest   *highest
 	keys      *reservations
 	inFlight  *semaphore.Weighted
-	bytes     *semaphore.Weighted
+	// freezes is what a cut is doing with the shard.
+	freezes freezes
+	bytes   *semaphore.Weighted
 
 	// propose orders _seq and log: both are taken under it. It guards closed. Lock order: propose, waiting.
 	propose sync.Mutex

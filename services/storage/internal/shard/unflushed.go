@@ -64,6 +64,13 @@ func (u *unflushed) reset() {
 	u.counted = time.Time{}
 }
 
+// missed notes that there are rows that were not counted.
+func (u *unflushed) missed() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.overflow = true
+}
+
 // forgetAll begins anew. mu is held.
 func (u *unflushed) forgetAll() {
 	u.partitions, u.ready, u.timed, u.overflow = map[keyPartition]*unflushedRows{}, nil, nil, false
