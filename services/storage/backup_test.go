@@ -168,7 +168,7 @@ func (r *role) change(t *catalog.Table, user string, op storagev1.Operation, bod
 // filled has rows in every state: in segments, changed and deleted since, and never flushed.
 func filled(t *testing.T, r *role) (messages, settings *catalog.Table) {
 	messages, settings = r.createTable("messages", catalog.UserTable), r.createTable("settings", catalog.SharedTable)
-	for _, user := range append([]string{"Ann/.."}, users...) {
+	for _, user := range append([]string{"Ann/..", "<" + strings.Repeat("é", 127)}, users...) {
 		r.insert(messages, user, 1, 2, 3, 4)
 	}
 	r.insert(settings, "bob", 7, 8)
