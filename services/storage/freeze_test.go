@@ -121,3 +121,46 @@ func TestEverySeqIsAboveTheImportedOnes(t *testing.T) {
 		t.Errorf("into a shard that has not the user: %v", err)
 	}
 }
+
+// What a view names stays while it is held, though the partition has other segments by now.
+func TestTheFilesOfAViewStay(t *testing.T) {
+	r := start(t, Config{Dir: t.TempDir(), Shards: 1})
+	messages := r.createTable("messages", catalog.UserTable)
+	for id := range 2 {
+		r.insert(messages, "ann", id)
+		r.flush(messages)
+	}
+	before := segmentsOf(t, r.node)
+	if _, err := r.storage.FreezeShard(t.Context(), &storagev1.FreezeShardRequest{CutId: "cut"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.storage.ViewShard(t.Context(), &storagev1.ViewShardRequest{CutId: "cut"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.storage.Compact(t.Context(), &storagev1.CompactRequest{TableId: messages.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if after := segmentsOf(t, r.node); len(before) != 2 || len(after) != 1 {
+		t.Fatalf("%d segments, then %d", len(before), len(after))
+	}
+	has := func() (n int) {
+		if _, err := r.node.sweepSegments(0); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range before {
+			if r.node.segments.Files.Has(e.Segment) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := has(); n != 2 {
+		t.Errorf("%d files are left while the view is held", n)
+	}
+	if _, err := r.storage.ThawShard(t.Context(), &storagev1.ThawShardRequest{CutId: "cut"}); err != nil {
+		t.Fatal(err)
+	}
+	if n := has(); n != 0 {
+		t.Errorf("%d files are left without the view", n)
+	}
+}
