@@ -122,6 +122,9 @@ func (s *Storage) backupWriter(ctx context.Context, req *storagev1.WriteBackupRe
 	w.OpenSegment = func(ctx context.Context, seg *storagev1.Segment) (io.ReadCloser, error) {
 		return s.cold.OpenFile(ctx, req.GetShard(), seg)
 	}
+	if err := (clusterKey{s}).awaitOther(ctx, nil); err != nil { // the job may just have made it, and this node's catalog be behind
+		return nil, err
+	}
 	var err error
 	if w.Key, err = s.keys.Open(ctx, backup.KeyPurpose(req.GetBackupId()), req.GetKey()); err != nil {
 		return nil, err

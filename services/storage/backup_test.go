@@ -168,7 +168,7 @@ func (r *role) change(t *catalog.Table, user string, op storagev1.Operation, bod
 // filled has rows in every state: in segments, changed and deleted since, and never flushed.
 func filled(t *testing.T, r *role) (messages, settings *catalog.Table) {
 	messages, settings = r.createTable("messages", catalog.UserTable), r.createTable("settings", catalog.SharedTable)
-	for _, user := range append([]string{"Ann/.."}, users...) {
+	for _, user := range append([]string{"Ann/..", "<" + strings.Repeat("é", 127)}, users...) {
 		r.insert(messages, user, 1, 2, 3, 4)
 	}
 	r.insert(settings, "bob", 7, 8)
@@ -308,5 +308,59 @@ func TestWithoutAMasterKeyNothingIsBackedUp(t *testing.T) {
 	}
 	if names := filesBelow(t, dir); len(names) != 0 {
 		t.Errorf("it left %q", names)
+	}
+}
+
+// Each of a chain has what was there at its cut, whatever was flushed, merged, changed and deleted between.
+func TestAChainOfIncrementalBackups(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, Config{Dir: t.TempDir(), MasterKey: masterText("a"), Shards: 3, BackupPaths: []string{dir}})
+	messages, settings := filled(t, r)
+	var want, wantShared []map[string]string
+	files := []uint64{}
+	take := func() {
+		n := len(want)
+		p := catalog.BackupJob{Path: fmt.Sprint("b", n)}
+		if n > 0 {
+			p.Parent = fmt.Sprint("b", n-1)
+		}
+		r.mustRun(catalog.JobBackup, fmt.Sprintf("BK-%012x", n), p)
+		want, wantShared = append(want, rowsOf(t, messages, r.node)), append(wantShared, rowsOf(t, settings, r.node))
+		list, err := r.node.catalog.Backups()
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, list[n].GetFiles())
+	}
+	take()
+	r.change(messages, "ann", storagev1.Operation_OPERATION_DELETE, "", 1) // its row is in a segment of the parent
+	take()
+	r.flush(messages)
+	r.change(messages, "bob", storagev1.Operation_OPERATION_UPDATE, "later", 1, 4)
+	take()
+	for shard := range uint32(3) {
+		if _, err := r.storage.Compact(t.Context(), &storagev1.CompactRequest{Shard: shard, TableId: messages.ID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.insert(settings, "bob", 10)
+	take()
+	take() // nothing has changed
+	if files[4] >= files[0] || files[4] == 0 {
+		t.Errorf("files of each: %d: the last has hot rows only", files)
+	}
+	for n := range want {
+		as := fmt.Sprint("r", n)
+		r.mustRun(catalog.JobRestore, fmt.Sprintf("RS-%012x", n), catalog.BackupJob{Path: fmt.Sprint("b", n), Namespace: "app", As: as})
+		wantSame(t, as, rowsOf(t, tableNamed(t, r.node, as, "messages"), r.node), want[n])
+		wantSame(t, as+" (shared)", rowsOf(t, tableNamed(t, r.node, as, "settings"), r.node), wantShared[n])
+	}
+	for _, name := range filesBelow(t, filepath.Join(dir, "b0", "segments")) { // what the others build upon
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if j := r.run(catalog.JobRestore, "RS-0000000000ff", catalog.BackupJob{Path: "b1", Namespace: "app", As: "x"}); !strings.Contains(j.GetError(), "backup b0, file segments/") {
+		t.Errorf("%s: %q", j.GetStatus(), j.GetError())
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kalamdb/kalamdb-go/internal/catalog"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	"github.com/kalamdb/kalamdb-go/services/storage/internal/replica"
 )
 
 // withBackups gives nodes a folder for backups, the same for all, and a master key.
@@ -255,4 +256,25 @@ func TestARestoreOutlivesItsLeaderAndAKilledOneLeavesNothing(t *testing.T) {
 		}
 	}
 	c.mustAgree()
+}
+
+// Each node has a folder of its own here: what the others wrote is not there for the job's node.
+func TestTheFolderMustBeShared(t *testing.T) {
+	c := newCluster(t, 3)
+	for _, m := range c.nodes {
+		m.cfg.MasterKey = masterText("a")
+	}
+	c.start(1, 2, 3)
+	c.until("three voters of every group", spread(3))
+	c.mustInsert(c.createTable("messages"), 1)
+	leader := c.leaderOf(0)
+	if r, ok := c.nodes[leader].node.replicas.Get(0); ok && r.Group.Term() != 0 { // another node has to write a part
+		if err := replica.HandOver(t.Context(), r.Group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j := c.run(catalog.JobBackup, "BK-000000000001", catalog.BackupJob{Path: "one"})
+	if j.GetStatus() != catalogv1.JobStatus_JOB_STATUS_FAILED || !strings.Contains(j.GetError(), "must be shared by all of them") {
+		t.Errorf("%s: %q", j.GetStatus(), j.GetError())
+	}
 }

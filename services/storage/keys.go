@@ -59,9 +59,14 @@ func (c clusterKey) SetClusterKey(ctx context.Context, k keyring.WrappedKey, rep
 	if err != nil {
 		return err
 	}
+	return c.awaitOther(ctx, replaced)
+}
+
+// awaitOther returns when this node's catalog has a key that is not the one given; nil: any.
+func (c clusterKey) awaitOther(ctx context.Context, than []byte) error {
 	for {
 		moved := c.node.catalog.Moved()
-		if string(c.ClusterKey().Wrapped) != string(replaced) {
+		if string(c.ClusterKey().Wrapped) != string(than) {
 			return nil
 		}
 		select {

@@ -55,7 +55,7 @@ type restoringBackup struct {
 	progress *catalogv1.JobProgress
 	tell     func()
 
-	// tables are those to restore as they are in this cluster, by their ids in the backup; protos are the same.
+	// tables are those to restore as they are in this cluster, by their ids in the backup; protos are the same, by their ids here.
 	tables map[uint32]*catalog.Table
 	protos map[uint32]*catalogv1.Table
 	ids    []uint32 // in this cluster, in order
@@ -158,7 +158,7 @@ func (r *restoringBackup) defineTable(ctx context.Context, versions []*catalogv1
 		return err
 	}
 	t := resp.GetTable()
-	r.protos[id], r.tables[id] = t, catalog.TableFromProto(t)
+	r.protos[t.GetId()], r.tables[id] = t, catalog.TableFromProto(t)
 	r.ids = append(r.ids, t.GetId())
 	var page []*catalogv1.Table
 	size := 0
@@ -211,7 +211,7 @@ func (r *restoringBackup) part(ctx context.Context, reader *backup.Reader, part 
 		if err != nil {
 			return err
 		}
-		of := r.byID(t.ID)
+		of := r.protos[t.ID]
 		r.progress.Partitions++
 		r.tell()
 		return r.partition(ctx, rows, func(batch []*storagev1.ImportRow) {
@@ -229,15 +229,6 @@ func (r *restoringBackup) part(ctx context.Context, reader *backup.Reader, part 
 		return sent // the first: it has ended ctx
 	}
 	return err
-}
-
-func (r *restoringBackup) byID(id uint32) *catalogv1.Table {
-	for _, t := range r.protos {
-		if t.GetId() == id {
-			return t
-		}
-	}
-	return nil
 }
 
 // partition cuts the rows of a partition into batches.

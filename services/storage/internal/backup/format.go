@@ -270,5 +270,7 @@ func hotPurpose(table uint32, owner string) string {
 	return fmt.Sprintf("backup-hot/%d/%s", table, owner)
 }
 
-func userKeyID(user string) string     { return "user/" + user }
+// userKeyID names a user's key in a sealed file; whose it is, the list says: ids of users may be as long as ids of keys.
+const userKeyID = "user"
+
 func backupKeyID(backup string) string { return "backup/" + backup }

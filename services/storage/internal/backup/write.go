@@ -266,7 +266,7 @@ func (w *Writer) batch(ctx context.Context, parts []part) error {
 			if aead, err = keyring.AEAD(keys[p.owner]); err != nil {
 				return err
 			}
-			id = userKeyID(p.owner)
+			id = userKeyID
 		}
 		if err := w.partition(ctx, p, aead, id); err != nil {
 			return err

@@ -32,8 +32,8 @@ type View struct {
 
 // Freeze returns when every write that was begun here is applied. Those that follow wait, until View, Thaw, or FreezeMax.
 func (s *Shard) Freeze(ctx context.Context, cut string) error {
-	if err := s.checkServing(); err != nil {
-		return err
+	if cut == "" {
+		return dberr.New(dberr.InvalidArgument, "a cut has a name")
 	}
 	term, err := s.office()
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *Shard) frozenView(cut string) (*View, uint64, error) {
 	f := &s.freezes
 	f.mu.Lock() // it cannot thaw meanwhile
 	defer f.mu.Unlock()
-	if f.cut != cut {
+	if cut == "" || f.cut != cut {
 		return nil, 0, dberr.New(dberr.Unavailable, "shard %d has thawed: the other shards took longer than %v (FreezeMax)", s.cfg.ID, FreezeMax)
 	}
 	v := &View{Snapshot: s.NewSnapshot()}
