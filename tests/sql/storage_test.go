@@ -260,6 +260,35 @@ func TestAStoreThatMisbehaves(t *testing.T) {
 	}
 }
 
+// TestErasedFromStorages: an erased user's files are gone from the store, and from the caches of the nodes; those of others stay.
+func TestErasedFromStorages(t *testing.T) {
+	o := startObjects(t)
+	c := cluster.Start(t, loopback, cluster.Nodes(3))
+	must(t, c, root, o.create("s3x", "pre"))
+	must(t, c, root, tables)
+	must(t, c, root, "CREATE USER ann WITH PASSWORD 'Str0ng-secret!'")
+	ann := catalog.Identity{UserID: "ann", Role: catalog.RoleUser}
+	must(t, c, ann, "INSERT INTO app.notes VALUES (1,'one'),(2,'two')")
+	write(t, c)
+	must(t, c, ann, "UPDATE app.notes SET body = 'TWO' WHERE id = 2")
+	c.Flush(t)
+	must(t, c, root, "STORAGE COMPACT TABLE app.notes") // what it replaces is still there
+	ended(t, c, "compact")
+	if n := strings.Count(strings.Join(o.keys(""), " "), "/ann/"); n < 4 {
+		t.Fatalf("ann has %d files before", n)
+	}
+	must(t, c, root, "DROP USER ann; ERASE USER 'ann'")
+	if text := ended(t, c, "erase"); !strings.Contains(text, "completed") {
+		t.Error(text)
+	}
+	for _, key := range o.keys("") {
+		if strings.Contains(key, "/ann/") {
+			t.Errorf("%s is left", key)
+		}
+	}
+	check(t, "alice's", readNotes(t, c), notes)
+}
+
 // TestAnotherEndpoint: a storage does not go to where its files are not, and back to where it was with other credentials.
 func TestAnotherEndpoint(t *testing.T) {
 	o, other := startObjects(t), startObjects(t)

@@ -128,15 +128,17 @@ func (f *Files) removeAbove(dir string) error {
 	return nil
 }
 
-// ForgetUser closes the segments of a user and lets go of what was decoded of them, as far as nobody reads them.
+// ForgetUser closes the segments of a user and lets go of what was decoded of them, as far as nobody reads them; also of all that are in
+// storages, where names do not say whose a file is.
 func (r *Readers) ForgetUser(user string) {
 	prefix := UserDir(user) + "/"
+	whose := func(name string) bool { return strings.HasPrefix(name, prefix) || strings.Contains(name, remoteMark) }
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.open.Keys() {
-		if strings.HasPrefix(p, prefix) {
+		if whose(p) {
 			r.open.Remove(p)
 		}
 	}
-	r.blocks.forget(prefix)
+	r.blocks.forget(whose)
 }

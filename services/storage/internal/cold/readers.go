@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -182,12 +181,15 @@ func (r *Readers) OpenFile(ctx context.Context, shard uint32, seg *storagev1.Seg
 	return file, err
 }
 
+// remoteMark is in the names of segments that are not local, and in no path.
+const remoteMark = "\x00"
+
 // nameOf tells segments apart, whichever storage they are in.
 func nameOf(seg *storagev1.Segment) string {
 	if seg.GetStorageId() == "" {
 		return seg.GetPath()
 	}
-	return fmt.Sprintf("%s\x00%d\x00%s", seg.GetStorageId(), seg.GetLocation(), seg.GetPath())
+	return fmt.Sprintf("%s"+remoteMark+"%d"+remoteMark+"%s", seg.GetStorageId(), seg.GetLocation(), seg.GetPath())
 }
 
 func unreadable(seg *storagev1.Segment, err error) error {
@@ -288,11 +290,11 @@ func (b *blocks) put(key blockKey, rows *segment.Rows) {
 }
 
 // forget lets go of the row groups of files below a folder.
-func (b *blocks) forget(prefix string) {
+func (b *blocks) forget(whose func(name string) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, key := range b.kept.Keys() {
-		if strings.HasPrefix(key.path, prefix) {
+		if whose(key.path) {
 			b.kept.Remove(key)
 		}
 	}
