@@ -194,9 +194,6 @@ func (w *scrubber) placed() bool {
 
 func (w *scrubber) removeFiles(ctx context.Context) error {
 	w.node.cold.ForgetUser(w.req.GetUserId())
-	if err := w.node.sweepCache(); err != nil {
-		return err
-	}
 	n, err := w.node.segments.Files.RemoveUser(w.req.GetUserId())
 	w.resp.Files = uint64(n)
 	if err == nil {
