@@ -263,22 +263,6 @@ func (s *Storage) sweepStorages(ctx context.Context) {
 	}
 }
 
-// sweepCache removes from the cache what no state of this node names.
-func (s *Storage) sweepCache() error {
-	seed, named := maphash.MakeSeed(), map[uint64]struct{}{}
-	err := manifest.Each(s.hot, keycodec.SegmentSpan(), func(e manifest.Entry) error {
-		if e.GetStorageId() != "" {
-			named[maphash.String(seed, storages.CachePath(e.Segment))] = struct{}{}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.storages.SweepCache(func(path string) bool { _, ok := named[maphash.String(seed, path)]; return ok })
-	return nil
-}
-
 // sweepStoragesOnce keeps two numbers in memory for each segment of a storage, as sweepSegments does; the second is for the cache.
 func (s *Storage) sweepStoragesOnce(ctx context.Context, age time.Duration) (int, error) {
 	leads := map[uint32]bool{}
