@@ -4,8 +4,12 @@ package storage
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +99,40 @@ type imageSet struct {
 	dirs map[string]string
 }
 
+// copyStill copies a directory in which a node runs, at a moment when nothing in it changes: the copy is what it is at one time then.
+func copyStill(t *testing.T, to, from string) {
+	for {
+		before := filesOf(from)
+		err := os.CopyFS(to, os.DirFS(from))
+		if err == nil && maps.Equal(before, filesOf(from)) {
+			return
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // of a file that went meanwhile
+			t.Errorf("copy %s: %v", from, err)
+			return
+		}
+		if err := os.RemoveAll(to); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// filesOf are the files below a directory with their sizes and times.
+func filesOf(dir string) map[string]string {
+	files := map[string]string{}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil //nolint:nilerr // it went meanwhile: the next list says so
+		}
+		if info, err := d.Info(); err == nil {
+			files[path] = fmt.Sprint(info.Size(), info.ModTime().UnixNano())
+		}
+		return nil
+	})
+	return files
+}
+
 func takeImages(t *testing.T, from string) *imageSet {
 	s := &imageSet{dirs: map[string]string{}}
 	for _, point := range erasePoints {
@@ -103,9 +141,7 @@ func takeImages(t *testing.T, from string) *imageSet {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.dirs[point] == "" { // the first time
-				if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-					t.Errorf("copy at %s: %v", point, err)
-				}
+				copyStill(t, to, from)
 				s.dirs[point] = to
 			}
 			return nil
