@@ -69,6 +69,8 @@ func decode(logs []*raft.Log) (cmds []*catalogv1.Command, err error) {
 
 // applyTogether applies commands in one transaction.
 func (s *State) applyTogether(logs []*raft.Log, cmds []*catalogv1.Command, results []any) error {
+	s.committing.Lock()
+	defer s.committing.Unlock()
 	t := &transaction{model: s.model.Load()}
 	last := s.applied.Load()
 	before := last

@@ -89,6 +89,10 @@ type State struct {
 	file sync.RWMutex
 	db   *bbolt.DB
 
+	// committing is held from before entries are in the file until they are published. bbolt shows a transaction before it has returned:
+	// who reads from the file what others then look for in the model takes it.
+	committing sync.RWMutex
+
 	// mu orders publishing with new watchers. It guards watchers.
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
