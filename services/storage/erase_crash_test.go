@@ -102,9 +102,9 @@ type imageSet struct {
 // copyStill copies a directory in which a node runs, at a moment when nothing in it changes: the copy is what it is at one time then.
 func copyStill(t *testing.T, to, from string) {
 	for {
-		before := filesOf(from)
+		before := stamps(from)
 		err := os.CopyFS(to, os.DirFS(from))
-		if err == nil && maps.Equal(before, filesOf(from)) {
+		if err == nil && maps.Equal(before, stamps(from)) {
 			return
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // of a file that went meanwhile
@@ -118,8 +118,8 @@ func copyStill(t *testing.T, to, from string) {
 	}
 }
 
-// filesOf are the files below a directory with their sizes and times.
-func filesOf(dir string) map[string]string {
+// stamps are the files below a directory with their sizes and times.
+func stamps(dir string) map[string]string {
 	files := map[string]string{}
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -75,6 +75,8 @@ func decode(logs []*raft.Log) (cmds []*catalogv1.Command, err error) {
 func (s *State) applyTogether(logs []*raft.Log, cmds []*catalogv1.Command, results []any) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.committing.Lock()
+	defer s.committing.Unlock()
 	t := &transaction{model: s.model.Load()}
 	last := s.applied.Load()
 	before := last

@@ -88,8 +88,12 @@ type State struct {
 	// file guards db against Restore and Compact, which replace it.
 	file sync.RWMutex
 	db   *bbolt.DB
-	// writing keeps what is applied from being lost while Compact copies the file. Lock order: writing, file.
+	// writing keeps what is applied from being lost while Compact copies the file. Lock order: writing, committing, file.
 	writing sync.Mutex
+
+	// committing is held from before entries are in the file until they are published. bbolt shows a transaction before it has returned:
+	// who reads from the file what others then look for in the model takes it.
+	committing sync.RWMutex
 
 	// mu orders publishing with new watchers. It guards watchers.
 	mu       sync.Mutex

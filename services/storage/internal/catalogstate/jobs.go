@@ -81,6 +81,8 @@ func (s *State) OpenJobs() (jobs []*catalogv1.Job, err error) {
 
 // Jobs returns up to limit jobs after an id, and whether there are more.
 func (s *State) Jobs(after string, limit int) (jobs []*catalogv1.Job, more bool, err error) {
+	s.committing.RLock() // a restore that is over has made its tables visible
+	defer s.committing.RUnlock()
 	err = s.view(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketJobs)
 		if b == nil {
