@@ -50,6 +50,34 @@ type BackupJob struct {
 	IfNotExists bool `json:"if_not_exists,omitempty"`
 }
 
+// JobRestoreUser is the type of a job that makes one user's rows what they were at a moment.
+const (
+	JobRestoreUser       = "restore_user"
+	JobRestoreUserPrefix = "RU-"
+)
+
+// RestoreUserJob are the parameters of such a job, as JSON.
+type RestoreUserJob struct {
+	User string `json:"user_id"`
+	// To is the user to write to; empty: User.
+	To string `json:"to,omitempty"`
+	// Namespace is empty for the tables of all.
+	Namespace string `json:"namespace,omitempty"`
+	// MomentUS is in microseconds since the Unix epoch: what happened up to the end of its millisecond stays.
+	MomentUS int64 `json:"moment_us"`
+}
+
+// Target is the user written to.
+func (p *RestoreUserJob) Target() string {
+	if p.To != "" {
+		return p.To
+	}
+	return p.User
+}
+
+// RestoreUserKey is the idempotency key of such a job: there is one at a time that writes to a user.
+func RestoreUserKey(target string) string { return JobRestoreUser + ":" + target }
+
 // BackupKey is the idempotency key of a backup: there is one at a time to a path.
 func BackupKey(path string) string { return JobBackup + ":" + path }
 

@@ -32,7 +32,8 @@ const clusterService = "/cluster.v1."
 func takesLong(method string) bool {
 	switch method {
 	case storagev1.StorageService_Flush_FullMethodName, storagev1.StorageService_Compact_FullMethodName,
-		storagev1.StorageService_DescribeBackup_FullMethodName:
+		storagev1.StorageService_DescribeBackup_FullMethodName, storagev1.StorageService_CheckRestoreUser_FullMethodName,
+		storagev1.StorageService_RestoreUser_FullMethodName, storagev1.StorageService_RestoreRows_FullMethodName:
 		return true
 	}
 	return strings.HasPrefix(method, clusterService)

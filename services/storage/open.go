@@ -95,7 +95,7 @@ func (s *Storage) openCatalog(context.Context) (err error) {
 	s.controller = placement.New(placement.Config{Catalog: s.catalog, Commands: s.commands, Heard: s.directory, Members: members{s},
 		Now: s.cfg.Steady, OfflineAfter: time.Duration(s.cfg.OfflineAfter), ReplaceAfter: time.Duration(s.cfg.ReplaceAfter), Logger: s.cfg.Logger})
 	s.jobs = job.New(job.Config{Catalog: s.catalog, Commands: s.commands, Flush: s.flushShard, Compact: s.compactShard, Move: s.moveShard,
-		Whole: map[string]job.Whole{catalog.JobBackup: s.backup, catalog.JobRestore: s.restore},
+		Whole: map[string]job.Whole{catalog.JobBackup: s.backup, catalog.JobRestore: s.restore, catalog.JobRestoreUser: s.restoreUser},
 		Users: job.Users{Survey: s.surveyUser, Erase: s.eraseUser, Scrub: s.scrubUser, Keys: backupKeys{s}}, NodeID: uint32(s.identity.NodeID),
 		Now: s.cfg.Now, Logger: s.cfg.Logger})
 	s.leadership.offices = []office{s.controller, s.jobs, &rewrapping{node: s}}

@@ -1562,8 +1562,11 @@ type JobProgress struct {
 	// Of a compaction: segments that were replaced, and rows that are gone for good. segments and bytes are what it wrote.
 	SegmentsRemoved uint64 `protobuf:"varint,7,opt,name=segments_removed,json=segmentsRemoved,proto3" json:"segments_removed,omitempty"`
 	RowsDropped     uint64 `protobuf:"varint,8,opt,name=rows_dropped,json=rowsDropped,proto3" json:"rows_dropped,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of a job that restores a user: the position of the shard written to when it began. What was written there later is not its to change. 0: nothing
+	// was written yet.
+	StartPosition uint64 `protobuf:"fixed64,9,opt,name=start_position,json=startPosition,proto3" json:"start_position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobProgress) Reset() {
@@ -1648,6 +1651,13 @@ func (x *JobProgress) GetSegmentsRemoved() uint64 {
 func (x *JobProgress) GetRowsDropped() uint64 {
 	if x != nil {
 		return x.RowsDropped
+	}
+	return 0
+}
+
+func (x *JobProgress) GetStartPosition() uint64 {
+	if x != nil {
+		return x.StartPosition
 	}
 	return 0
 }
@@ -7574,7 +7584,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\anode_id\x18\x11 \x01(\rR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x12 \x01(\tR\tcreatedBy\x123\n" +
-	"\bprogress\x18\x13 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"\x81\x02\n" +
+	"\bprogress\x18\x13 \x01(\v2\x17.catalog.v1.JobProgressR\bprogress\"\xa8\x02\n" +
 	"\vJobProgress\x12\x1d\n" +
 	"\n" +
 	"units_done\x18\x01 \x01(\rR\tunitsDone\x12\x1f\n" +
@@ -7587,7 +7597,8 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"partitions\x12\x14\n" +
 	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12)\n" +
 	"\x10segments_removed\x18\a \x01(\x04R\x0fsegmentsRemoved\x12!\n" +
-	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\"=\n" +
+	"\frows_dropped\x18\b \x01(\x04R\vrowsDropped\x12%\n" +
+	"\x0estart_position\x18\t \x01(\x06R\rstartPosition\"=\n" +
 	"\fApplyRequest\x12-\n" +
 	"\acommand\x18\x01 \x01(\v2\x13.catalog.v1.CommandR\acommand\"\xff\x12\n" +
 	"\aCommand\x12\x17\n" +

@@ -289,6 +289,495 @@ func (ChangeKind) EnumDescriptor() ([]byte, []int) {
 	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
 }
 
+type CheckRestoreUserRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// USER tables.
+	TableIds []uint32 `protobuf:"varint,3,rep,packed,name=table_ids,json=tableIds,proto3" json:"table_ids,omitempty"`
+	// What happened up to the end of this millisecond stays. Microseconds since the Unix epoch.
+	MomentUs int64 `protobuf:"varint,4,opt,name=moment_us,json=momentUs,proto3" json:"moment_us,omitempty"`
+	// Rows are restored into the user's partitions, which must have none: the moment is not looked at.
+	Into bool `protobuf:"varint,5,opt,name=into,proto3" json:"into,omitempty"`
+	// Find out all that can be wrong, not only whether the change log reaches the moment.
+	Thorough bool `protobuf:"varint,6,opt,name=thorough,proto3" json:"thorough,omitempty"`
+	// As in WriteRequest.
+	CatalogVersion uint64 `protobuf:"varint,7,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CheckRestoreUserRequest) Reset() {
+	*x = CheckRestoreUserRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRestoreUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRestoreUserRequest) ProtoMessage() {}
+
+func (x *CheckRestoreUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRestoreUserRequest.ProtoReflect.Descriptor instead.
+func (*CheckRestoreUserRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CheckRestoreUserRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *CheckRestoreUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *CheckRestoreUserRequest) GetTableIds() []uint32 {
+	if x != nil {
+		return x.TableIds
+	}
+	return nil
+}
+
+func (x *CheckRestoreUserRequest) GetMomentUs() int64 {
+	if x != nil {
+		return x.MomentUs
+	}
+	return 0
+}
+
+func (x *CheckRestoreUserRequest) GetInto() bool {
+	if x != nil {
+		return x.Into
+	}
+	return false
+}
+
+func (x *CheckRestoreUserRequest) GetThorough() bool {
+	if x != nil {
+		return x.Thorough
+	}
+	return false
+}
+
+func (x *CheckRestoreUserRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type CheckRestoreUserResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shard's: what is changed from then on is not the restore's to undo.
+	Position      uint64 `protobuf:"fixed64,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRestoreUserResponse) Reset() {
+	*x = CheckRestoreUserResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRestoreUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRestoreUserResponse) ProtoMessage() {}
+
+func (x *CheckRestoreUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRestoreUserResponse.ProtoReflect.Descriptor instead.
+func (*CheckRestoreUserResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CheckRestoreUserResponse) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type RestoreUserRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId   string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	TableId  uint32                 `protobuf:"varint,3,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	MomentUs int64                  `protobuf:"varint,4,opt,name=moment_us,json=momentUs,proto3" json:"moment_us,omitempty"`
+	// What CheckRestoreUser answered, of the shard of the user written to.
+	Position uint64 `protobuf:"fixed64,5,opt,name=position,proto3" json:"position,omitempty"`
+	// Another user to write to; empty: the user.
+	ToUserId       string `protobuf:"bytes,6,opt,name=to_user_id,json=toUserId,proto3" json:"to_user_id,omitempty"`
+	CatalogVersion uint64 `protobuf:"varint,7,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RestoreUserRequest) Reset() {
+	*x = RestoreUserRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUserRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUserRequest) ProtoMessage() {}
+
+func (x *RestoreUserRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUserRequest.ProtoReflect.Descriptor instead.
+func (*RestoreUserRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RestoreUserRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RestoreUserRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *RestoreUserRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *RestoreUserRequest) GetMomentUs() int64 {
+	if x != nil {
+		return x.MomentUs
+	}
+	return 0
+}
+
+func (x *RestoreUserRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *RestoreUserRequest) GetToUserId() string {
+	if x != nil {
+		return x.ToUserId
+	}
+	return ""
+}
+
+func (x *RestoreUserRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type RestoreUserResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          *RestoredRows          `protobuf:"bytes,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreUserResponse) Reset() {
+	*x = RestoreUserResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreUserResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreUserResponse) ProtoMessage() {}
+
+func (x *RestoreUserResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreUserResponse.ProtoReflect.Descriptor instead.
+func (*RestoreUserResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RestoreUserResponse) GetRows() *RestoredRows {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+// RestoredRows counts rows by what became of them, in this attempt or one before it.
+type RestoredRows struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Restored uint64                 `protobuf:"varint,1,opt,name=restored,proto3" json:"restored,omitempty"`
+	Deleted  uint64                 `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// They were changed after the moment, and back.
+	Unchanged uint64 `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// They were written after the restore began, and stay.
+	Newer uint64 `protobuf:"varint,4,opt,name=newer,proto3" json:"newer,omitempty"`
+	// They could not come back, as a row that was written after the restore began has their value of a UNIQUE column.
+	Blocked       uint64 `protobuf:"varint,5,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoredRows) Reset() {
+	*x = RestoredRows{}
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoredRows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoredRows) ProtoMessage() {}
+
+func (x *RestoredRows) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoredRows.ProtoReflect.Descriptor instead.
+func (*RestoredRows) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RestoredRows) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
+func (x *RestoredRows) GetDeleted() uint64 {
+	if x != nil {
+		return x.Deleted
+	}
+	return 0
+}
+
+func (x *RestoredRows) GetUnchanged() uint64 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *RestoredRows) GetNewer() uint64 {
+	if x != nil {
+		return x.Newer
+	}
+	return 0
+}
+
+func (x *RestoredRows) GetBlocked() uint64 {
+	if x != nil {
+		return x.Blocked
+	}
+	return 0
+}
+
+type RestoreRowsRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	UserId   string                 `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	TableId  uint32                 `protobuf:"varint,3,opt,name=table_id,json=tableId,proto3" json:"table_id,omitempty"`
+	Position uint64                 `protobuf:"fixed64,4,opt,name=position,proto3" json:"position,omitempty"`
+	// As they were stored, encoded by internal/rowcodec.
+	Rows           [][]byte `protobuf:"bytes,5,rep,name=rows,proto3" json:"rows,omitempty"`
+	CatalogVersion uint64   `protobuf:"varint,6,opt,name=catalog_version,json=catalogVersion,proto3" json:"catalog_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RestoreRowsRequest) Reset() {
+	*x = RestoreRowsRequest{}
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRowsRequest) ProtoMessage() {}
+
+func (x *RestoreRowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRowsRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRowsRequest) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RestoreRowsRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RestoreRowsRequest) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *RestoreRowsRequest) GetTableId() uint32 {
+	if x != nil {
+		return x.TableId
+	}
+	return 0
+}
+
+func (x *RestoreRowsRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *RestoreRowsRequest) GetRows() [][]byte {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *RestoreRowsRequest) GetCatalogVersion() uint64 {
+	if x != nil {
+		return x.CatalogVersion
+	}
+	return 0
+}
+
+type RestoreRowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          *RestoredRows          `protobuf:"bytes,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRowsResponse) Reset() {
+	*x = RestoreRowsResponse{}
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRowsResponse) ProtoMessage() {}
+
+func (x *RestoreRowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRowsResponse.ProtoReflect.Descriptor instead.
+func (*RestoreRowsResponse) Descriptor() ([]byte, []int) {
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RestoreRowsResponse) GetRows() *RestoredRows {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
 type MoveSegmentsRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Shard          uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -300,7 +789,7 @@ type MoveSegmentsRequest struct {
 
 func (x *MoveSegmentsRequest) Reset() {
 	*x = MoveSegmentsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -312,7 +801,7 @@ func (x *MoveSegmentsRequest) String() string {
 func (*MoveSegmentsRequest) ProtoMessage() {}
 
 func (x *MoveSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[0]
+	mi := &file_storage_v1_storage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -325,7 +814,7 @@ func (x *MoveSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*MoveSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{0}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MoveSegmentsRequest) GetShard() uint32 {
@@ -363,7 +852,7 @@ type MoveSegmentsResponse struct {
 
 func (x *MoveSegmentsResponse) Reset() {
 	*x = MoveSegmentsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +864,7 @@ func (x *MoveSegmentsResponse) String() string {
 func (*MoveSegmentsResponse) ProtoMessage() {}
 
 func (x *MoveSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_storage_v1_storage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +877,7 @@ func (x *MoveSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*MoveSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MoveSegmentsResponse) GetSegments() uint64 {
@@ -436,7 +925,7 @@ type CountStorageRequest struct {
 
 func (x *CountStorageRequest) Reset() {
 	*x = CountStorageRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +937,7 @@ func (x *CountStorageRequest) String() string {
 func (*CountStorageRequest) ProtoMessage() {}
 
 func (x *CountStorageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_storage_v1_storage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +950,7 @@ func (x *CountStorageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountStorageRequest.ProtoReflect.Descriptor instead.
 func (*CountStorageRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{2}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CountStorageRequest) GetShard() uint32 {
@@ -487,7 +976,7 @@ type CountStorageResponse struct {
 
 func (x *CountStorageResponse) Reset() {
 	*x = CountStorageResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +988,7 @@ func (x *CountStorageResponse) String() string {
 func (*CountStorageResponse) ProtoMessage() {}
 
 func (x *CountStorageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_storage_v1_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +1001,7 @@ func (x *CountStorageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountStorageResponse.ProtoReflect.Descriptor instead.
 func (*CountStorageResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CountStorageResponse) GetSegments() uint64 {
@@ -536,7 +1025,7 @@ type ReadProbeRequest struct {
 
 func (x *ReadProbeRequest) Reset() {
 	*x = ReadProbeRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +1037,7 @@ func (x *ReadProbeRequest) String() string {
 func (*ReadProbeRequest) ProtoMessage() {}
 
 func (x *ReadProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_storage_v1_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +1050,7 @@ func (x *ReadProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadProbeRequest.ProtoReflect.Descriptor instead.
 func (*ReadProbeRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadProbeRequest) GetStorage() *v1.Storage {
@@ -600,7 +1089,7 @@ type ReadProbeResponse struct {
 
 func (x *ReadProbeResponse) Reset() {
 	*x = ReadProbeResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +1101,7 @@ func (x *ReadProbeResponse) String() string {
 func (*ReadProbeResponse) ProtoMessage() {}
 
 func (x *ReadProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_storage_v1_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +1114,7 @@ func (x *ReadProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadProbeResponse.ProtoReflect.Descriptor instead.
 func (*ReadProbeResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
 }
 
 type WriteRequest struct {
@@ -651,7 +1140,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +1152,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_storage_v1_storage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +1165,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WriteRequest) GetIdentity() *v1.Identity {
@@ -752,7 +1241,7 @@ type TableWrite struct {
 
 func (x *TableWrite) Reset() {
 	*x = TableWrite{}
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +1253,7 @@ func (x *TableWrite) String() string {
 func (*TableWrite) ProtoMessage() {}
 
 func (x *TableWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_storage_v1_storage_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +1266,7 @@ func (x *TableWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableWrite.ProtoReflect.Descriptor instead.
 func (*TableWrite) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{7}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TableWrite) GetTableId() uint32 {
@@ -835,7 +1324,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1336,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_storage_v1_storage_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1349,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WriteResponse) GetDurability() Durability {
@@ -896,7 +1385,7 @@ type CommitRequest struct {
 
 func (x *CommitRequest) Reset() {
 	*x = CommitRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1397,7 @@ func (x *CommitRequest) String() string {
 func (*CommitRequest) ProtoMessage() {}
 
 func (x *CommitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_storage_v1_storage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1410,7 @@ func (x *CommitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitRequest.ProtoReflect.Descriptor instead.
 func (*CommitRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CommitRequest) GetWrite() *WriteRequest {
@@ -949,7 +1438,7 @@ type TableRead struct {
 
 func (x *TableRead) Reset() {
 	*x = TableRead{}
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1450,7 @@ func (x *TableRead) String() string {
 func (*TableRead) ProtoMessage() {}
 
 func (x *TableRead) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_storage_v1_storage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1463,7 @@ func (x *TableRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableRead.ProtoReflect.Descriptor instead.
 func (*TableRead) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TableRead) GetTableId() uint32 {
@@ -1002,7 +1491,7 @@ type CommitResponse struct {
 
 func (x *CommitResponse) Reset() {
 	*x = CommitResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1503,7 @@ func (x *CommitResponse) String() string {
 func (*CommitResponse) ProtoMessage() {}
 
 func (x *CommitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_storage_v1_storage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1516,7 @@ func (x *CommitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitResponse.ProtoReflect.Descriptor instead.
 func (*CommitResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{11}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CommitResponse) GetWrite() *WriteResponse {
@@ -1057,7 +1546,7 @@ type TableWriteResult struct {
 
 func (x *TableWriteResult) Reset() {
 	*x = TableWriteResult{}
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1558,7 @@ func (x *TableWriteResult) String() string {
 func (*TableWriteResult) ProtoMessage() {}
 
 func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_storage_v1_storage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1571,7 @@ func (x *TableWriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableWriteResult.ProtoReflect.Descriptor instead.
 func (*TableWriteResult) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{12}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TableWriteResult) GetRowsAffected() uint64 {
@@ -1115,7 +1604,7 @@ type WriteStreamRequest struct {
 
 func (x *WriteStreamRequest) Reset() {
 	*x = WriteStreamRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1616,7 @@ func (x *WriteStreamRequest) String() string {
 func (*WriteStreamRequest) ProtoMessage() {}
 
 func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_storage_v1_storage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1629,7 @@ func (x *WriteStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamRequest.ProtoReflect.Descriptor instead.
 func (*WriteStreamRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{13}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WriteStreamRequest) GetRequest() *WriteRequest {
@@ -1161,7 +1650,7 @@ type WriteStreamResponse struct {
 
 func (x *WriteStreamResponse) Reset() {
 	*x = WriteStreamResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1662,7 @@ func (x *WriteStreamResponse) String() string {
 func (*WriteStreamResponse) ProtoMessage() {}
 
 func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_storage_v1_storage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1675,7 @@ func (x *WriteStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteStreamResponse.ProtoReflect.Descriptor instead.
 func (*WriteStreamResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{14}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WriteStreamResponse) GetResponse() *WriteResponse {
@@ -1216,7 +1705,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1717,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_storage_v1_storage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1730,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{15}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Error) GetCode() string {
@@ -1305,7 +1794,7 @@ type ScanRequest struct {
 
 func (x *ScanRequest) Reset() {
 	*x = ScanRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1806,7 @@ func (x *ScanRequest) String() string {
 func (*ScanRequest) ProtoMessage() {}
 
 func (x *ScanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_storage_v1_storage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1819,7 @@ func (x *ScanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanRequest.ProtoReflect.Descriptor instead.
 func (*ScanRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{16}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScanRequest) GetIdentity() *v1.Identity {
@@ -1463,7 +1952,7 @@ type ScanHeader struct {
 
 func (x *ScanHeader) Reset() {
 	*x = ScanHeader{}
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1964,7 @@ func (x *ScanHeader) String() string {
 func (*ScanHeader) ProtoMessage() {}
 
 func (x *ScanHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_storage_v1_storage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1977,7 @@ func (x *ScanHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanHeader.ProtoReflect.Descriptor instead.
 func (*ScanHeader) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{17}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScanHeader) GetPosition() uint64 {
@@ -1516,7 +2005,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +2017,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_storage_v1_storage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +2030,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{18}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Change) GetKind() ChangeKind {
@@ -1599,7 +2088,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +2100,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_storage_v1_storage_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +2113,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{19}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchRequest) GetRequest() isWatchRequest_Request {
@@ -1687,7 +2176,7 @@ type WatchAdd struct {
 
 func (x *WatchAdd) Reset() {
 	*x = WatchAdd{}
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +2188,7 @@ func (x *WatchAdd) String() string {
 func (*WatchAdd) ProtoMessage() {}
 
 func (x *WatchAdd) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_storage_v1_storage_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +2201,7 @@ func (x *WatchAdd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAdd.ProtoReflect.Descriptor instead.
 func (*WatchAdd) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{20}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchAdd) GetWatchId() uint64 {
@@ -1779,7 +2268,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +2280,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_storage_v1_storage_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +2293,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{21}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1889,7 +2378,7 @@ type WatchStarted struct {
 
 func (x *WatchStarted) Reset() {
 	*x = WatchStarted{}
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2390,7 @@ func (x *WatchStarted) String() string {
 func (*WatchStarted) ProtoMessage() {}
 
 func (x *WatchStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_storage_v1_storage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2403,7 @@ func (x *WatchStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStarted.ProtoReflect.Descriptor instead.
 func (*WatchStarted) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{22}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchStarted) GetWatchId() uint64 {
@@ -1941,7 +2430,7 @@ type ChangeBatch struct {
 
 func (x *ChangeBatch) Reset() {
 	*x = ChangeBatch{}
-	mi := &file_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2442,7 @@ func (x *ChangeBatch) String() string {
 func (*ChangeBatch) ProtoMessage() {}
 
 func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_storage_v1_storage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2455,7 @@ func (x *ChangeBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeBatch.ProtoReflect.Descriptor instead.
 func (*ChangeBatch) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{23}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ChangeBatch) GetWatchId() uint64 {
@@ -1998,7 +2487,7 @@ type WatchEnded struct {
 
 func (x *WatchEnded) Reset() {
 	*x = WatchEnded{}
-	mi := &file_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2499,7 @@ func (x *WatchEnded) String() string {
 func (*WatchEnded) ProtoMessage() {}
 
 func (x *WatchEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_storage_v1_storage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2512,7 @@ func (x *WatchEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEnded.ProtoReflect.Descriptor instead.
 func (*WatchEnded) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{24}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchEnded) GetWatchId() uint64 {
@@ -2065,7 +2554,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2566,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_storage_v1_storage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2579,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{25}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Progress) GetShard() uint32 {
@@ -2119,7 +2608,7 @@ type TableStatsRequest struct {
 
 func (x *TableStatsRequest) Reset() {
 	*x = TableStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2620,7 @@ func (x *TableStatsRequest) String() string {
 func (*TableStatsRequest) ProtoMessage() {}
 
 func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_storage_v1_storage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2633,7 @@ func (x *TableStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsRequest.ProtoReflect.Descriptor instead.
 func (*TableStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TableStatsRequest) GetTableId() uint32 {
@@ -2178,7 +2667,7 @@ type TableStatsResponse struct {
 
 func (x *TableStatsResponse) Reset() {
 	*x = TableStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2679,7 @@ func (x *TableStatsResponse) String() string {
 func (*TableStatsResponse) ProtoMessage() {}
 
 func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_storage_v1_storage_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2692,7 @@ func (x *TableStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableStatsResponse.ProtoReflect.Descriptor instead.
 func (*TableStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TableStatsResponse) GetHotBytesEstimate() uint64 {
@@ -2256,7 +2745,7 @@ type NodeStatsRequest struct {
 
 func (x *NodeStatsRequest) Reset() {
 	*x = NodeStatsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2757,7 @@ func (x *NodeStatsRequest) String() string {
 func (*NodeStatsRequest) ProtoMessage() {}
 
 func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_storage_v1_storage_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2770,7 @@ func (x *NodeStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{35}
 }
 
 type NodeStatsResponse struct {
@@ -2294,7 +2783,7 @@ type NodeStatsResponse struct {
 
 func (x *NodeStatsResponse) Reset() {
 	*x = NodeStatsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2795,7 @@ func (x *NodeStatsResponse) String() string {
 func (*NodeStatsResponse) ProtoMessage() {}
 
 func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_storage_v1_storage_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2808,7 @@ func (x *NodeStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatsResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeStatsResponse) GetMetrics() map[string]string {
@@ -2341,7 +2830,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2842,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[30]
+	mi := &file_storage_v1_storage_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2855,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{30}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PurgeRequest) GetShard() uint32 {
@@ -2398,7 +2887,7 @@ type PurgeResponse struct {
 
 func (x *PurgeResponse) Reset() {
 	*x = PurgeResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2899,7 @@ func (x *PurgeResponse) String() string {
 func (*PurgeResponse) ProtoMessage() {}
 
 func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[31]
+	mi := &file_storage_v1_storage_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2912,7 @@ func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{31}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
 }
 
 type FlushRequest struct {
@@ -2440,7 +2929,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2941,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[32]
+	mi := &file_storage_v1_storage_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2954,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{32}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FlushRequest) GetShard() uint32 {
@@ -2510,7 +2999,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +3011,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[33]
+	mi := &file_storage_v1_storage_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +3024,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{33}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FlushResponse) GetRows() uint64 {
@@ -2580,7 +3069,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[34]
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +3081,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[34]
+	mi := &file_storage_v1_storage_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +3094,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{34}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CompactRequest) GetShard() uint32 {
@@ -2654,7 +3143,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[35]
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +3155,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[35]
+	mi := &file_storage_v1_storage_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +3168,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{35}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CompactResponse) GetSegmentsRemoved() uint64 {
@@ -2739,7 +3228,7 @@ type ListManifestsRequest struct {
 
 func (x *ListManifestsRequest) Reset() {
 	*x = ListManifestsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[36]
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3240,7 @@ func (x *ListManifestsRequest) String() string {
 func (*ListManifestsRequest) ProtoMessage() {}
 
 func (x *ListManifestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[36]
+	mi := &file_storage_v1_storage_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3253,7 @@ func (x *ListManifestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListManifestsRequest.ProtoReflect.Descriptor instead.
 func (*ListManifestsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{36}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListManifestsRequest) GetShard() uint32 {
@@ -2805,7 +3294,7 @@ type ListManifestsResponse struct {
 
 func (x *ListManifestsResponse) Reset() {
 	*x = ListManifestsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[37]
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3306,7 @@ func (x *ListManifestsResponse) String() string {
 func (*ListManifestsResponse) ProtoMessage() {}
 
 func (x *ListManifestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[37]
+	mi := &file_storage_v1_storage_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3319,7 @@ func (x *ListManifestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListManifestsResponse.ProtoReflect.Descriptor instead.
 func (*ListManifestsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{37}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListManifestsResponse) GetManifests() []*Manifest {
@@ -2867,7 +3356,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[38]
+	mi := &file_storage_v1_storage_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3368,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[38]
+	mi := &file_storage_v1_storage_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3381,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{38}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Manifest) GetTableId() uint32 {
@@ -2976,7 +3465,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	mi := &file_storage_v1_storage_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3477,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[39]
+	mi := &file_storage_v1_storage_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3490,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{39}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Segment) GetPath() string {
@@ -3130,7 +3619,7 @@ type SegmentColumn struct {
 
 func (x *SegmentColumn) Reset() {
 	*x = SegmentColumn{}
-	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	mi := &file_storage_v1_storage_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3142,7 +3631,7 @@ func (x *SegmentColumn) String() string {
 func (*SegmentColumn) ProtoMessage() {}
 
 func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[40]
+	mi := &file_storage_v1_storage_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3155,7 +3644,7 @@ func (x *SegmentColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SegmentColumn.ProtoReflect.Descriptor instead.
 func (*SegmentColumn) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{40}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SegmentColumn) GetColumnId() uint32 {
@@ -3197,7 +3686,7 @@ type FetchSegmentRequest struct {
 
 func (x *FetchSegmentRequest) Reset() {
 	*x = FetchSegmentRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	mi := &file_storage_v1_storage_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3698,7 @@ func (x *FetchSegmentRequest) String() string {
 func (*FetchSegmentRequest) ProtoMessage() {}
 
 func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[41]
+	mi := &file_storage_v1_storage_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3711,7 @@ func (x *FetchSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentRequest.ProtoReflect.Descriptor instead.
 func (*FetchSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{41}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FetchSegmentRequest) GetShard() uint32 {
@@ -3248,7 +3737,7 @@ type FetchSegmentResponse struct {
 
 func (x *FetchSegmentResponse) Reset() {
 	*x = FetchSegmentResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	mi := &file_storage_v1_storage_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3749,7 @@ func (x *FetchSegmentResponse) String() string {
 func (*FetchSegmentResponse) ProtoMessage() {}
 
 func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[42]
+	mi := &file_storage_v1_storage_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3762,7 @@ func (x *FetchSegmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSegmentResponse.ProtoReflect.Descriptor instead.
 func (*FetchSegmentResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{42}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FetchSegmentResponse) GetData() []byte {
@@ -3295,7 +3784,7 @@ type HoldSegmentsRequest struct {
 
 func (x *HoldSegmentsRequest) Reset() {
 	*x = HoldSegmentsRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	mi := &file_storage_v1_storage_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3796,7 @@ func (x *HoldSegmentsRequest) String() string {
 func (*HoldSegmentsRequest) ProtoMessage() {}
 
 func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[43]
+	mi := &file_storage_v1_storage_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3809,7 @@ func (x *HoldSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{43}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HoldSegmentsRequest) GetShard() uint32 {
@@ -3352,7 +3841,7 @@ type HoldSegmentsResponse struct {
 
 func (x *HoldSegmentsResponse) Reset() {
 	*x = HoldSegmentsResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	mi := &file_storage_v1_storage_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3853,7 @@ func (x *HoldSegmentsResponse) String() string {
 func (*HoldSegmentsResponse) ProtoMessage() {}
 
 func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[44]
+	mi := &file_storage_v1_storage_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3866,7 @@ func (x *HoldSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*HoldSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{44}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{51}
 }
 
 type SurveyUserRequest struct {
@@ -3394,7 +3883,7 @@ type SurveyUserRequest struct {
 
 func (x *SurveyUserRequest) Reset() {
 	*x = SurveyUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[45]
+	mi := &file_storage_v1_storage_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3406,7 +3895,7 @@ func (x *SurveyUserRequest) String() string {
 func (*SurveyUserRequest) ProtoMessage() {}
 
 func (x *SurveyUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[45]
+	mi := &file_storage_v1_storage_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3419,7 +3908,7 @@ func (x *SurveyUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SurveyUserRequest.ProtoReflect.Descriptor instead.
 func (*SurveyUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{45}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SurveyUserRequest) GetShard() uint32 {
@@ -3459,7 +3948,7 @@ type SurveyUserResponse struct {
 
 func (x *SurveyUserResponse) Reset() {
 	*x = SurveyUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[46]
+	mi := &file_storage_v1_storage_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3960,7 @@ func (x *SurveyUserResponse) String() string {
 func (*SurveyUserResponse) ProtoMessage() {}
 
 func (x *SurveyUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[46]
+	mi := &file_storage_v1_storage_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3973,7 @@ func (x *SurveyUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SurveyUserResponse.ProtoReflect.Descriptor instead.
 func (*SurveyUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{46}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SurveyUserResponse) GetSurvey() *v1.ErasureSurvey {
@@ -3506,7 +3995,7 @@ type EraseUserRequest struct {
 
 func (x *EraseUserRequest) Reset() {
 	*x = EraseUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[47]
+	mi := &file_storage_v1_storage_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +4007,7 @@ func (x *EraseUserRequest) String() string {
 func (*EraseUserRequest) ProtoMessage() {}
 
 func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[47]
+	mi := &file_storage_v1_storage_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +4020,7 @@ func (x *EraseUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserRequest.ProtoReflect.Descriptor instead.
 func (*EraseUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{47}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *EraseUserRequest) GetShard() uint32 {
@@ -3572,7 +4061,7 @@ type EraseUserResponse struct {
 
 func (x *EraseUserResponse) Reset() {
 	*x = EraseUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[48]
+	mi := &file_storage_v1_storage_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +4073,7 @@ func (x *EraseUserResponse) String() string {
 func (*EraseUserResponse) ProtoMessage() {}
 
 func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[48]
+	mi := &file_storage_v1_storage_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +4086,7 @@ func (x *EraseUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EraseUserResponse.ProtoReflect.Descriptor instead.
 func (*EraseUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{48}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *EraseUserResponse) GetIndex() uint64 {
@@ -3622,7 +4111,7 @@ type ScrubUserRequest struct {
 
 func (x *ScrubUserRequest) Reset() {
 	*x = ScrubUserRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[49]
+	mi := &file_storage_v1_storage_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +4123,7 @@ func (x *ScrubUserRequest) String() string {
 func (*ScrubUserRequest) ProtoMessage() {}
 
 func (x *ScrubUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[49]
+	mi := &file_storage_v1_storage_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +4136,7 @@ func (x *ScrubUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubUserRequest.ProtoReflect.Descriptor instead.
 func (*ScrubUserRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{49}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ScrubUserRequest) GetShard() uint32 {
@@ -3698,7 +4187,7 @@ type ScrubUserResponse struct {
 
 func (x *ScrubUserResponse) Reset() {
 	*x = ScrubUserResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[50]
+	mi := &file_storage_v1_storage_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +4199,7 @@ func (x *ScrubUserResponse) String() string {
 func (*ScrubUserResponse) ProtoMessage() {}
 
 func (x *ScrubUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[50]
+	mi := &file_storage_v1_storage_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +4212,7 @@ func (x *ScrubUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubUserResponse.ProtoReflect.Descriptor instead.
 func (*ScrubUserResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{50}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ScrubUserResponse) GetFiles() uint64 {
@@ -3758,7 +4247,7 @@ type FreezeShardRequest struct {
 
 func (x *FreezeShardRequest) Reset() {
 	*x = FreezeShardRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[51]
+	mi := &file_storage_v1_storage_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +4259,7 @@ func (x *FreezeShardRequest) String() string {
 func (*FreezeShardRequest) ProtoMessage() {}
 
 func (x *FreezeShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[51]
+	mi := &file_storage_v1_storage_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +4272,7 @@ func (x *FreezeShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeShardRequest.ProtoReflect.Descriptor instead.
 func (*FreezeShardRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{51}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeShardRequest) GetShard() uint32 {
@@ -3810,7 +4299,7 @@ type FreezeShardResponse struct {
 
 func (x *FreezeShardResponse) Reset() {
 	*x = FreezeShardResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[52]
+	mi := &file_storage_v1_storage_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +4311,7 @@ func (x *FreezeShardResponse) String() string {
 func (*FreezeShardResponse) ProtoMessage() {}
 
 func (x *FreezeShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[52]
+	mi := &file_storage_v1_storage_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +4324,7 @@ func (x *FreezeShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeShardResponse.ProtoReflect.Descriptor instead.
 func (*FreezeShardResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{52}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FreezeShardResponse) GetServerId() string {
@@ -3855,7 +4344,7 @@ type ViewShardRequest struct {
 
 func (x *ViewShardRequest) Reset() {
 	*x = ViewShardRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[53]
+	mi := &file_storage_v1_storage_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4356,7 @@ func (x *ViewShardRequest) String() string {
 func (*ViewShardRequest) ProtoMessage() {}
 
 func (x *ViewShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[53]
+	mi := &file_storage_v1_storage_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4369,7 @@ func (x *ViewShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewShardRequest.ProtoReflect.Descriptor instead.
 func (*ViewShardRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{53}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ViewShardRequest) GetShard() uint32 {
@@ -3907,7 +4396,7 @@ type ViewShardResponse struct {
 
 func (x *ViewShardResponse) Reset() {
 	*x = ViewShardResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[54]
+	mi := &file_storage_v1_storage_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3919,7 +4408,7 @@ func (x *ViewShardResponse) String() string {
 func (*ViewShardResponse) ProtoMessage() {}
 
 func (x *ViewShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[54]
+	mi := &file_storage_v1_storage_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3932,7 +4421,7 @@ func (x *ViewShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewShardResponse.ProtoReflect.Descriptor instead.
 func (*ViewShardResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{54}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ViewShardResponse) GetPosition() uint64 {
@@ -3952,7 +4441,7 @@ type ThawShardRequest struct {
 
 func (x *ThawShardRequest) Reset() {
 	*x = ThawShardRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[55]
+	mi := &file_storage_v1_storage_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4453,7 @@ func (x *ThawShardRequest) String() string {
 func (*ThawShardRequest) ProtoMessage() {}
 
 func (x *ThawShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[55]
+	mi := &file_storage_v1_storage_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4466,7 @@ func (x *ThawShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawShardRequest.ProtoReflect.Descriptor instead.
 func (*ThawShardRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{55}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ThawShardRequest) GetShard() uint32 {
@@ -4002,7 +4491,7 @@ type ThawShardResponse struct {
 
 func (x *ThawShardResponse) Reset() {
 	*x = ThawShardResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[56]
+	mi := &file_storage_v1_storage_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4014,7 +4503,7 @@ func (x *ThawShardResponse) String() string {
 func (*ThawShardResponse) ProtoMessage() {}
 
 func (x *ThawShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[56]
+	mi := &file_storage_v1_storage_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4027,7 +4516,7 @@ func (x *ThawShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawShardResponse.ProtoReflect.Descriptor instead.
 func (*ThawShardResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{56}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{63}
 }
 
 type WriteBackupRequest struct {
@@ -4050,7 +4539,7 @@ type WriteBackupRequest struct {
 
 func (x *WriteBackupRequest) Reset() {
 	*x = WriteBackupRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[57]
+	mi := &file_storage_v1_storage_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4062,7 +4551,7 @@ func (x *WriteBackupRequest) String() string {
 func (*WriteBackupRequest) ProtoMessage() {}
 
 func (x *WriteBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[57]
+	mi := &file_storage_v1_storage_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4075,7 +4564,7 @@ func (x *WriteBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteBackupRequest.ProtoReflect.Descriptor instead.
 func (*WriteBackupRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{57}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *WriteBackupRequest) GetShard() uint32 {
@@ -4149,7 +4638,7 @@ type WriteBackupResponse struct {
 
 func (x *WriteBackupResponse) Reset() {
 	*x = WriteBackupResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[58]
+	mi := &file_storage_v1_storage_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4650,7 @@ func (x *WriteBackupResponse) String() string {
 func (*WriteBackupResponse) ProtoMessage() {}
 
 func (x *WriteBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[58]
+	mi := &file_storage_v1_storage_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4663,7 @@ func (x *WriteBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteBackupResponse.ProtoReflect.Descriptor instead.
 func (*WriteBackupResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{58}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *WriteBackupResponse) GetFiles() uint64 {
@@ -4226,7 +4715,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[59]
+	mi := &file_storage_v1_storage_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4727,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[59]
+	mi := &file_storage_v1_storage_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4740,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{59}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ImportRequest) GetShard() uint32 {
@@ -4294,7 +4783,7 @@ type ImportRow struct {
 
 func (x *ImportRow) Reset() {
 	*x = ImportRow{}
-	mi := &file_storage_v1_storage_proto_msgTypes[60]
+	mi := &file_storage_v1_storage_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4306,7 +4795,7 @@ func (x *ImportRow) String() string {
 func (*ImportRow) ProtoMessage() {}
 
 func (x *ImportRow) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[60]
+	mi := &file_storage_v1_storage_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4319,7 +4808,7 @@ func (x *ImportRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRow.ProtoReflect.Descriptor instead.
 func (*ImportRow) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{60}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ImportRow) GetKey() []byte {
@@ -4344,7 +4833,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[61]
+	mi := &file_storage_v1_storage_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4356,7 +4845,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[61]
+	mi := &file_storage_v1_storage_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4369,7 +4858,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{61}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{68}
 }
 
 type DescribeBackupRequest struct {
@@ -4382,7 +4871,7 @@ type DescribeBackupRequest struct {
 
 func (x *DescribeBackupRequest) Reset() {
 	*x = DescribeBackupRequest{}
-	mi := &file_storage_v1_storage_proto_msgTypes[62]
+	mi := &file_storage_v1_storage_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4394,7 +4883,7 @@ func (x *DescribeBackupRequest) String() string {
 func (*DescribeBackupRequest) ProtoMessage() {}
 
 func (x *DescribeBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[62]
+	mi := &file_storage_v1_storage_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4407,7 +4896,7 @@ func (x *DescribeBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBackupRequest.ProtoReflect.Descriptor instead.
 func (*DescribeBackupRequest) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{62}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DescribeBackupRequest) GetPath() string {
@@ -4434,7 +4923,7 @@ type DescribeBackupResponse struct {
 
 func (x *DescribeBackupResponse) Reset() {
 	*x = DescribeBackupResponse{}
-	mi := &file_storage_v1_storage_proto_msgTypes[63]
+	mi := &file_storage_v1_storage_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4446,7 +4935,7 @@ func (x *DescribeBackupResponse) String() string {
 func (*DescribeBackupResponse) ProtoMessage() {}
 
 func (x *DescribeBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[63]
+	mi := &file_storage_v1_storage_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4459,7 +4948,7 @@ func (x *DescribeBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeBackupResponse.ProtoReflect.Descriptor instead.
 func (*DescribeBackupResponse) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{63}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DescribeBackupResponse) GetBackup() *v1.Backup {
@@ -4490,7 +4979,7 @@ type BackupTable struct {
 
 func (x *BackupTable) Reset() {
 	*x = BackupTable{}
-	mi := &file_storage_v1_storage_proto_msgTypes[64]
+	mi := &file_storage_v1_storage_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4502,7 +4991,7 @@ func (x *BackupTable) String() string {
 func (*BackupTable) ProtoMessage() {}
 
 func (x *BackupTable) ProtoReflect() protoreflect.Message {
-	mi := &file_storage_v1_storage_proto_msgTypes[64]
+	mi := &file_storage_v1_storage_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4515,7 +5004,7 @@ func (x *BackupTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupTable.ProtoReflect.Descriptor instead.
 func (*BackupTable) Descriptor() ([]byte, []int) {
-	return file_storage_v1_storage_proto_rawDescGZIP(), []int{64}
+	return file_storage_v1_storage_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *BackupTable) GetNamespace() string {
@@ -4551,7 +5040,43 @@ var File_storage_v1_storage_proto protoreflect.FileDescriptor
 const file_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
 	"\x18storage/v1/storage.proto\x12\n" +
-	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"o\n" +
+	"storage.v1\x1a\x18catalog/v1/catalog.proto\x1a\x12expr/v1/expr.proto\"\xdb\x01\n" +
+	"\x17CheckRestoreUserRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n" +
+	"\ttable_ids\x18\x03 \x03(\rR\btableIds\x12\x1b\n" +
+	"\tmoment_us\x18\x04 \x01(\x03R\bmomentUs\x12\x12\n" +
+	"\x04into\x18\x05 \x01(\bR\x04into\x12\x1a\n" +
+	"\bthorough\x18\x06 \x01(\bR\bthorough\x12'\n" +
+	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\"6\n" +
+	"\x18CheckRestoreUserResponse\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x06R\bposition\"\xde\x01\n" +
+	"\x12RestoreUserRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x19\n" +
+	"\btable_id\x18\x03 \x01(\rR\atableId\x12\x1b\n" +
+	"\tmoment_us\x18\x04 \x01(\x03R\bmomentUs\x12\x1a\n" +
+	"\bposition\x18\x05 \x01(\x06R\bposition\x12\x1c\n" +
+	"\n" +
+	"to_user_id\x18\x06 \x01(\tR\btoUserId\x12'\n" +
+	"\x0fcatalog_version\x18\a \x01(\x04R\x0ecatalogVersion\"C\n" +
+	"\x13RestoreUserResponse\x12,\n" +
+	"\x04rows\x18\x01 \x01(\v2\x18.storage.v1.RestoredRowsR\x04rows\"\x92\x01\n" +
+	"\fRestoredRows\x12\x1a\n" +
+	"\brestored\x18\x01 \x01(\x04R\brestored\x12\x18\n" +
+	"\adeleted\x18\x02 \x01(\x04R\adeleted\x12\x1c\n" +
+	"\tunchanged\x18\x03 \x01(\x04R\tunchanged\x12\x14\n" +
+	"\x05newer\x18\x04 \x01(\x04R\x05newer\x12\x18\n" +
+	"\ablocked\x18\x05 \x01(\x04R\ablocked\"\xb7\x01\n" +
+	"\x12RestoreRowsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\tR\x06userId\x12\x19\n" +
+	"\btable_id\x18\x03 \x01(\rR\atableId\x12\x1a\n" +
+	"\bposition\x18\x04 \x01(\x06R\bposition\x12\x12\n" +
+	"\x04rows\x18\x05 \x03(\fR\x04rows\x12'\n" +
+	"\x0fcatalog_version\x18\x06 \x01(\x04R\x0ecatalogVersion\"C\n" +
+	"\x13RestoreRowsResponse\x12,\n" +
+	"\x04rows\x18\x01 \x01(\v2\x18.storage.v1.RestoredRowsR\x04rows\"o\n" +
 	"\x13MoveSegmentsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x19\n" +
 	"\btable_id\x18\x02 \x01(\rR\atableId\x12'\n" +
@@ -4900,7 +5425,7 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_KIND_INSERT\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x02\x12\x16\n" +
-	"\x12CHANGE_KIND_DELETE\x10\x032\x9b\x0e\n" +
+	"\x12CHANGE_KIND_DELETE\x10\x032\x9a\x10\n" +
 	"\x0eStorageService\x12<\n" +
 	"\x05Write\x12\x18.storage.v1.WriteRequest\x1a\x19.storage.v1.WriteResponse\x12R\n" +
 	"\vWriteStream\x12\x1e.storage.v1.WriteStreamRequest\x1a\x1f.storage.v1.WriteStreamResponse(\x010\x01\x12?\n" +
@@ -4927,7 +5452,10 @@ const file_storage_v1_storage_proto_rawDesc = "" +
 	"\tThawShard\x12\x1c.storage.v1.ThawShardRequest\x1a\x1d.storage.v1.ThawShardResponse\x12P\n" +
 	"\vWriteBackup\x12\x1e.storage.v1.WriteBackupRequest\x1a\x1f.storage.v1.WriteBackupResponse0\x01\x12?\n" +
 	"\x06Import\x12\x19.storage.v1.ImportRequest\x1a\x1a.storage.v1.ImportResponse\x12W\n" +
-	"\x0eDescribeBackup\x12!.storage.v1.DescribeBackupRequest\x1a\".storage.v1.DescribeBackupResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
+	"\x0eDescribeBackup\x12!.storage.v1.DescribeBackupRequest\x1a\".storage.v1.DescribeBackupResponse\x12]\n" +
+	"\x10CheckRestoreUser\x12#.storage.v1.CheckRestoreUserRequest\x1a$.storage.v1.CheckRestoreUserResponse\x12N\n" +
+	"\vRestoreUser\x12\x1e.storage.v1.RestoreUserRequest\x1a\x1f.storage.v1.RestoreUserResponse\x12N\n" +
+	"\vRestoreRows\x12\x1e.storage.v1.RestoreRowsRequest\x1a\x1f.storage.v1.RestoreRowsResponseB:Z8github.com/kalamdb/kalamdb-go/proto/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -4942,179 +5470,194 @@ func file_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_storage_v1_storage_proto_goTypes = []any{
-	(Durability)(0),                // 0: storage.v1.Durability
-	(Operation)(0),                 // 1: storage.v1.Operation
-	(OnConflict)(0),                // 2: storage.v1.OnConflict
-	(Consistency)(0),               // 3: storage.v1.Consistency
-	(ChangeKind)(0),                // 4: storage.v1.ChangeKind
-	(*MoveSegmentsRequest)(nil),    // 5: storage.v1.MoveSegmentsRequest
-	(*MoveSegmentsResponse)(nil),   // 6: storage.v1.MoveSegmentsResponse
-	(*CountStorageRequest)(nil),    // 7: storage.v1.CountStorageRequest
-	(*CountStorageResponse)(nil),   // 8: storage.v1.CountStorageResponse
-	(*ReadProbeRequest)(nil),       // 9: storage.v1.ReadProbeRequest
-	(*ReadProbeResponse)(nil),      // 10: storage.v1.ReadProbeResponse
-	(*WriteRequest)(nil),           // 11: storage.v1.WriteRequest
-	(*TableWrite)(nil),             // 12: storage.v1.TableWrite
-	(*WriteResponse)(nil),          // 13: storage.v1.WriteResponse
-	(*CommitRequest)(nil),          // 14: storage.v1.CommitRequest
-	(*TableRead)(nil),              // 15: storage.v1.TableRead
-	(*CommitResponse)(nil),         // 16: storage.v1.CommitResponse
-	(*TableWriteResult)(nil),       // 17: storage.v1.TableWriteResult
-	(*WriteStreamRequest)(nil),     // 18: storage.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil),    // 19: storage.v1.WriteStreamResponse
-	(*Error)(nil),                  // 20: storage.v1.Error
-	(*ScanRequest)(nil),            // 21: storage.v1.ScanRequest
-	(*ScanHeader)(nil),             // 22: storage.v1.ScanHeader
-	(*Change)(nil),                 // 23: storage.v1.Change
-	(*WatchRequest)(nil),           // 24: storage.v1.WatchRequest
-	(*WatchAdd)(nil),               // 25: storage.v1.WatchAdd
-	(*WatchResponse)(nil),          // 26: storage.v1.WatchResponse
-	(*WatchStarted)(nil),           // 27: storage.v1.WatchStarted
-	(*ChangeBatch)(nil),            // 28: storage.v1.ChangeBatch
-	(*WatchEnded)(nil),             // 29: storage.v1.WatchEnded
-	(*Progress)(nil),               // 30: storage.v1.Progress
-	(*TableStatsRequest)(nil),      // 31: storage.v1.TableStatsRequest
-	(*TableStatsResponse)(nil),     // 32: storage.v1.TableStatsResponse
-	(*NodeStatsRequest)(nil),       // 33: storage.v1.NodeStatsRequest
-	(*NodeStatsResponse)(nil),      // 34: storage.v1.NodeStatsResponse
-	(*PurgeRequest)(nil),           // 35: storage.v1.PurgeRequest
-	(*PurgeResponse)(nil),          // 36: storage.v1.PurgeResponse
-	(*FlushRequest)(nil),           // 37: storage.v1.FlushRequest
-	(*FlushResponse)(nil),          // 38: storage.v1.FlushResponse
-	(*CompactRequest)(nil),         // 39: storage.v1.CompactRequest
-	(*CompactResponse)(nil),        // 40: storage.v1.CompactResponse
-	(*ListManifestsRequest)(nil),   // 41: storage.v1.ListManifestsRequest
-	(*ListManifestsResponse)(nil),  // 42: storage.v1.ListManifestsResponse
-	(*Manifest)(nil),               // 43: storage.v1.Manifest
-	(*Segment)(nil),                // 44: storage.v1.Segment
-	(*SegmentColumn)(nil),          // 45: storage.v1.SegmentColumn
-	(*FetchSegmentRequest)(nil),    // 46: storage.v1.FetchSegmentRequest
-	(*FetchSegmentResponse)(nil),   // 47: storage.v1.FetchSegmentResponse
-	(*HoldSegmentsRequest)(nil),    // 48: storage.v1.HoldSegmentsRequest
-	(*HoldSegmentsResponse)(nil),   // 49: storage.v1.HoldSegmentsResponse
-	(*SurveyUserRequest)(nil),      // 50: storage.v1.SurveyUserRequest
-	(*SurveyUserResponse)(nil),     // 51: storage.v1.SurveyUserResponse
-	(*EraseUserRequest)(nil),       // 52: storage.v1.EraseUserRequest
-	(*EraseUserResponse)(nil),      // 53: storage.v1.EraseUserResponse
-	(*ScrubUserRequest)(nil),       // 54: storage.v1.ScrubUserRequest
-	(*ScrubUserResponse)(nil),      // 55: storage.v1.ScrubUserResponse
-	(*FreezeShardRequest)(nil),     // 56: storage.v1.FreezeShardRequest
-	(*FreezeShardResponse)(nil),    // 57: storage.v1.FreezeShardResponse
-	(*ViewShardRequest)(nil),       // 58: storage.v1.ViewShardRequest
-	(*ViewShardResponse)(nil),      // 59: storage.v1.ViewShardResponse
-	(*ThawShardRequest)(nil),       // 60: storage.v1.ThawShardRequest
-	(*ThawShardResponse)(nil),      // 61: storage.v1.ThawShardResponse
-	(*WriteBackupRequest)(nil),     // 62: storage.v1.WriteBackupRequest
-	(*WriteBackupResponse)(nil),    // 63: storage.v1.WriteBackupResponse
-	(*ImportRequest)(nil),          // 64: storage.v1.ImportRequest
-	(*ImportRow)(nil),              // 65: storage.v1.ImportRow
-	(*ImportResponse)(nil),         // 66: storage.v1.ImportResponse
-	(*DescribeBackupRequest)(nil),  // 67: storage.v1.DescribeBackupRequest
-	(*DescribeBackupResponse)(nil), // 68: storage.v1.DescribeBackupResponse
-	(*BackupTable)(nil),            // 69: storage.v1.BackupTable
-	nil,                            // 70: storage.v1.Error.FieldsEntry
-	nil,                            // 71: storage.v1.WatchEnded.FieldsEntry
-	nil,                            // 72: storage.v1.NodeStatsResponse.MetricsEntry
-	(*v1.Storage)(nil),             // 73: catalog.v1.Storage
-	(*v1.Identity)(nil),            // 74: catalog.v1.Identity
-	(*v11.Expr)(nil),               // 75: expr.v1.Expr
-	(*v11.OrderBy)(nil),            // 76: expr.v1.OrderBy
-	(*v1.ErasureSurvey)(nil),       // 77: catalog.v1.ErasureSurvey
-	(*v1.Table)(nil),               // 78: catalog.v1.Table
-	(*v1.Backup)(nil),              // 79: catalog.v1.Backup
+	(Durability)(0),                  // 0: storage.v1.Durability
+	(Operation)(0),                   // 1: storage.v1.Operation
+	(OnConflict)(0),                  // 2: storage.v1.OnConflict
+	(Consistency)(0),                 // 3: storage.v1.Consistency
+	(ChangeKind)(0),                  // 4: storage.v1.ChangeKind
+	(*CheckRestoreUserRequest)(nil),  // 5: storage.v1.CheckRestoreUserRequest
+	(*CheckRestoreUserResponse)(nil), // 6: storage.v1.CheckRestoreUserResponse
+	(*RestoreUserRequest)(nil),       // 7: storage.v1.RestoreUserRequest
+	(*RestoreUserResponse)(nil),      // 8: storage.v1.RestoreUserResponse
+	(*RestoredRows)(nil),             // 9: storage.v1.RestoredRows
+	(*RestoreRowsRequest)(nil),       // 10: storage.v1.RestoreRowsRequest
+	(*RestoreRowsResponse)(nil),      // 11: storage.v1.RestoreRowsResponse
+	(*MoveSegmentsRequest)(nil),      // 12: storage.v1.MoveSegmentsRequest
+	(*MoveSegmentsResponse)(nil),     // 13: storage.v1.MoveSegmentsResponse
+	(*CountStorageRequest)(nil),      // 14: storage.v1.CountStorageRequest
+	(*CountStorageResponse)(nil),     // 15: storage.v1.CountStorageResponse
+	(*ReadProbeRequest)(nil),         // 16: storage.v1.ReadProbeRequest
+	(*ReadProbeResponse)(nil),        // 17: storage.v1.ReadProbeResponse
+	(*WriteRequest)(nil),             // 18: storage.v1.WriteRequest
+	(*TableWrite)(nil),               // 19: storage.v1.TableWrite
+	(*WriteResponse)(nil),            // 20: storage.v1.WriteResponse
+	(*CommitRequest)(nil),            // 21: storage.v1.CommitRequest
+	(*TableRead)(nil),                // 22: storage.v1.TableRead
+	(*CommitResponse)(nil),           // 23: storage.v1.CommitResponse
+	(*TableWriteResult)(nil),         // 24: storage.v1.TableWriteResult
+	(*WriteStreamRequest)(nil),       // 25: storage.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),      // 26: storage.v1.WriteStreamResponse
+	(*Error)(nil),                    // 27: storage.v1.Error
+	(*ScanRequest)(nil),              // 28: storage.v1.ScanRequest
+	(*ScanHeader)(nil),               // 29: storage.v1.ScanHeader
+	(*Change)(nil),                   // 30: storage.v1.Change
+	(*WatchRequest)(nil),             // 31: storage.v1.WatchRequest
+	(*WatchAdd)(nil),                 // 32: storage.v1.WatchAdd
+	(*WatchResponse)(nil),            // 33: storage.v1.WatchResponse
+	(*WatchStarted)(nil),             // 34: storage.v1.WatchStarted
+	(*ChangeBatch)(nil),              // 35: storage.v1.ChangeBatch
+	(*WatchEnded)(nil),               // 36: storage.v1.WatchEnded
+	(*Progress)(nil),                 // 37: storage.v1.Progress
+	(*TableStatsRequest)(nil),        // 38: storage.v1.TableStatsRequest
+	(*TableStatsResponse)(nil),       // 39: storage.v1.TableStatsResponse
+	(*NodeStatsRequest)(nil),         // 40: storage.v1.NodeStatsRequest
+	(*NodeStatsResponse)(nil),        // 41: storage.v1.NodeStatsResponse
+	(*PurgeRequest)(nil),             // 42: storage.v1.PurgeRequest
+	(*PurgeResponse)(nil),            // 43: storage.v1.PurgeResponse
+	(*FlushRequest)(nil),             // 44: storage.v1.FlushRequest
+	(*FlushResponse)(nil),            // 45: storage.v1.FlushResponse
+	(*CompactRequest)(nil),           // 46: storage.v1.CompactRequest
+	(*CompactResponse)(nil),          // 47: storage.v1.CompactResponse
+	(*ListManifestsRequest)(nil),     // 48: storage.v1.ListManifestsRequest
+	(*ListManifestsResponse)(nil),    // 49: storage.v1.ListManifestsResponse
+	(*Manifest)(nil),                 // 50: storage.v1.Manifest
+	(*Segment)(nil),                  // 51: storage.v1.Segment
+	(*SegmentColumn)(nil),            // 52: storage.v1.SegmentColumn
+	(*FetchSegmentRequest)(nil),      // 53: storage.v1.FetchSegmentRequest
+	(*FetchSegmentResponse)(nil),     // 54: storage.v1.FetchSegmentResponse
+	(*HoldSegmentsRequest)(nil),      // 55: storage.v1.HoldSegmentsRequest
+	(*HoldSegmentsResponse)(nil),     // 56: storage.v1.HoldSegmentsResponse
+	(*SurveyUserRequest)(nil),        // 57: storage.v1.SurveyUserRequest
+	(*SurveyUserResponse)(nil),       // 58: storage.v1.SurveyUserResponse
+	(*EraseUserRequest)(nil),         // 59: storage.v1.EraseUserRequest
+	(*EraseUserResponse)(nil),        // 60: storage.v1.EraseUserResponse
+	(*ScrubUserRequest)(nil),         // 61: storage.v1.ScrubUserRequest
+	(*ScrubUserResponse)(nil),        // 62: storage.v1.ScrubUserResponse
+	(*FreezeShardRequest)(nil),       // 63: storage.v1.FreezeShardRequest
+	(*FreezeShardResponse)(nil),      // 64: storage.v1.FreezeShardResponse
+	(*ViewShardRequest)(nil),         // 65: storage.v1.ViewShardRequest
+	(*ViewShardResponse)(nil),        // 66: storage.v1.ViewShardResponse
+	(*ThawShardRequest)(nil),         // 67: storage.v1.ThawShardRequest
+	(*ThawShardResponse)(nil),        // 68: storage.v1.ThawShardResponse
+	(*WriteBackupRequest)(nil),       // 69: storage.v1.WriteBackupRequest
+	(*WriteBackupResponse)(nil),      // 70: storage.v1.WriteBackupResponse
+	(*ImportRequest)(nil),            // 71: storage.v1.ImportRequest
+	(*ImportRow)(nil),                // 72: storage.v1.ImportRow
+	(*ImportResponse)(nil),           // 73: storage.v1.ImportResponse
+	(*DescribeBackupRequest)(nil),    // 74: storage.v1.DescribeBackupRequest
+	(*DescribeBackupResponse)(nil),   // 75: storage.v1.DescribeBackupResponse
+	(*BackupTable)(nil),              // 76: storage.v1.BackupTable
+	nil,                              // 77: storage.v1.Error.FieldsEntry
+	nil,                              // 78: storage.v1.WatchEnded.FieldsEntry
+	nil,                              // 79: storage.v1.NodeStatsResponse.MetricsEntry
+	(*v1.Storage)(nil),               // 80: catalog.v1.Storage
+	(*v1.Identity)(nil),              // 81: catalog.v1.Identity
+	(*v11.Expr)(nil),                 // 82: expr.v1.Expr
+	(*v11.OrderBy)(nil),              // 83: expr.v1.OrderBy
+	(*v1.ErasureSurvey)(nil),         // 84: catalog.v1.ErasureSurvey
+	(*v1.Table)(nil),                 // 85: catalog.v1.Table
+	(*v1.Backup)(nil),                // 86: catalog.v1.Backup
 }
 var file_storage_v1_storage_proto_depIdxs = []int32{
-	73, // 0: storage.v1.ReadProbeRequest.storage:type_name -> catalog.v1.Storage
-	74, // 1: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
-	12, // 2: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
-	1,  // 3: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
-	2,  // 4: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
-	0,  // 5: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
-	17, // 6: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
-	11, // 7: storage.v1.CommitRequest.write:type_name -> storage.v1.WriteRequest
-	15, // 8: storage.v1.CommitRequest.reads:type_name -> storage.v1.TableRead
-	13, // 9: storage.v1.CommitResponse.write:type_name -> storage.v1.WriteResponse
-	11, // 10: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
-	13, // 11: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
-	20, // 12: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
-	70, // 13: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
-	74, // 14: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
-	75, // 15: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
-	76, // 16: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
-	3,  // 17: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
-	4,  // 18: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
-	25, // 19: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
-	74, // 20: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
-	27, // 21: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
-	28, // 22: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
-	29, // 23: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
-	30, // 24: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
-	23, // 25: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
-	71, // 26: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
-	72, // 27: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
-	43, // 28: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
-	45, // 29: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
-	44, // 30: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
-	77, // 31: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
-	78, // 32: storage.v1.ImportRequest.table:type_name -> catalog.v1.Table
-	65, // 33: storage.v1.ImportRequest.rows:type_name -> storage.v1.ImportRow
-	79, // 34: storage.v1.DescribeBackupResponse.backup:type_name -> catalog.v1.Backup
-	69, // 35: storage.v1.DescribeBackupResponse.tables:type_name -> storage.v1.BackupTable
-	11, // 36: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
-	18, // 37: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
-	14, // 38: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
-	24, // 39: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
-	31, // 40: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
-	33, // 41: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
-	35, // 42: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
-	37, // 43: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
-	39, // 44: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
-	41, // 45: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
-	46, // 46: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
-	48, // 47: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
-	50, // 48: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
-	52, // 49: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
-	54, // 50: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
-	5,  // 51: storage.v1.StorageService.MoveSegments:input_type -> storage.v1.MoveSegmentsRequest
-	7,  // 52: storage.v1.StorageService.CountStorage:input_type -> storage.v1.CountStorageRequest
-	9,  // 53: storage.v1.StorageService.ReadProbe:input_type -> storage.v1.ReadProbeRequest
-	56, // 54: storage.v1.StorageService.FreezeShard:input_type -> storage.v1.FreezeShardRequest
-	58, // 55: storage.v1.StorageService.ViewShard:input_type -> storage.v1.ViewShardRequest
-	60, // 56: storage.v1.StorageService.ThawShard:input_type -> storage.v1.ThawShardRequest
-	62, // 57: storage.v1.StorageService.WriteBackup:input_type -> storage.v1.WriteBackupRequest
-	64, // 58: storage.v1.StorageService.Import:input_type -> storage.v1.ImportRequest
-	67, // 59: storage.v1.StorageService.DescribeBackup:input_type -> storage.v1.DescribeBackupRequest
-	13, // 60: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
-	19, // 61: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
-	16, // 62: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
-	26, // 63: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
-	32, // 64: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
-	34, // 65: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
-	36, // 66: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
-	38, // 67: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
-	40, // 68: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
-	42, // 69: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
-	47, // 70: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
-	49, // 71: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
-	51, // 72: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
-	53, // 73: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
-	55, // 74: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
-	6,  // 75: storage.v1.StorageService.MoveSegments:output_type -> storage.v1.MoveSegmentsResponse
-	8,  // 76: storage.v1.StorageService.CountStorage:output_type -> storage.v1.CountStorageResponse
-	10, // 77: storage.v1.StorageService.ReadProbe:output_type -> storage.v1.ReadProbeResponse
-	57, // 78: storage.v1.StorageService.FreezeShard:output_type -> storage.v1.FreezeShardResponse
-	59, // 79: storage.v1.StorageService.ViewShard:output_type -> storage.v1.ViewShardResponse
-	61, // 80: storage.v1.StorageService.ThawShard:output_type -> storage.v1.ThawShardResponse
-	63, // 81: storage.v1.StorageService.WriteBackup:output_type -> storage.v1.WriteBackupResponse
-	66, // 82: storage.v1.StorageService.Import:output_type -> storage.v1.ImportResponse
-	68, // 83: storage.v1.StorageService.DescribeBackup:output_type -> storage.v1.DescribeBackupResponse
-	60, // [60:84] is the sub-list for method output_type
-	36, // [36:60] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	9,  // 0: storage.v1.RestoreUserResponse.rows:type_name -> storage.v1.RestoredRows
+	9,  // 1: storage.v1.RestoreRowsResponse.rows:type_name -> storage.v1.RestoredRows
+	80, // 2: storage.v1.ReadProbeRequest.storage:type_name -> catalog.v1.Storage
+	81, // 3: storage.v1.WriteRequest.identity:type_name -> catalog.v1.Identity
+	19, // 4: storage.v1.WriteRequest.writes:type_name -> storage.v1.TableWrite
+	1,  // 5: storage.v1.TableWrite.operation:type_name -> storage.v1.Operation
+	2,  // 6: storage.v1.TableWrite.on_conflict:type_name -> storage.v1.OnConflict
+	0,  // 7: storage.v1.WriteResponse.durability:type_name -> storage.v1.Durability
+	24, // 8: storage.v1.WriteResponse.results:type_name -> storage.v1.TableWriteResult
+	18, // 9: storage.v1.CommitRequest.write:type_name -> storage.v1.WriteRequest
+	22, // 10: storage.v1.CommitRequest.reads:type_name -> storage.v1.TableRead
+	20, // 11: storage.v1.CommitResponse.write:type_name -> storage.v1.WriteResponse
+	18, // 12: storage.v1.WriteStreamRequest.request:type_name -> storage.v1.WriteRequest
+	20, // 13: storage.v1.WriteStreamResponse.response:type_name -> storage.v1.WriteResponse
+	27, // 14: storage.v1.WriteStreamResponse.error:type_name -> storage.v1.Error
+	77, // 15: storage.v1.Error.fields:type_name -> storage.v1.Error.FieldsEntry
+	81, // 16: storage.v1.ScanRequest.identity:type_name -> catalog.v1.Identity
+	82, // 17: storage.v1.ScanRequest.filter:type_name -> expr.v1.Expr
+	83, // 18: storage.v1.ScanRequest.order:type_name -> expr.v1.OrderBy
+	3,  // 19: storage.v1.ScanRequest.consistency:type_name -> storage.v1.Consistency
+	4,  // 20: storage.v1.Change.kind:type_name -> storage.v1.ChangeKind
+	32, // 21: storage.v1.WatchRequest.add:type_name -> storage.v1.WatchAdd
+	81, // 22: storage.v1.WatchAdd.identity:type_name -> catalog.v1.Identity
+	34, // 23: storage.v1.WatchResponse.started:type_name -> storage.v1.WatchStarted
+	35, // 24: storage.v1.WatchResponse.changes:type_name -> storage.v1.ChangeBatch
+	36, // 25: storage.v1.WatchResponse.ended:type_name -> storage.v1.WatchEnded
+	37, // 26: storage.v1.WatchResponse.progress:type_name -> storage.v1.Progress
+	30, // 27: storage.v1.ChangeBatch.changes:type_name -> storage.v1.Change
+	78, // 28: storage.v1.WatchEnded.fields:type_name -> storage.v1.WatchEnded.FieldsEntry
+	79, // 29: storage.v1.NodeStatsResponse.metrics:type_name -> storage.v1.NodeStatsResponse.MetricsEntry
+	50, // 30: storage.v1.ListManifestsResponse.manifests:type_name -> storage.v1.Manifest
+	52, // 31: storage.v1.Segment.columns:type_name -> storage.v1.SegmentColumn
+	51, // 32: storage.v1.HoldSegmentsRequest.segments:type_name -> storage.v1.Segment
+	84, // 33: storage.v1.SurveyUserResponse.survey:type_name -> catalog.v1.ErasureSurvey
+	85, // 34: storage.v1.ImportRequest.table:type_name -> catalog.v1.Table
+	72, // 35: storage.v1.ImportRequest.rows:type_name -> storage.v1.ImportRow
+	86, // 36: storage.v1.DescribeBackupResponse.backup:type_name -> catalog.v1.Backup
+	76, // 37: storage.v1.DescribeBackupResponse.tables:type_name -> storage.v1.BackupTable
+	18, // 38: storage.v1.StorageService.Write:input_type -> storage.v1.WriteRequest
+	25, // 39: storage.v1.StorageService.WriteStream:input_type -> storage.v1.WriteStreamRequest
+	21, // 40: storage.v1.StorageService.Commit:input_type -> storage.v1.CommitRequest
+	31, // 41: storage.v1.StorageService.Watch:input_type -> storage.v1.WatchRequest
+	38, // 42: storage.v1.StorageService.TableStats:input_type -> storage.v1.TableStatsRequest
+	40, // 43: storage.v1.StorageService.NodeStats:input_type -> storage.v1.NodeStatsRequest
+	42, // 44: storage.v1.StorageService.Purge:input_type -> storage.v1.PurgeRequest
+	44, // 45: storage.v1.StorageService.Flush:input_type -> storage.v1.FlushRequest
+	46, // 46: storage.v1.StorageService.Compact:input_type -> storage.v1.CompactRequest
+	48, // 47: storage.v1.StorageService.ListManifests:input_type -> storage.v1.ListManifestsRequest
+	53, // 48: storage.v1.StorageService.FetchSegment:input_type -> storage.v1.FetchSegmentRequest
+	55, // 49: storage.v1.StorageService.HoldSegments:input_type -> storage.v1.HoldSegmentsRequest
+	57, // 50: storage.v1.StorageService.SurveyUser:input_type -> storage.v1.SurveyUserRequest
+	59, // 51: storage.v1.StorageService.EraseUser:input_type -> storage.v1.EraseUserRequest
+	61, // 52: storage.v1.StorageService.ScrubUser:input_type -> storage.v1.ScrubUserRequest
+	12, // 53: storage.v1.StorageService.MoveSegments:input_type -> storage.v1.MoveSegmentsRequest
+	14, // 54: storage.v1.StorageService.CountStorage:input_type -> storage.v1.CountStorageRequest
+	16, // 55: storage.v1.StorageService.ReadProbe:input_type -> storage.v1.ReadProbeRequest
+	63, // 56: storage.v1.StorageService.FreezeShard:input_type -> storage.v1.FreezeShardRequest
+	65, // 57: storage.v1.StorageService.ViewShard:input_type -> storage.v1.ViewShardRequest
+	67, // 58: storage.v1.StorageService.ThawShard:input_type -> storage.v1.ThawShardRequest
+	69, // 59: storage.v1.StorageService.WriteBackup:input_type -> storage.v1.WriteBackupRequest
+	71, // 60: storage.v1.StorageService.Import:input_type -> storage.v1.ImportRequest
+	74, // 61: storage.v1.StorageService.DescribeBackup:input_type -> storage.v1.DescribeBackupRequest
+	5,  // 62: storage.v1.StorageService.CheckRestoreUser:input_type -> storage.v1.CheckRestoreUserRequest
+	7,  // 63: storage.v1.StorageService.RestoreUser:input_type -> storage.v1.RestoreUserRequest
+	10, // 64: storage.v1.StorageService.RestoreRows:input_type -> storage.v1.RestoreRowsRequest
+	20, // 65: storage.v1.StorageService.Write:output_type -> storage.v1.WriteResponse
+	26, // 66: storage.v1.StorageService.WriteStream:output_type -> storage.v1.WriteStreamResponse
+	23, // 67: storage.v1.StorageService.Commit:output_type -> storage.v1.CommitResponse
+	33, // 68: storage.v1.StorageService.Watch:output_type -> storage.v1.WatchResponse
+	39, // 69: storage.v1.StorageService.TableStats:output_type -> storage.v1.TableStatsResponse
+	41, // 70: storage.v1.StorageService.NodeStats:output_type -> storage.v1.NodeStatsResponse
+	43, // 71: storage.v1.StorageService.Purge:output_type -> storage.v1.PurgeResponse
+	45, // 72: storage.v1.StorageService.Flush:output_type -> storage.v1.FlushResponse
+	47, // 73: storage.v1.StorageService.Compact:output_type -> storage.v1.CompactResponse
+	49, // 74: storage.v1.StorageService.ListManifests:output_type -> storage.v1.ListManifestsResponse
+	54, // 75: storage.v1.StorageService.FetchSegment:output_type -> storage.v1.FetchSegmentResponse
+	56, // 76: storage.v1.StorageService.HoldSegments:output_type -> storage.v1.HoldSegmentsResponse
+	58, // 77: storage.v1.StorageService.SurveyUser:output_type -> storage.v1.SurveyUserResponse
+	60, // 78: storage.v1.StorageService.EraseUser:output_type -> storage.v1.EraseUserResponse
+	62, // 79: storage.v1.StorageService.ScrubUser:output_type -> storage.v1.ScrubUserResponse
+	13, // 80: storage.v1.StorageService.MoveSegments:output_type -> storage.v1.MoveSegmentsResponse
+	15, // 81: storage.v1.StorageService.CountStorage:output_type -> storage.v1.CountStorageResponse
+	17, // 82: storage.v1.StorageService.ReadProbe:output_type -> storage.v1.ReadProbeResponse
+	64, // 83: storage.v1.StorageService.FreezeShard:output_type -> storage.v1.FreezeShardResponse
+	66, // 84: storage.v1.StorageService.ViewShard:output_type -> storage.v1.ViewShardResponse
+	68, // 85: storage.v1.StorageService.ThawShard:output_type -> storage.v1.ThawShardResponse
+	70, // 86: storage.v1.StorageService.WriteBackup:output_type -> storage.v1.WriteBackupResponse
+	73, // 87: storage.v1.StorageService.Import:output_type -> storage.v1.ImportResponse
+	75, // 88: storage.v1.StorageService.DescribeBackup:output_type -> storage.v1.DescribeBackupResponse
+	6,  // 89: storage.v1.StorageService.CheckRestoreUser:output_type -> storage.v1.CheckRestoreUserResponse
+	8,  // 90: storage.v1.StorageService.RestoreUser:output_type -> storage.v1.RestoreUserResponse
+	11, // 91: storage.v1.StorageService.RestoreRows:output_type -> storage.v1.RestoreRowsResponse
+	65, // [65:92] is the sub-list for method output_type
+	38, // [38:65] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_storage_v1_storage_proto_init() }
@@ -5122,24 +5665,24 @@ func file_storage_v1_storage_proto_init() {
 	if File_storage_v1_storage_proto != nil {
 		return
 	}
-	file_storage_v1_storage_proto_msgTypes[19].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[26].OneofWrappers = []any{
 		(*WatchRequest_Add)(nil),
 		(*WatchRequest_Remove)(nil),
 	}
-	file_storage_v1_storage_proto_msgTypes[21].OneofWrappers = []any{
+	file_storage_v1_storage_proto_msgTypes[28].OneofWrappers = []any{
 		(*WatchResponse_Started)(nil),
 		(*WatchResponse_Changes)(nil),
 		(*WatchResponse_Ended)(nil),
 		(*WatchResponse_Progress)(nil),
 	}
-	file_storage_v1_storage_proto_msgTypes[26].OneofWrappers = []any{}
+	file_storage_v1_storage_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_storage_v1_storage_proto_rawDesc), len(file_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   68,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,30 +23,33 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StorageService_Write_FullMethodName          = "/storage.v1.StorageService/Write"
-	StorageService_WriteStream_FullMethodName    = "/storage.v1.StorageService/WriteStream"
-	StorageService_Commit_FullMethodName         = "/storage.v1.StorageService/Commit"
-	StorageService_Watch_FullMethodName          = "/storage.v1.StorageService/Watch"
-	StorageService_TableStats_FullMethodName     = "/storage.v1.StorageService/TableStats"
-	StorageService_NodeStats_FullMethodName      = "/storage.v1.StorageService/NodeStats"
-	StorageService_Purge_FullMethodName          = "/storage.v1.StorageService/Purge"
-	StorageService_Flush_FullMethodName          = "/storage.v1.StorageService/Flush"
-	StorageService_Compact_FullMethodName        = "/storage.v1.StorageService/Compact"
-	StorageService_ListManifests_FullMethodName  = "/storage.v1.StorageService/ListManifests"
-	StorageService_FetchSegment_FullMethodName   = "/storage.v1.StorageService/FetchSegment"
-	StorageService_HoldSegments_FullMethodName   = "/storage.v1.StorageService/HoldSegments"
-	StorageService_SurveyUser_FullMethodName     = "/storage.v1.StorageService/SurveyUser"
-	StorageService_EraseUser_FullMethodName      = "/storage.v1.StorageService/EraseUser"
-	StorageService_ScrubUser_FullMethodName      = "/storage.v1.StorageService/ScrubUser"
-	StorageService_MoveSegments_FullMethodName   = "/storage.v1.StorageService/MoveSegments"
-	StorageService_CountStorage_FullMethodName   = "/storage.v1.StorageService/CountStorage"
-	StorageService_ReadProbe_FullMethodName      = "/storage.v1.StorageService/ReadProbe"
-	StorageService_FreezeShard_FullMethodName    = "/storage.v1.StorageService/FreezeShard"
-	StorageService_ViewShard_FullMethodName      = "/storage.v1.StorageService/ViewShard"
-	StorageService_ThawShard_FullMethodName      = "/storage.v1.StorageService/ThawShard"
-	StorageService_WriteBackup_FullMethodName    = "/storage.v1.StorageService/WriteBackup"
-	StorageService_Import_FullMethodName         = "/storage.v1.StorageService/Import"
-	StorageService_DescribeBackup_FullMethodName = "/storage.v1.StorageService/DescribeBackup"
+	StorageService_Write_FullMethodName            = "/storage.v1.StorageService/Write"
+	StorageService_WriteStream_FullMethodName      = "/storage.v1.StorageService/WriteStream"
+	StorageService_Commit_FullMethodName           = "/storage.v1.StorageService/Commit"
+	StorageService_Watch_FullMethodName            = "/storage.v1.StorageService/Watch"
+	StorageService_TableStats_FullMethodName       = "/storage.v1.StorageService/TableStats"
+	StorageService_NodeStats_FullMethodName        = "/storage.v1.StorageService/NodeStats"
+	StorageService_Purge_FullMethodName            = "/storage.v1.StorageService/Purge"
+	StorageService_Flush_FullMethodName            = "/storage.v1.StorageService/Flush"
+	StorageService_Compact_FullMethodName          = "/storage.v1.StorageService/Compact"
+	StorageService_ListManifests_FullMethodName    = "/storage.v1.StorageService/ListManifests"
+	StorageService_FetchSegment_FullMethodName     = "/storage.v1.StorageService/FetchSegment"
+	StorageService_HoldSegments_FullMethodName     = "/storage.v1.StorageService/HoldSegments"
+	StorageService_SurveyUser_FullMethodName       = "/storage.v1.StorageService/SurveyUser"
+	StorageService_EraseUser_FullMethodName        = "/storage.v1.StorageService/EraseUser"
+	StorageService_ScrubUser_FullMethodName        = "/storage.v1.StorageService/ScrubUser"
+	StorageService_MoveSegments_FullMethodName     = "/storage.v1.StorageService/MoveSegments"
+	StorageService_CountStorage_FullMethodName     = "/storage.v1.StorageService/CountStorage"
+	StorageService_ReadProbe_FullMethodName        = "/storage.v1.StorageService/ReadProbe"
+	StorageService_FreezeShard_FullMethodName      = "/storage.v1.StorageService/FreezeShard"
+	StorageService_ViewShard_FullMethodName        = "/storage.v1.StorageService/ViewShard"
+	StorageService_ThawShard_FullMethodName        = "/storage.v1.StorageService/ThawShard"
+	StorageService_WriteBackup_FullMethodName      = "/storage.v1.StorageService/WriteBackup"
+	StorageService_Import_FullMethodName           = "/storage.v1.StorageService/Import"
+	StorageService_DescribeBackup_FullMethodName   = "/storage.v1.StorageService/DescribeBackup"
+	StorageService_CheckRestoreUser_FullMethodName = "/storage.v1.StorageService/CheckRestoreUser"
+	StorageService_RestoreUser_FullMethodName      = "/storage.v1.StorageService/RestoreUser"
+	StorageService_RestoreRows_FullMethodName      = "/storage.v1.StorageService/RestoreRows"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -106,6 +109,13 @@ type StorageServiceClient interface {
 	Import(ctx context.Context, in *ImportRequest, opts ...grpc.CallOption) (*ImportResponse, error)
 	// DescribeBackup reads a backup: what it is, and (verify) whether every byte is as it was written.
 	DescribeBackup(ctx context.Context, in *DescribeBackupRequest, opts ...grpc.CallOption) (*DescribeBackupResponse, error)
+	// CheckRestoreUser says whether a user's rows can be restored to a moment, or restored into. The leader of the user's shard answers.
+	CheckRestoreUser(ctx context.Context, in *CheckRestoreUserRequest, opts ...grpc.CallOption) (*CheckRestoreUserResponse, error)
+	// RestoreUser makes a user's rows of one table what they were at a moment, or writes what they were into another user's partition. The
+	// leader of the user's shard does it. It returns when all is written; asking again goes on.
+	RestoreUser(ctx context.Context, in *RestoreUserRequest, opts ...grpc.CallOption) (*RestoreUserResponse, error)
+	// RestoreRows writes rows of another user's past into a user's partition. The leader of the latter's shard does it; asking again is harmless.
+	RestoreRows(ctx context.Context, in *RestoreRowsRequest, opts ...grpc.CallOption) (*RestoreRowsResponse, error)
 }
 
 type storageServiceClient struct {
@@ -380,6 +390,36 @@ func (c *storageServiceClient) DescribeBackup(ctx context.Context, in *DescribeB
 	return out, nil
 }
 
+func (c *storageServiceClient) CheckRestoreUser(ctx context.Context, in *CheckRestoreUserRequest, opts ...grpc.CallOption) (*CheckRestoreUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CheckRestoreUserResponse)
+	err := c.cc.Invoke(ctx, StorageService_CheckRestoreUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) RestoreUser(ctx context.Context, in *RestoreUserRequest, opts ...grpc.CallOption) (*RestoreUserResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreUserResponse)
+	err := c.cc.Invoke(ctx, StorageService_RestoreUser_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *storageServiceClient) RestoreRows(ctx context.Context, in *RestoreRowsRequest, opts ...grpc.CallOption) (*RestoreRowsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestoreRowsResponse)
+	err := c.cc.Invoke(ctx, StorageService_RestoreRows_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -437,6 +477,13 @@ type StorageServiceServer interface {
 	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 	// DescribeBackup reads a backup: what it is, and (verify) whether every byte is as it was written.
 	DescribeBackup(context.Context, *DescribeBackupRequest) (*DescribeBackupResponse, error)
+	// CheckRestoreUser says whether a user's rows can be restored to a moment, or restored into. The leader of the user's shard answers.
+	CheckRestoreUser(context.Context, *CheckRestoreUserRequest) (*CheckRestoreUserResponse, error)
+	// RestoreUser makes a user's rows of one table what they were at a moment, or writes what they were into another user's partition. The
+	// leader of the user's shard does it. It returns when all is written; asking again goes on.
+	RestoreUser(context.Context, *RestoreUserRequest) (*RestoreUserResponse, error)
+	// RestoreRows writes rows of another user's past into a user's partition. The leader of the latter's shard does it; asking again is harmless.
+	RestoreRows(context.Context, *RestoreRowsRequest) (*RestoreRowsResponse, error)
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -518,6 +565,15 @@ func (UnimplementedStorageServiceServer) Import(context.Context, *ImportRequest)
 }
 func (UnimplementedStorageServiceServer) DescribeBackup(context.Context, *DescribeBackupRequest) (*DescribeBackupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DescribeBackup not implemented")
+}
+func (UnimplementedStorageServiceServer) CheckRestoreUser(context.Context, *CheckRestoreUserRequest) (*CheckRestoreUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CheckRestoreUser not implemented")
+}
+func (UnimplementedStorageServiceServer) RestoreUser(context.Context, *RestoreUserRequest) (*RestoreUserResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreUser not implemented")
+}
+func (UnimplementedStorageServiceServer) RestoreRows(context.Context, *RestoreRowsRequest) (*RestoreRowsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreRows not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -936,6 +992,60 @@ func _StorageService_DescribeBackup_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StorageService_CheckRestoreUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CheckRestoreUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).CheckRestoreUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_CheckRestoreUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).CheckRestoreUser(ctx, req.(*CheckRestoreUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_RestoreUser_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreUserRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).RestoreUser(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_RestoreUser_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).RestoreUser(ctx, req.(*RestoreUserRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StorageService_RestoreRows_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreRowsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StorageServiceServer).RestoreRows(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StorageService_RestoreRows_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StorageServiceServer).RestoreRows(ctx, req.(*RestoreRowsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1022,6 +1132,18 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DescribeBackup",
 			Handler:    _StorageService_DescribeBackup_Handler,
+		},
+		{
+			MethodName: "CheckRestoreUser",
+			Handler:    _StorageService_CheckRestoreUser_Handler,
+		},
+		{
+			MethodName: "RestoreUser",
+			Handler:    _StorageService_RestoreUser_Handler,
+		},
+		{
+			MethodName: "RestoreRows",
+			Handler:    _StorageService_RestoreRows_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

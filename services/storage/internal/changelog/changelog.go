@@ -336,3 +336,16 @@ func readApplied(r pebble.Reader, shard uint32) (a keycodec.Applied, found bool,
 	a, err = keycodec.DecodeApplied(v)
 	return a, true, errors.Join(err, closer.Close())
 }
+
+// At returns the change of a partition with a _seq.
+func At(r pebble.Reader, shard, table uint32, user string, seq uint64) (*storagev1.Change, error) {
+	v, closer, err := r.Get(keycodec.ChangeKey(nil, shard, Bucket(seq), table, user, seq))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, dberr.New(dberr.PositionGone, "change %d is not in the change log of shard %d any more", seq, shard)
+	}
+	if err != nil {
+		return nil, dberr.New(dberr.Internal, "read the change log: %w", err)
+	}
+	ch, err := decode(seq, v)
+	return ch, errors.Join(err, closer.Close())
+}
