@@ -124,7 +124,7 @@ func (q *Query) build() error {
 		Writer:        &dml.Writer{Catalog: q.view, Storage: client, Runner: runner, NextID: nextID, Now: q.cfg.Now},
 		Cluster:       &clusteradmin.Admin{Router: q.router},
 		Storages:      &storageddl.Storages{Catalog: q.view, Now: q.cfg.Now},
-		Jobs:          &maintenance.Jobs{Catalog: q.view, Now: q.cfg.Now},
+		Jobs:          &maintenance.Jobs{Catalog: q.view, CheckRestoreUser: client.CheckRestoreUser, Now: q.cfg.Now},
 		Subscriptions: q.subscriptions, Now: q.cfg.Now, Observe: q.metrics.observe})
 	return err
 }

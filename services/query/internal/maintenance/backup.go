@@ -68,6 +68,11 @@ func whatOf(namespace string) string {
 }
 
 func (j *Jobs) startBackup(ctx context.Context, id catalog.Identity, kind, prefix, key string, p catalog.BackupJob) (string, error) {
+	return j.startWith(ctx, id, kind, prefix, key, p.Namespace, p)
+}
+
+// startWith starts a job that is not of one table.
+func (j *Jobs) startWith(ctx context.Context, id catalog.Identity, kind, prefix, key, namespace string, p any) (string, error) {
 	var random [jobIDBytes]byte
 	_, _ = rand.Read(random[:]) // never fails: see crypto/rand
 	parameters, err := json.Marshal(p)
@@ -75,7 +80,7 @@ func (j *Jobs) startBackup(ctx context.Context, id catalog.Identity, kind, prefi
 		return "", dberr.New(dberr.Internal, "describe a job: %w", err)
 	}
 	resp, err := j.apply(ctx, &catalogv1.Command{Command: &catalogv1.Command_CreateJob{CreateJob: &catalogv1.CreateJob{Job: &catalogv1.Job{
-		JobId: prefix + hex.EncodeToString(random[:]), Type: kind, Namespace: p.Namespace, Parameters: string(parameters),
+		JobId: prefix + hex.EncodeToString(random[:]), Type: kind, Namespace: namespace, Parameters: string(parameters),
 		IdempotencyKey: key, MaxRetries: retriesMax, CreatedBy: id.UserID}}}})
 	return resp.GetJob().GetJobId(), err
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kalamdb/kalamdb-go/internal/dberr"
 	"github.com/kalamdb/kalamdb-go/internal/requestid"
 	catalogv1 "github.com/kalamdb/kalamdb-go/proto/catalog/v1"
+	storagev1 "github.com/kalamdb/kalamdb-go/proto/storage/v1"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/access"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/sqlfront"
 	"github.com/kalamdb/kalamdb-go/services/query/internal/systemtable"
@@ -31,7 +32,9 @@ const jobIDBytes = 6
 // Jobs runs the statements.
 type Jobs struct {
 	Catalog *catalogview.View
-	Now     func() time.Time
+	// CheckRestoreUser asks the leader of a user's shard.
+	CheckRestoreUser func(ctx context.Context, req *storagev1.CheckRestoreUserRequest) (*storagev1.CheckRestoreUserResponse, error)
+	Now              func() time.Time
 }
 
 // work is what a statement starts jobs for.

@@ -14,7 +14,6 @@ var later = [][]string{
 	{"create", "index"}, {"create", "unique", "index"}, {"create", "policy"}, {"create", "type"},
 	{"drop", "topic"}, {"drop", "view"}, {"drop", "index"}, {"drop", "policy"}, {"clear", "topic"},
 	{"consume"}, {"ack"}, {"reset", "consumer"},
-	{"restore", "user"},
 	{"savepoint"}, {"release"}, {"merge"}, {"truncate"},
 }
 
@@ -114,6 +113,8 @@ func (r *reader) backupOrRestore() (Statement, error) {
 		return r.backup(src)
 	case r.accept("restore", "database"):
 		return r.restore(src)
+	case r.accept("restore", "user"):
+		return r.restoreUserRows(src)
 	}
 	return r.other()
 }

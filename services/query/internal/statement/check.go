@@ -66,7 +66,7 @@ func (e *Executor) check(ctx context.Context, c call, s sqlfront.Statement) erro
 		return access.Can(c.id.Role, access.KillJob)
 	case *sqlfront.ShowJobs, *sqlfront.ShowManifest, *sqlfront.ShowReceipt:
 		return access.Can(c.id.Role, access.ReadSystemTables)
-	case *sqlfront.Backup, *sqlfront.Restore, *sqlfront.ShowBackup, *sqlfront.ShowBackups:
+	case *sqlfront.Backup, *sqlfront.Restore, *sqlfront.RestoreUserRows, *sqlfront.ShowBackup, *sqlfront.ShowBackups:
 		return access.Can(c.id.Role, access.ManageBackups)
 	case *sqlfront.Cluster:
 		return access.Can(c.id.Role, access.ManageCluster)

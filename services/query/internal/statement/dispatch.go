@@ -62,6 +62,8 @@ func (e *Executor) dispatch(ctx context.Context, c *call, s sqlfront.Statement) 
 		return message(e.Jobs.Backup(ctx, c.id, s))
 	case *sqlfront.Restore:
 		return message(e.Jobs.Restore(ctx, c.id, s))
+	case *sqlfront.RestoreUserRows:
+		return message(e.Jobs.RestoreUser(ctx, c.id, s))
 	case *sqlfront.KillJob:
 		return message(e.Jobs.Kill(ctx, c.id, s))
 	case *sqlfront.Begin:

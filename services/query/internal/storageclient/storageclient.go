@@ -74,6 +74,11 @@ func (c *Client) DescribeBackup(ctx context.Context, req *storagev1.DescribeBack
 	return storagev1.NewStorageServiceClient(c.shards.Shard(0)).DescribeBackup(ctx, req)
 }
 
+// CheckRestoreUser asks whether a user's rows can be restored to a moment, or restored into.
+func (c *Client) CheckRestoreUser(ctx context.Context, req *storagev1.CheckRestoreUserRequest) (*storagev1.CheckRestoreUserResponse, error) {
+	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetShard())).CheckRestoreUser(ctx, req)
+}
+
 // Commit commits a transaction; see Write.
 func (c *Client) Commit(ctx context.Context, req *storagev1.CommitRequest) (*storagev1.CommitResponse, error) {
 	return storagev1.NewStorageServiceClient(c.shards.Shard(req.GetWrite().GetShard())).Commit(ctx, req)
