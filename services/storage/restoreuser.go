@@ -22,6 +22,9 @@ import (
 // restoreUserTimeout bounds what a shard may take to restore one table of a user. The next attempt goes on behind what was written.
 const restoreUserTimeout = 30 * time.Minute
 
+// restoringUsersMax is how many users' changes a node holds the keys of at a time (see undo.Read); others wait.
+const restoringUsersMax = 2
+
 // CheckRestoreUser looks whether a user's rows can be restored, or restored into, in a shard this node leads.
 func (s *service) CheckRestoreUser(ctx context.Context, req *storagev1.CheckRestoreUserRequest) (*storagev1.CheckRestoreUserResponse, error) {
 	r, err := s.replicaOfUser(ctx, req)
@@ -33,6 +36,13 @@ func (s *service) CheckRestoreUser(ctx context.Context, req *storagev1.CheckRest
 		if t, ok := s.node.catalog.Table(id); ok && t.Kind == catalog.UserTable { // one that is gone has nothing to restore
 			tables = append(tables, t)
 		}
+	}
+	if req.GetThorough() {
+		release, err := s.node.restoringPlace(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
 	resp := &storagev1.CheckRestoreUserResponse{}
 	if req.GetInto() {
@@ -71,6 +81,11 @@ func (s *service) RestoreUser(ctx context.Context, req *storagev1.RestoreUserReq
 	if err != nil {
 		return nil, err
 	}
+	release, err := s.node.restoringPlace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	moment := time.UnixMicro(req.GetMomentUs())
 	if req.GetToUserId() == "" {
 		counts, err := r.Shard.RestoreUser(ctx, req.GetTableId(), req.GetUserId(), moment, req.GetPosition())
@@ -104,6 +119,14 @@ func (s *service) RestoreRows(ctx context.Context, req *storagev1.RestoreRowsReq
 		return nil, err
 	}
 	return &storagev1.RestoreRowsResponse{Rows: counts}, nil
+}
+
+// restoringPlace waits until few enough users are restored here.
+func (s *Storage) restoringPlace(ctx context.Context) (release func(), err error) {
+	if err := s.restoringUsers.Acquire(ctx, 1); err != nil {
+		return nil, dberr.New(dberr.Unavailable, "wait for other users to be restored (restoringUsersMax): %w", err)
+	}
+	return func() { s.restoringUsers.Release(1) }, nil
 }
 
 func addRestored(to, n *storagev1.RestoredRows) {

@@ -81,6 +81,8 @@ type Storage struct {
 	missing      missing
 	// scrubbing lets one user's bytes be removed at a time: stores are rewritten for it.
 	scrubbing *semaphore.Weighted
+	// restoringUsers bounds the users that are restored at a time.
+	restoringUsers *semaphore.Weighted
 	// storages are where segments go that are not local.
 	storages *storages.Storages
 
@@ -98,7 +100,8 @@ type Storage struct {
 
 // New makes the role; Start starts it.
 func New(cfg Config, net rpcnet.Network) *Storage {
-	return &Storage{cfg: cfg, net: net, segmentCheck: make(chan struct{}, 1), scrubbing: semaphore.NewWeighted(1)}
+	return &Storage{cfg: cfg, net: net, segmentCheck: make(chan struct{}, 1), scrubbing: semaphore.NewWeighted(1),
+		restoringUsers: semaphore.NewWeighted(restoringUsersMax)}
 }
 
 // Name is the role's name.

@@ -98,8 +98,8 @@ type restoreFrame struct {
 	cur  *current
 	want [][]byte // UNIQUE values it needs
 	next int
-	// early: the row was deleted ahead.
-	early bool
+	// early: the row was deleted ahead. light: what it was and is are not kept, as it waits: chains are as long as tables.
+	early, light bool
 }
 
 // errAnew says that the batch is to be made anew.
@@ -215,14 +215,37 @@ func (r *undoer) cut(ctx context.Context) error {
 		}
 		return nil
 	}
-	waiting, version := r.b.stack, r.b.table.SchemaVersion
+	waiting := r.b.stack
 	if err := r.write(ctx); err != nil {
 		return err
 	}
 	r.b.stack = waiting
-	if r.b.table.SchemaVersion != version { // what waits was made for another version
+	for _, f := range waiting { // it is looked at again, in the table as it is then
+		f.lighten()
+	}
+	return nil
+}
+
+// lighten forgets what is looked up again.
+func (f *restoreFrame) lighten() { f.cur, f.op, f.light = nil, restoreOp{}, true }
+
+// again looks up what a row that waited was and is.
+func (r *undoer) again(f *restoreFrame) error {
+	if !f.light {
+		return nil
+	}
+	now, err := r.look(f.key)
+	if err != nil {
+		return err
+	}
+	f.end, f.op, f.cur, f.light = now.end, now.op, now.cur, false
+	if !f.early {
+		return nil
+	}
+	if f.op.kind != storagev1.Operation_OPERATION_UPDATE { // as it was when it was deleted ahead
 		return errAnew
 	}
+	f.op.kind, f.op.expected = storagev1.Operation_OPERATION_INSERT, 0
 	return nil
 }
 
@@ -322,10 +345,11 @@ func (r *undoer) makeRoom(f *restoreFrame, value []byte) error {
 		if err != nil || !known {
 			return err
 		}
+		f.lighten()
 		return r.push(holder)
 	case marked:
 		for _, w := range r.b.stack {
-			if w.key == holder && !w.early && w.op.kind == storagev1.Operation_OPERATION_UPDATE {
+			if w.key == holder && !w.early {
 				return r.deleteEarly(w)
 			}
 		}
@@ -335,10 +359,15 @@ func (r *undoer) makeRoom(f *restoreFrame, value []byte) error {
 
 // deleteEarly deletes a row that waits, in a circle, for one that waits for it.
 func (r *undoer) deleteEarly(w *restoreFrame) error {
+	if err := r.again(w); err != nil || w.op.kind != storagev1.Operation_OPERATION_UPDATE {
+		return err
+	}
 	r.b.add(restoreOp{storagev1.Operation_OPERATION_DELETE, w.cur.row, w.cur.seq})
 	r.b.early++
-	w.early, w.op.kind, w.op.expected = true, storagev1.Operation_OPERATION_INSERT, 0
-	return r.free(w.cur)
+	w.early = true
+	err := r.free(w.cur)
+	w.lighten()
+	return err
 }
 
 // holder is the other row that has a UNIQUE value, "" when none has.
@@ -381,6 +410,9 @@ func (r *undoer) free(cur *current) error {
 
 // settle puts a row into the batch that waits no longer.
 func (r *undoer) settle(f *restoreFrame) error {
+	if err := r.again(f); err != nil {
+		return err
+	}
 	stuck := false
 	for _, value := range f.want {
 		holder, err := r.holder(value, f.key)
@@ -393,7 +425,7 @@ func (r *undoer) settle(f *restoreFrame) error {
 		r.barred[f.key] = true
 		return errAnew
 	}
-	if stuck {
+	if stuck && f.op.kind != 0 {
 		f.end, f.op = blocked, restoreOp{}
 	}
 	if f.op.kind != 0 {
